@@ -1,0 +1,3 @@
+//! Model benchmarks.
+
+fn main() {}

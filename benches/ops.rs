@@ -1,0 +1,3 @@
+//! Operator benchmarks.
+
+fn main() {}
