@@ -10,4 +10,8 @@
 //! `train` for how it learns, `backend` for how the device is reached. Modules import downwards only; `tests/layers.rs`
 //! holds the rule.
 
+pub mod cost;
 pub mod error;
+pub mod rng;
+pub mod scalar;
+pub mod tensor;
