@@ -15,3 +15,7 @@ pub mod error;
 pub mod rng;
 pub mod scalar;
 pub mod tensor;
+pub mod data;
+pub mod error;
+pub mod models;
+pub mod train;

@@ -1,0 +1,5 @@
+//! Gridded weather: folders of HDF5 files, one or several years each.
+
+pub mod config;
+
+pub use config::WeatherDataConfig;

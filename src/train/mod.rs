@@ -1,0 +1,3 @@
+//! Training: how a model is configured, fed, stepped, saved and stopped.
+
+pub mod config;
