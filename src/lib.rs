@@ -11,11 +11,10 @@
 //! holds the rule.
 
 pub mod cost;
-pub mod error;
-pub mod rng;
-pub mod scalar;
-pub mod tensor;
 pub mod data;
 pub mod error;
 pub mod models;
+pub mod rng;
+pub mod scalar;
+pub mod tensor;
 pub mod train;

@@ -148,9 +148,7 @@ impl WeatherDataConfig {
                 self.data_subset
             ));
         }
-        for (key, n, max) in
-            [("sequence_length", self.sequence_length, 1 << 12), ("dt", self.dt, 1 << 20)]
-        {
+        for (key, n, max) in [("sequence_length", self.sequence_length, 1 << 12), ("dt", self.dt, 1 << 20)] {
             if !(1..=max).contains(&n) {
                 faults.push(format!("{key}: expected a whole number from 1 to {max}, found {n}"));
             }
@@ -167,7 +165,8 @@ impl WeatherDataConfig {
             ("stds_path", &self.stds_path),
         ] {
             if path.as_os_str().is_empty() {
-                faults.push(format!("{key}: expected a path, found an empty string; leave the key out for its default"));
+                faults
+                    .push(format!("{key}: expected a path, found an empty string; leave the key out for its default"));
             }
         }
     }
@@ -179,7 +178,8 @@ mod tests {
 
     #[test]
     fn hours_are_read_in_every_unit_and_written_back() {
-        for (text, hours) in [("6h", 6.0), ("30m", 0.5), ("1d", 24.0), ("6", 6.0), (" 1.5 hours ", 1.5), ("90min", 1.5)] {
+        for (text, hours) in [("6h", 6.0), ("30m", 0.5), ("1d", 24.0), ("6", 6.0), (" 1.5 hours ", 1.5), ("90min", 1.5)]
+        {
             assert_eq!(text.parse::<Hours>().unwrap(), Hours(hours), "{text}");
         }
         for text in ["", "h", "-6h", "0h", "6 parsecs", "nan", "1e999h", "6h6", "é"] {

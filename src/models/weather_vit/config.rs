@@ -170,7 +170,9 @@ impl WeatherVitConfig {
             ("stochastic_depth", self.stochastic_depth),
         ] {
             if !(0.0..1.0).contains(&p) {
-                faults.push(format!("{key}: expected a probability of at least 0 and below 1, found {p}; 0 turns it off"));
+                faults.push(format!(
+                    "{key}: expected a probability of at least 0 and below 1, found {p}; 0 turns it off"
+                ));
             }
         }
         self.validate_grid(faults);
@@ -311,8 +313,7 @@ mod tests {
 
     #[test]
     fn group_norm_needs_a_width_of_whole_groups() {
-        let text =
-            faults(|c| (c.embed_dim, c.num_heads, c.normalization_type) = (12, 4, Normalization::Group));
+        let text = faults(|c| (c.embed_dim, c.num_heads, c.normalization_type) = (12, 4, Normalization::Group));
         assert!(text.contains("embed_dim: 16"), "{text}");
     }
 }

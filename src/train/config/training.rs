@@ -215,7 +215,8 @@ impl TrainingConfig {
         self.validate_numbers(faults);
         for (key, path) in [("checkpoint_dir", &self.checkpoint_dir), ("log_dir", &self.log_dir)] {
             if path.as_os_str().is_empty() {
-                faults.push(format!("{key}: expected a path, found an empty string; leave the key out for its default"));
+                faults
+                    .push(format!("{key}: expected a path, found an empty string; leave the key out for its default"));
             }
         }
     }
