@@ -18,3 +18,5 @@ pub mod rng;
 pub mod scalar;
 pub mod tensor;
 pub mod train;
+pub mod backend;
+pub mod ops;

@@ -1,0 +1,137 @@
+//! The opaque handle that the upper layers hold: where operators run and where their results lie.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use crate::backend::pool::{Pool, Usage};
+use crate::backend::{Device, memory};
+use crate::error::{Error, Result};
+use crate::tensor::{Arena, Layout, Recycle, Spec, Storage, Tensor};
+
+/// An open device. Cheap to clone; clones share memory and its high-water mark.
+#[derive(Clone)]
+pub struct Exec {
+    device: Device,
+    pool: Arc<Pool>,
+}
+
+impl Exec {
+    /// Opens `device`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it cannot be opened.
+    pub fn open(device: Device) -> Result<Exec> {
+        Ok(Exec { device, pool: Arc::new(Pool::new()) })
+    }
+
+    /// The CPU.
+    pub fn cpu() -> Exec {
+        Exec { device: Device::Cpu, pool: Arc::new(Pool::new()) }
+    }
+
+    /// A device that infers shapes, counts costs and follows memory, but computes nothing.
+    pub fn plan() -> Exec {
+        Exec { device: Device::Plan, pool: Arc::new(Pool::new()) }
+    }
+
+    /// Which device.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Whether nothing is computed.
+    pub fn is_plan(&self) -> bool {
+        self.device == Device::Plan
+    }
+
+    /// A tensor whose content is unspecified: whoever asks for it writes all of it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is not that much.
+    pub fn alloc(&self, spec: Spec) -> Result<Tensor> {
+        let pool: Weak<dyn Recycle> = Arc::downgrade(&(Arc::clone(&self.pool) as Arc<dyn Recycle>));
+        let bytes = spec.bytes();
+        let storage = if self.is_plan() {
+            self.pool.plan(bytes);
+            Storage::planned(bytes, Some(pool))
+        } else {
+            Storage::lent(self.pool.take(bytes)?, bytes, pool)
+        };
+        Tensor::from_storage(spec, storage)
+    }
+
+    /// An arena of zeros on this device.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is not that much.
+    pub fn arena(&self, layout: Layout) -> Result<Arena> {
+        let bytes = layout.len() * layout.dtype().bytes();
+        if self.is_plan() {
+            self.pool.plan(bytes);
+            return Ok(Arena::planned(layout));
+        }
+        memory::check(bytes)?;
+        self.pool.count(bytes);
+        Ok(Arena::zeros(layout))
+    }
+
+    /// A host tensor as this device sees it: itself on the CPU, a size without content on a plan.
+    pub fn import(&self, x: &Tensor) -> Result<Tensor> {
+        if self.is_plan() && !x.is_planned() {
+            return self.alloc(x.spec().clone());
+        }
+        if !self.is_plan() && x.is_planned() {
+            return Err(Error::argument(format!("{x:?}: a planned tensor has no numbers to compute with")));
+        }
+        Ok(x.clone())
+    }
+
+    /// Bytes in use now and at most so far, arenas included.
+    pub fn memory(&self) -> Usage {
+        self.pool.usage()
+    }
+
+    /// Starts the high-water mark anew from what is in use now.
+    pub fn reset_peak(&self) {
+        self.pool.reset_peak();
+    }
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Exec({}, {:?})", self.device, self.memory())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_tensors_and_keeps_its_high_water_mark() {
+        for exec in [Exec::cpu(), Exec::plan()] {
+            let a = exec.alloc(Spec::f32([1000]).unwrap()).unwrap();
+            let b = exec.alloc(Spec::f32([500]).unwrap()).unwrap();
+            assert_eq!(exec.memory(), Usage { now: 6000, peak: 6000 });
+            drop(a);
+            assert_eq!(exec.memory(), Usage { now: 2000, peak: 6000 });
+            drop(b);
+            exec.reset_peak();
+            assert_eq!(exec.memory(), Usage { now: 0, peak: 0 });
+        }
+    }
+
+    #[test]
+    fn more_memory_than_the_machine_has_is_refused_before_it_is_taken() {
+        let e = Exec::cpu().alloc(Spec::f32([1 << 52]).unwrap()).unwrap_err();
+        assert!(matches!(e, Error::OutOfMemory(_)), "{e}");
+        let planned = Exec::plan().alloc(Spec::f32([1 << 52]).unwrap()).unwrap();
+        assert!(planned.is_planned());
+    }
+
+    #[test]
+    fn a_planned_tensor_cannot_be_computed_with() {
+        let planned = Exec::plan().alloc(Spec::f32([2]).unwrap()).unwrap();
+        assert!(Exec::cpu().import(&planned).is_err());
+    }
+}

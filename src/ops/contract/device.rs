@@ -1,0 +1,209 @@
+//! The half of the contract that is about a device: its path against the reference, its repeatability, its slots.
+
+use crate::backend::Exec;
+use crate::error::Result;
+use crate::ops::compare::{Margin, compare};
+use crate::ops::contract::oracle::Run;
+use crate::ops::contract::prove::{Failures, text};
+use crate::ops::contract::{Case, Draw, Room};
+use crate::ops::operator::{Backward, Forward, GradSlot, Mask};
+use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
+
+/// Below this many numbers a case is drawn several times, so that its margin is not that of one lucky draw.
+const FEW_NUMBERS: usize = 4096;
+/// How often.
+const DRAWS: u64 = 8;
+
+/// The device's path against the f64 reference, forward and backward, in every storage type of the room. Results start
+/// as NaN, so that what is not written is found.
+///
+/// # Errors
+/// What failed, a line each.
+pub fn device(room: &Room, exec: &Exec) -> Result<(), String> {
+    let mut failures = Failures::default();
+    for case in (room.cases)() {
+        for &dtype in room.dtypes {
+            for result in compare_case(&case, dtype, exec).map_err(|e| format!("{}: {dtype}: {e}", case.label))? {
+                failures.check(&case, result);
+            }
+        }
+    }
+    failures.finish()
+}
+
+/// Everything that is compared: results, what is saved, gradients.
+fn tensors(case: &Case, draw: &Draw, run: &Run, wanted: Mask) -> Vec<(String, Spec, Vec<f64>)> {
+    let mut all = Vec::new();
+    let several = run.y.len() > 1;
+    for (i, (v, s)) in run.y.iter().zip(&draw.out.y).enumerate() {
+        all.push((if several { format!("y{i}") } else { "y".into() }, s.clone(), v.clone()));
+    }
+    for (i, (v, s)) in run.saved.iter().zip(&draw.out.saved).enumerate() {
+        all.push((format!("saved{i}"), s.clone(), v.clone()));
+    }
+    for (i, v) in run.dx.iter().enumerate().filter(|(i, _)| wanted.has(*i)) {
+        all.push((format!("d{}", case.x[i].name), draw.specs[i].clone(), v.clone()));
+    }
+    all
+}
+
+fn compare_case(case: &Case, dtype: Dtype, exec: &Exec) -> Result<Vec<Result<(), String>>> {
+    let wanted = case.wanted();
+    let first = Draw::new(case, dtype, 0)?;
+    let size: usize = first.x.iter().map(Vec::len).chain(first.dy.iter().map(Vec::len)).sum();
+    let draws = if size < FEW_NUMBERS { DRAWS } else { 1 };
+    let mut runs = Vec::new();
+    let mut margins: Vec<Margin> = Vec::new();
+    for number in 0..draws {
+        let draw = Draw::new(case, dtype, number)?;
+        let want = tensors(case, &draw, &draw.exact(&*case.subject, wanted), wanted);
+        let base = tensors(case, &draw, &draw.base(&*case.subject, wanted), wanted);
+        margins.resize(want.len(), Margin::default());
+        for (m, (b, w)) in margins.iter_mut().zip(base.iter().zip(&want)) {
+            *m = m.widen(Margin::of(&b.2, &w.2));
+        }
+        runs.push((draw, want));
+    }
+    let mut results = Vec::new();
+    for (draw, want) in runs {
+        let got = tensors(case, &draw, &execute(case, &draw, exec, wanted, Slot::Set)?, wanted);
+        for ((g, w), m) in got.iter().zip(&want).zip(&margins) {
+            results.push(compare(&format!("{dtype}: {}", w.0), w.1.shape(), w.1.dtype(), &g.2, &w.2, *m));
+        }
+    }
+    Ok(results)
+}
+
+/// Two runs, and runs on one and on three threads, give the same bits.
+///
+/// # Errors
+/// What failed, a line each.
+pub fn repeatable(room: &Room, exec: &Exec) -> Result<(), String> {
+    let mut failures = Failures::default();
+    for case in (room.cases)() {
+        for &dtype in room.dtypes {
+            let draw = Draw::new(&case, dtype, 0).map_err(text)?;
+            let run = || execute(&case, &draw, exec, case.wanted(), Slot::Set).map_err(text);
+            let first = run()?;
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
+                let again = pool.install(run)?;
+                for (what, a, b) in [("y", &first.y, &again.y), ("saved", &first.saved, &again.saved), ("dx", &first.dx, &again.dx)] {
+                    let differ = a.iter().zip(b).position(|(a, b)| a.iter().zip(b).any(|(a, b)| a.to_bits() != b.to_bits()));
+                    if let Some(i) = differ {
+                        failures.note(&case, format!("{dtype}: {what}{i} differs in bits on {threads} threads"));
+                    }
+                }
+            }
+        }
+    }
+    failures.finish()
+}
+
+/// A gradient that is added equals one that is set, plus what was there, rounded once.
+///
+/// # Errors
+/// What failed, a line each.
+pub fn accumulate(room: &Room, exec: &Exec) -> Result<(), String> {
+    let mut failures = Failures::default();
+    for case in (room.cases)() {
+        let wanted = case.wanted();
+        if wanted.is_empty() {
+            continue;
+        }
+        for &dtype in room.dtypes {
+            let draw = Draw::new(&case, dtype, 0).map_err(text)?;
+            let set = execute(&case, &draw, exec, wanted, Slot::Set).map_err(text)?;
+            let add = execute(&case, &draw, exec, wanted, Slot::Add).map_err(text)?;
+            for (i, (s, a)) in set.dx.iter().zip(&add.dx).enumerate().filter(|(i, _)| wanted.has(*i)) {
+                let spec = &draw.specs[i];
+                let want: Vec<f64> = s.iter().map(|x| x + OFFSET).collect();
+                // The sum is rounded once, and what is set was rounded too: a last place of each.
+                let top = s.iter().fold(OFFSET, |t, x| t.max(x.abs()));
+                let margin = Margin { max: spec.dtype().ulp() * top, norm: spec.dtype().ulp() * top * (s.len() as f64).sqrt() };
+                let what = format!("{dtype}: d{} added", case.x[i].name);
+                failures.check(&case, compare(&what, spec.shape(), spec.dtype(), a, &want, margin));
+            }
+        }
+    }
+    failures.finish()
+}
+
+/// What an added gradient finds.
+const OFFSET: f64 = 1.0;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Slot {
+    Set,
+    Add,
+}
+
+/// A tensor on the device whose every number is NaN (or `value`).
+fn filled(exec: &Exec, spec: &Spec, value: f32) -> Result<Tensor> {
+    let full = Tensor::from_f32_as(spec.clone(), &vec![value; spec.len()])?;
+    exec.import(&full)
+}
+
+fn numbers(x: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+    x.iter().map(|t| Ok(t.to_f32()?.into_iter().map(f64::from).collect())).collect()
+}
+
+fn writable(x: &mut [Tensor]) -> Vec<ViewMut<'_>> {
+    x.iter_mut().filter_map(Tensor::view_mut).collect()
+}
+
+/// Forward and backward on the device.
+fn execute(case: &Case, draw: &Draw, exec: &Exec, wanted: Mask, slot: Slot) -> Result<Run> {
+    let load = |(i, spec): (usize, &Spec)| {
+        if spec.dtype() == Dtype::I32 {
+            Tensor::from_bytes(spec.clone(), bytemuck::cast_slice(&draw.ints[i]))
+        } else {
+            Tensor::from_f32_as(spec.clone(), &draw.x[i].iter().map(|&x| x as f32).collect::<Vec<_>>())
+        }
+    };
+    let x: Vec<Tensor> = draw.specs.iter().enumerate().map(load).collect::<Result<_>>()?;
+    let nan = |specs: &[Spec]| specs.iter().map(|s| filled(exec, s, f32::NAN)).collect::<Result<Vec<_>>>();
+    let (mut y, mut saved) = (nan(&draw.out.y)?, nan(&draw.out.saved)?);
+    let views: Vec<View<'_>> = x.iter().map(Tensor::view).collect();
+    case.operator().forward(exec, Forward { x: &views, y: &mut writable(&mut y), saved: &mut writable(&mut saved) })?;
+    let mut run = Run { y: numbers(&y)?, saved: numbers(&saved)?, ..Run::default() };
+    let Some(op) = case.subject.differentiable().filter(|_| !wanted.is_empty()) else { return Ok(run) };
+    let keeps = op.keeps(wanted);
+    let start = if slot == Slot::Set { f32::NAN } else { OFFSET as f32 };
+    let mut dx: Vec<Tensor> = draw.specs.iter().filter(|s| s.dtype().is_float()).map(|s| filled(exec, s, start)).collect::<Result<_>>()?;
+    let dy: Vec<Tensor> = draw
+        .dy
+        .iter()
+        .zip(&draw.out.y)
+        .map(|(v, s)| Tensor::from_f32_as(s.clone(), &v.iter().map(|&x| x as f32).collect::<Vec<_>>()))
+        .collect::<Result<_>>()?;
+    {
+        let mut free = dx.iter_mut();
+        let mut slots = Vec::new();
+        for (i, s) in draw.specs.iter().enumerate() {
+            let view = if s.dtype().is_float() { free.next().and_then(Tensor::view_mut) } else { None };
+            slots.push(match view {
+                Some(v) if wanted.has(i) && slot == Slot::Set => GradSlot::Set(v),
+                Some(v) if wanted.has(i) => GradSlot::Add(v),
+                _ => GradSlot::Unwanted,
+            });
+        }
+        op.backward(
+            exec,
+            Backward {
+                specs: &draw.specs.iter().collect::<Vec<_>>(),
+                x: &views.iter().enumerate().map(|(i, v)| keeps.x.has(i).then(|| v.clone())).collect::<Vec<_>>(),
+                y: &y.iter().enumerate().map(|(i, t)| keeps.y.has(i).then(|| t.view())).collect::<Vec<_>>(),
+                saved: &saved.iter().map(Tensor::view).collect::<Vec<_>>(),
+                dy: &dy.iter().map(|t| Some(t.view())).collect::<Vec<_>>(),
+                dx: &mut slots,
+            },
+        )?;
+    }
+    let mut got = numbers(&dx)?.into_iter();
+    run.dx = draw.specs.iter().enumerate().map(|(i, s)| {
+        let v = if s.dtype().is_float() { got.next().unwrap_or_default() } else { Vec::new() };
+        if wanted.has(i) { v } else { Vec::new() }
+    }).collect();
+    Ok(run)
+}

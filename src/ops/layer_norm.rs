@@ -1,0 +1,198 @@
+//! `layer_norm`: every row to mean 0 and variance 1, then scaled and shifted per column.
+
+use crate::backend::Exec;
+use crate::cost::Flops;
+use crate::error::{Error, Result};
+use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::host;
+use crate::ops::operator::{
+    Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward, Reference,
+    ReferenceGrad, expect_inputs,
+};
+use crate::scalar::{Scalar, sum};
+use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
+
+/// Layer normalisation over the last axis.
+///
+/// ```text
+/// y[r, c] = (x[r, c] − mean[r]) · rstd[r] · gamma[c] + beta[c]
+/// ```
+///
+/// # Shapes
+/// `x [.., C]`, `gamma [C]`, `beta [C]` → `y [.., C]`; saves `mean`, `rstd` `[rows]` in f32.
+///
+/// # Units
+/// `y` is dimensionless up to the unit of `beta`; `eps` has the unit of `x` squared.
+///
+/// # Cost
+/// forward `rows·(8C + 4)` vector, `rows` special; backward of `x` `rows·(10C + 2)` vector, of `gamma` `4·rows·C`, of `beta`
+/// `rows·C`.
+///
+/// # Errors
+/// [`Error::Shape`] if `gamma` or `beta` is not `[C]` or `C` is 0; [`Error::Dtype`] unless f32, bf16 or f16;
+/// [`Error::Argument`] unless `eps` is positive and finite.
+///
+/// # Source
+/// Ba, Kiros, Hinton 2016, section 3. Gradient by the chain rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    /// Added to the variance. Positive.
+    pub eps: f32,
+}
+
+impl Arity<3> for LayerNorm {}
+
+impl Operator for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn infer(&self, x: &[&Spec]) -> Result<Outputs> {
+        let [x, gamma, beta] = expect_inputs("layer_norm", x)?;
+        if !(self.eps > 0.0 && self.eps.is_finite()) {
+            return Err(Error::argument(format!("layer_norm: eps: expected a positive number, found {}", self.eps)));
+        }
+        let (rows, c) = x.rows_cols();
+        if c == 0 {
+            return Err(Error::shape(format!("layer_norm: x: expected C of 1 or more, found {:?}", x.shape())));
+        }
+        for (name, s) in [("x", x), ("gamma", gamma), ("beta", beta)] {
+            expect_dtype("layer_norm", name, s, &Dtype::FLOATS)?;
+        }
+        expect_shape("layer_norm", "gamma", gamma, &[("C", c)])?;
+        expect_shape("layer_norm", "beta", beta, &[("C", c)])?;
+        Ok(Outputs { y: vec![(*x).clone()], saved: vec![Spec::f32([rows])?, Spec::f32([rows])?] })
+    }
+
+    fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+        let (rows, c) = x[0].rows_cols();
+        let (rows, c) = (rows as u128, c as u128);
+        let dx = if wanted.has(0) { rows * (10 * c + 2) } else { 0 };
+        let dgamma = if wanted.has(1) { rows * 4 * c } else { 0 };
+        let dbeta = if wanted.has(2) { rows * c } else { 0 };
+        OpFlops {
+            forward: Flops::vector(rows * (8 * c + 4)) + Flops::special(rows),
+            backward: Flops::vector(dx + dgamma + dbeta),
+            recomputed: Flops::ZERO,
+        }
+    }
+
+    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+        host::forward(self, io)
+    }
+}
+
+impl Differentiable for LayerNorm {
+    fn keeps(&self, wanted: Mask) -> Keeps {
+        let mut x = Mask::NONE;
+        if wanted.has(0) || wanted.has(1) {
+            x = x.with(0);
+        }
+        Keeps { x: if wanted.has(0) { x.with(1) } else { x }, y: Mask::NONE }
+    }
+
+    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+        host::backward(self, io)
+    }
+}
+
+impl Reference for LayerNorm {
+    /// Two passes, plain sums.
+    fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
+        let ([x, gamma, beta], [y], [mean, rstd]) = (io.x, io.y, io.saved) else { return };
+        let (rows, c) = x.spec.rows_cols();
+        for r in 0..rows {
+            let (x, y) = (&x[r * c..][..c], &mut y[r * c..][..c]);
+            let m = sum(x.iter().copied()) / S::count(c);
+            let var = sum(x.iter().map(|&v| {
+                let d = v - m;
+                d * d
+            })) / S::count(c);
+            let s = S::one() / (var + S::of(f64::from(self.eps))).sqrt();
+            for i in 0..c {
+                y[i] = (x[i] - m) * s * gamma[i] + beta[i];
+            }
+            (mean[r], rstd[r]) = (m, s);
+        }
+    }
+}
+
+impl ReferenceGrad for LayerNorm {
+    /// With n = (x − mean)·rstd and g = dy·gamma: dx = rstd·(g − avg(g) − n·avg(g·n)).
+    fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
+        let ([x, gamma, _], [mean, rstd], [dy]) = (io.x, io.saved, io.dy) else { return };
+        let [dx, dgamma, dbeta] = io.dx else { return };
+        let (rows, c) = x.spec.rows_cols();
+        for r in 0..rows {
+            let dy = &dy[r * c..][..c];
+            if let Some(dx) = dx {
+                let (x, dx) = (&x[r * c..][..c], &mut dx[r * c..][..c]);
+                let n = |i: usize| (x[i] - mean[r]) * rstd[r];
+                let (mut sum_g, mut sum_gn) = (S::zero(), S::zero());
+                for i in 0..c {
+                    let g = dy[i] * gamma[i];
+                    sum_g = sum_g + g;
+                    sum_gn = sum_gn + g * n(i);
+                    // Kept for the second pass: dx holds g meanwhile.
+                    dx[i] = g;
+                }
+                let (avg_g, avg_gn) = (sum_g / S::count(c), sum_gn / S::count(c));
+                for i in 0..c {
+                    // n again would count twice; the text stores n·avg(g·n) in one expression.
+                    dx[i] = (dx[i] - avg_g - n(i) * avg_gn) * rstd[r];
+                }
+            }
+            if let Some(dgamma) = dgamma {
+                for i in 0..c {
+                    dgamma[i] = dgamma[i] + dy[i] * ((x[r * c + i] - mean[r]) * rstd[r]);
+                }
+            }
+            if let Some(dbeta) = dbeta {
+                for i in 0..c {
+                    dbeta[i] = dbeta[i] + dy[i];
+                }
+            }
+        }
+    }
+}
+
+/// The room.
+pub static ROOM: Room = Room {
+    name: "layer_norm",
+    about: "every row to mean 0 and variance 1, scaled and shifted per column",
+    dtypes: &Dtype::FLOATS,
+    cases,
+    bad_cases,
+    bench_cases,
+};
+
+fn case(rows: usize, c: usize) -> Case {
+    let gamma = Input::new("gamma", [c]).fill(Fill::Uniform(0.5, 1.5));
+    Case::new(LayerNorm { eps: 1e-5 }, [Input::new("x", [rows, c]), gamma, Input::new("beta", [c])])
+}
+
+fn cases() -> Vec<Case> {
+    [(1, 1), (3, 7), (1, 31), (5, 32), (2, 33), (7, 63), (8, 128), (3, 768), (257, 5), (2, 1025)].map(|(r, c)| case(r, c)).to_vec()
+}
+
+fn bad_cases() -> Vec<BadCase> {
+    let op = LayerNorm { eps: 1e-5 };
+    vec![
+        BadCase::new(op, &[&[8, 768], &[512], &[768]], "gamma: expected [C=768], found [512]"),
+        BadCase::new(op, &[&[8, 768], &[768], &[1, 768]], "beta: expected [C=768], found [1, 768]"),
+        BadCase::new(op, &[&[8, 0], &[0], &[0]], "expected C of 1 or more"),
+        BadCase::new(op, &[&[8, 4], &[4]], "expected 3 inputs, found 2"),
+        BadCase::new(LayerNorm { eps: f32::NAN }, &[&[8, 4], &[4], &[4]], "eps: expected a positive number"),
+    ]
+}
+
+fn bench_cases() -> Vec<Case> {
+    vec![case(2048, 768), case(16_200, 384)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::room_tests!(ROOM);
+}
