@@ -10,13 +10,13 @@
 //! `train` for how it learns, `backend` for how the device is reached. Modules import downwards only; `tests/layers.rs`
 //! holds the rule.
 
+pub mod backend;
 pub mod cost;
 pub mod data;
 pub mod error;
 pub mod models;
+pub mod ops;
 pub mod rng;
 pub mod scalar;
 pub mod tensor;
 pub mod train;
-pub mod backend;
-pub mod ops;

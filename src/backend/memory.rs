@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 const WORTH_ASKING_BYTES: usize = 64 << 20;
 
 /// Bytes that can be taken without swapping, where the system tells.
-pub fn available_bytes() -> Option<usize> {
+pub(crate) fn available_bytes() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -21,7 +21,8 @@ pub(crate) fn check(bytes: usize) -> Result<()> {
     }
     match available_bytes() {
         Some(free) if free < bytes => Err(Error::OutOfMemory(
-            format!("out of memory: asked {bytes} bytes, available {free}; use a smaller batch or checkpointing").into(),
+            format!("out of memory: asked {bytes} bytes, available {free}; use a smaller batch or checkpointing")
+                .into(),
         )),
         _ => Ok(()),
     }

@@ -1,6 +1,5 @@
 //! Where operators run. The only module that speaks to a device; above it there is only the opaque [`Exec`].
 
-
 mod exec;
 mod memory;
 mod pool;
@@ -37,9 +36,9 @@ impl std::str::FromStr for Device {
         match name {
             "cpu" => Ok(Device::Cpu),
             "plan" => Ok(Device::Plan),
-            _ if ["cuda", "hip", "emu"].iter().any(|p| name == *p || name.starts_with(&format!("{p}:"))) => {
-                Err(Error::device(format!("{name}: cannot open: this version computes on the CPU only; use --device cpu")))
-            }
+            _ if ["cuda", "hip", "emu"].iter().any(|p| name == *p || name.starts_with(&format!("{p}:"))) => Err(
+                Error::device(format!("{name}: cannot open: this version computes on the CPU only; use --device cpu")),
+            ),
             _ => Err(Error::argument(format!("device: expected cpu, cuda[:N], hip[:N] or emu:ARCH, found `{name}`"))),
         }
     }

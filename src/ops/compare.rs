@@ -68,7 +68,14 @@ fn largest(dtype: Dtype) -> f64 {
 ///
 /// # Errors
 /// A sentence with coordinates, got, want and tolerance.
-pub fn compare(what: &str, shape: &[usize], dtype: Dtype, got: &[f64], want: &[f64], margin: Margin) -> Result<(), String> {
+pub fn compare(
+    what: &str,
+    shape: &[usize],
+    dtype: Dtype,
+    got: &[f64],
+    want: &[f64],
+    margin: Margin,
+) -> Result<(), String> {
     if got.len() != want.len() {
         return Err(format!("{what}: expected {} numbers, found {}", want.len(), got.len()));
     }
@@ -91,10 +98,16 @@ pub fn compare(what: &str, shape: &[usize], dtype: Dtype, got: &[f64], want: &[f
         };
         if !same {
             let at = coordinates(i, shape);
-            return Err(format!("{what}: at {at:?}: got {g:e}, want {w:e}, error {:.2e}, tolerance {tol:.2e}", (g - w).abs()));
+            return Err(format!(
+                "{what}: at {at:?}: got {g:e}, want {w:e}, error {:.2e}, tolerance {tol:.2e}",
+                (g - w).abs()
+            ));
         }
     }
-    let (err, tol) = (error_square.sqrt(), 2.0 * margin.norm + dtype.ulp() * square.sqrt() + step(dtype) * (want.len() as f64).sqrt());
+    let (err, tol) = (
+        error_square.sqrt(),
+        2.0 * margin.norm + dtype.ulp() * square.sqrt() + step(dtype) * (want.len() as f64).sqrt(),
+    );
     if !(err <= tol) {
         return Err(format!("{what}: 2-norm of the error {err:.2e}, tolerance {tol:.2e}"));
     }
@@ -103,7 +116,15 @@ pub fn compare(what: &str, shape: &[usize], dtype: Dtype, got: &[f64], want: &[f
 
 /// Where element `i` lies in a row-major tensor of `shape`.
 pub fn coordinates(mut i: usize, shape: &[usize]) -> Vec<usize> {
-    let mut at: Vec<usize> = shape.iter().rev().map(|&d| { let c = i % d.max(1); i /= d.max(1); c }).collect();
+    let mut at: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|&d| {
+            let c = i % d.max(1);
+            i /= d.max(1);
+            c
+        })
+        .collect();
     at.reverse();
     at
 }

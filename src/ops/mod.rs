@@ -11,9 +11,7 @@ pub mod layer_norm;
 pub use contract::Room;
 
 /// Every room, in alphabetical order.
-pub static ROOMS: &[&Room] = &[
-    &layer_norm::ROOM,
-];
+pub static ROOMS: &[&Room] = &[&layer_norm::ROOM];
 
 /// The room of this name.
 pub fn room(name: &str) -> Option<&'static Room> {

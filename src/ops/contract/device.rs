@@ -88,8 +88,11 @@ pub fn repeatable(room: &Room, exec: &Exec) -> Result<(), String> {
             for threads in [1, 3] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
                 let again = pool.install(run)?;
-                for (what, a, b) in [("y", &first.y, &again.y), ("saved", &first.saved, &again.saved), ("dx", &first.dx, &again.dx)] {
-                    let differ = a.iter().zip(b).position(|(a, b)| a.iter().zip(b).any(|(a, b)| a.to_bits() != b.to_bits()));
+                for (what, a, b) in
+                    [("y", &first.y, &again.y), ("saved", &first.saved, &again.saved), ("dx", &first.dx, &again.dx)]
+                {
+                    let differ =
+                        a.iter().zip(b).position(|(a, b)| a.iter().zip(b).any(|(a, b)| a.to_bits() != b.to_bits()));
                     if let Some(i) = differ {
                         failures.note(&case, format!("{dtype}: {what}{i} differs in bits on {threads} threads"));
                     }
@@ -120,7 +123,8 @@ pub fn accumulate(room: &Room, exec: &Exec) -> Result<(), String> {
                 let want: Vec<f64> = s.iter().map(|x| x + OFFSET).collect();
                 // The sum is rounded once, and what is set was rounded too: a last place of each.
                 let top = s.iter().fold(OFFSET, |t, x| t.max(x.abs()));
-                let margin = Margin { max: spec.dtype().ulp() * top, norm: spec.dtype().ulp() * top * (s.len() as f64).sqrt() };
+                let margin =
+                    Margin { max: spec.dtype().ulp() * top, norm: spec.dtype().ulp() * top * (s.len() as f64).sqrt() };
                 let what = format!("{dtype}: d{} added", case.x[i].name);
                 failures.check(&case, compare(&what, spec.shape(), spec.dtype(), a, &want, margin));
             }
@@ -170,7 +174,8 @@ fn execute(case: &Case, draw: &Draw, exec: &Exec, wanted: Mask, slot: Slot) -> R
     let Some(op) = case.subject.differentiable().filter(|_| !wanted.is_empty()) else { return Ok(run) };
     let keeps = op.keeps(wanted);
     let start = if slot == Slot::Set { f32::NAN } else { OFFSET as f32 };
-    let mut dx: Vec<Tensor> = draw.specs.iter().filter(|s| s.dtype().is_float()).map(|s| filled(exec, s, start)).collect::<Result<_>>()?;
+    let mut dx: Vec<Tensor> =
+        draw.specs.iter().filter(|s| s.dtype().is_float()).map(|s| filled(exec, s, start)).collect::<Result<_>>()?;
     let dy: Vec<Tensor> = draw
         .dy
         .iter()
@@ -201,9 +206,14 @@ fn execute(case: &Case, draw: &Draw, exec: &Exec, wanted: Mask, slot: Slot) -> R
         )?;
     }
     let mut got = numbers(&dx)?.into_iter();
-    run.dx = draw.specs.iter().enumerate().map(|(i, s)| {
-        let v = if s.dtype().is_float() { got.next().unwrap_or_default() } else { Vec::new() };
-        if wanted.has(i) { v } else { Vec::new() }
-    }).collect();
+    run.dx = draw
+        .specs
+        .iter()
+        .enumerate()
+        .map(|(i, s)| {
+            let v = if s.dtype().is_float() { got.next().unwrap_or_default() } else { Vec::new() };
+            if wanted.has(i) { v } else { Vec::new() }
+        })
+        .collect();
     Ok(run)
 }

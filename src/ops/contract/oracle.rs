@@ -127,12 +127,9 @@ impl Draw {
 
     /// Forward and backward in f64, counted.
     pub(crate) fn exact(&self, subject: &dyn Subject, wanted: Mask) -> Run {
-        self.run::<Counted>(
-            subject,
-            wanted,
-            &|io| counted(|| subject.forward_counted(io)).1,
-            &|io| counted(|| subject.backward_counted(io)).1,
-        )
+        self.run::<Counted>(subject, wanted, &|io| counted(|| subject.forward_counted(io)).1, &|io| {
+            counted(|| subject.backward_counted(io)).1
+        })
     }
 
     /// Forward and backward in f32, rounded to the storage type where stored; results rounded too.
@@ -172,7 +169,11 @@ impl Draw {
         pairs.map(|((v, ints), spec)| RefInput { spec, v, ints }).collect()
     }
 
-    fn forward<S: Scalar>(&self, x: &[Vec<S>], text: &dyn Fn(RefForward<'_, S>) -> Flops) -> (Vec<Vec<S>>, Vec<Vec<S>>, Flops) {
+    fn forward<S: Scalar>(
+        &self,
+        x: &[Vec<S>],
+        text: &dyn Fn(RefForward<'_, S>) -> Flops,
+    ) -> (Vec<Vec<S>>, Vec<Vec<S>>, Flops) {
         let zeros = |specs: &[Spec]| specs.iter().map(|s| vec![S::zero(); s.len()]).collect::<Vec<_>>();
         let (mut y, mut saved) = (zeros(&self.out.y), zeros(&self.out.saved));
         let flops = {

@@ -26,7 +26,13 @@ impl Failures {
         if n == 0 {
             return Ok(());
         }
-        Err(self.0.into_iter().take(20).chain((n > 20).then(|| format!("and {} more", n - 20))).collect::<Vec<_>>().join("\n"))
+        Err(self
+            .0
+            .into_iter()
+            .take(20)
+            .chain((n > 20).then(|| format!("and {} more", n - 20)))
+            .collect::<Vec<_>>()
+            .join("\n"))
     }
 }
 
@@ -53,7 +59,9 @@ pub fn shapes(room: &Room) -> Result<(), String> {
     for bad in (room.bad_cases)() {
         let specs: Vec<_> = bad.x.iter().collect();
         match bad.op.infer(&specs) {
-            Ok(out) => failures.0.push(format!("{:?} accepts {specs:?} and makes {out:?}; want an error with `{}`", bad.op, bad.error)),
+            Ok(out) => failures
+                .0
+                .push(format!("{:?} accepts {specs:?} and makes {out:?}; want an error with `{}`", bad.op, bad.error)),
             Err(e) if !e.to_string().contains(bad.error) => {
                 failures.0.push(format!("{:?} refuses {specs:?} with `{e}`; want `{}`", bad.op, bad.error));
             }
@@ -81,11 +89,17 @@ pub fn cost_is_counted(room: &Room) -> Result<(), String> {
             let run = draw.exact(&*case.subject, wanted);
             let flops = case.operator().flops(&specs, wanted);
             if flops.forward != run.forward {
-                failures.note(&case, format!("forward: the formula says {}, the text counts {}", flops.forward, run.forward));
+                failures.note(
+                    &case,
+                    format!("forward: the formula says {}, the text counts {}", flops.forward, run.forward),
+                );
             }
             let counted = flops.backward + flops.recomputed;
             if counted != run.backward {
-                failures.note(&case, format!("backward of {wanted:?}: the formula says {counted}, the text counts {}", run.backward));
+                failures.note(
+                    &case,
+                    format!("backward of {wanted:?}: the formula says {counted}, the text counts {}", run.backward),
+                );
             }
         }
         if let Some(op) = case.subject.differentiable()
@@ -119,7 +133,8 @@ pub fn gradient_rule(room: &Room) -> Result<(), String> {
         }
         let draw = Draw::new(&case, Dtype::F32, 1).map_err(text)?;
         let run = draw.exact(&*case.subject, wanted);
-        let evaluation = (run.forward.total() + run.forward.special + draw.x.iter().map(Vec::len).sum::<usize>() as u128).max(1);
+        let evaluation =
+            (run.forward.total() + run.forward.special + draw.x.iter().map(Vec::len).sum::<usize>() as u128).max(1);
         let singles = (DIFFERENCE_BUDGET / (4 * evaluation)).min(24) as u64;
         let pick = Stream::of(0x9ad, &[draw.x.len() as u64]);
         let mut directions = vec![random_direction(&draw, wanted)];
