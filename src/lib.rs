@@ -14,6 +14,7 @@ pub mod backend;
 pub mod cost;
 pub mod data;
 pub mod error;
+pub mod io;
 pub mod models;
 pub mod ops;
 pub mod rng;

@@ -1,0 +1,11 @@
+//! File formats: bounds-checked, without tensor logic.
+//!
+//! Every reader treats its file as written by a stranger: lengths and offsets are checked before they are used, nothing is
+//! allocated that the file cannot justify, and a fault names the file, what was expected and what was found.
+
+#![warn(clippy::indexing_slicing)]
+
+pub mod atomic;
+pub mod hdf5;
+pub mod mmap;
+pub mod npy;
