@@ -1,1 +1,3 @@
 //! One integration binary: one link for all integration tests.
+
+mod checkpoint;

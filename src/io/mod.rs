@@ -6,17 +6,10 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod atomic;
+pub mod bytes;
 pub mod hdf5;
 pub mod mmap;
 pub mod npy;
-//! File formats, bounds-checked, without tensor logic: bytes in, named and typed views out.
-//!
-//! Every length and offset that a file declares is compared with the file's own size before it sizes an allocation,
-//! so a hostile file costs no more memory than its own bytes and a fault is a message, never a panic.
-
-#![warn(clippy::indexing_slicing)]
-
-pub mod bytes;
 pub mod safetensors;
 pub mod stored;
 

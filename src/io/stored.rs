@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::tensor::Dtype;
 
 /// Number types that tensor files hold. More than the library computes with: a checkpoint keeps counters as integers
 /// and foreign files hold what they hold.
@@ -72,6 +73,30 @@ impl StoredDtype {
     /// The type of a safetensors name.
     pub fn from_name(name: &str) -> Option<StoredDtype> {
         StoredDtype::NAMES.iter().find(|(_, n)| *n == name).map(|(d, _)| *d)
+    }
+}
+
+impl From<Dtype> for StoredDtype {
+    fn from(dtype: Dtype) -> StoredDtype {
+        match dtype {
+            Dtype::F32 => StoredDtype::F32,
+            Dtype::Bf16 => StoredDtype::Bf16,
+            Dtype::F16 => StoredDtype::F16,
+            Dtype::I32 => StoredDtype::I32,
+        }
+    }
+}
+
+impl StoredDtype {
+    /// The type that the library computes with, if it is one.
+    pub fn computed(self) -> Option<Dtype> {
+        match self {
+            StoredDtype::F32 => Some(Dtype::F32),
+            StoredDtype::Bf16 => Some(Dtype::Bf16),
+            StoredDtype::F16 => Some(Dtype::F16),
+            StoredDtype::I32 => Some(Dtype::I32),
+            _ => None,
+        }
     }
 }
 

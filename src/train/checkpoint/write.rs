@@ -1,6 +1,6 @@
 //! Writes the files of a checkpoint into a folder, hashing on the way.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use super::file_ops::{DurableFile, FileOps};
@@ -77,7 +77,13 @@ impl Hashed {
 }
 
 /// Writes a safetensors file and waits until it is on the disk.
-fn tensors(ops: &dyn FileOps, folder: &Path, name: &str, plan: &Layout, views: &[TensorView<'_>]) -> Result<TensorFile> {
+fn tensors(
+    ops: &dyn FileOps,
+    folder: &Path,
+    name: &str,
+    plan: &Layout,
+    views: &[TensorView<'_>],
+) -> Result<TensorFile> {
     let path = folder.join(name);
     let file = ops.create_file(&path).map_err(Error::io("create", &path))?;
     let mut file = Hashed { file, whole: blake3::Hasher::new(), at: 0 };
@@ -102,31 +108,4 @@ fn plain(ops: &dyn FileOps, path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = ops.create_file(path).map_err(Error::io("create", path))?;
     file.write_all(bytes).map_err(Error::io("write", path))?;
     file.sync().map_err(Error::io("sync", path))
-}
-
-/// Writes one file beside `path` and renames it over `path` when it is on the disk: exports are whole or not there.
-pub(crate) fn publish_file(
-    ops: &dyn FileOps,
-    path: &Path,
-    content: &mut dyn FnMut(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let name = path.file_name().and_then(|n| n.to_str());
-    let Some(name) = name else {
-        return Err(Error::argument(format!("{}: expected the name of a file to write", path.display())));
-    };
-    let temporary = folder.join(format!(".{name}-{}", super::store::unique()));
-    let mut file = ops.create_file(&temporary).map_err(Error::io("create", &temporary))?;
-    let written = content(&mut file)
-        .and_then(|()| file.sync().map_err(Error::io("sync", &temporary)))
-        .and_then(|()| ops.replace_file(&temporary, path).map_err(Error::io("rename", path)))
-        .and_then(|()| ops.sync_folder(folder).map_err(Error::io("sync", folder)));
-    if written.is_err() {
-        // The first fault is the one to report; the left-over is only untidy.
-        let _ = ops.remove_file(&temporary);
-    }
-    written
 }
