@@ -19,5 +19,6 @@ pub mod models;
 pub mod ops;
 pub mod rng;
 pub mod scalar;
+pub mod tape;
 pub mod tensor;
 pub mod train;

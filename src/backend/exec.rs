@@ -6,7 +6,9 @@ use std::sync::{Arc, Weak};
 use crate::backend::pool::{Pool, Usage};
 use crate::backend::{Device, memory};
 use crate::error::{Error, Result};
-use crate::tensor::{Arena, Layout, Recycle, Spec, Storage, Tensor};
+use crate::tensor::{Arena, Dtype, Layout, Recycle, Spec, Storage, Tensor, View, ViewMut};
+use half::{bf16, f16};
+use rayon::prelude::*;
 
 /// An open device. Cheap to clone; clones share memory and its high-water mark.
 #[derive(Clone)]
@@ -84,6 +86,40 @@ impl Exec {
             return Err(Error::argument(format!("{x:?}: a planned tensor has no numbers to compute with")));
         }
         Ok(x.clone())
+    }
+
+    /// Adds `x` to `sum`, element by element, rounded once. Both of one spec.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the specs differ; [`Error::Dtype`] for integers.
+    pub fn accumulate(&self, sum: &mut ViewMut<'_>, x: &View<'_>) -> Result<()> {
+        if sum.spec() != x.spec() {
+            return Err(Error::shape(format!("accumulate: expected {}, found {}", sum.spec(), x.spec())));
+        }
+        if self.is_plan() {
+            return Ok(());
+        }
+        const CHUNK: usize = 1 << 14;
+        match sum.spec().dtype() {
+            Dtype::F32 => {
+                let pairs = sum.f32()?.par_chunks_mut(CHUNK).zip(x.f32()?.par_chunks(CHUNK));
+                pairs.for_each(|(s, x)| s.iter_mut().zip(x).for_each(|(s, x)| *s += x));
+            }
+            Dtype::Bf16 => {
+                let pairs = sum.bf16()?.par_chunks_mut(CHUNK).zip(x.bf16()?.par_chunks(CHUNK));
+                pairs.for_each(|(s, x)| {
+                    s.iter_mut().zip(x).for_each(|(s, x)| *s = bf16::from_f32(s.to_f32() + x.to_f32()))
+                });
+            }
+            Dtype::F16 => {
+                let pairs = sum.f16()?.par_chunks_mut(CHUNK).zip(x.f16()?.par_chunks(CHUNK));
+                pairs.for_each(|(s, x)| {
+                    s.iter_mut().zip(x).for_each(|(s, x)| *s = f16::from_f32(s.to_f32() + x.to_f32()))
+                });
+            }
+            Dtype::I32 => return Err(Error::dtype("accumulate: expected a floating-point type, found i32")),
+        }
+        Ok(())
     }
 
     /// Bytes in use now and at most so far, arenas included.

@@ -1,0 +1,326 @@
+//! The backward pass: a loop over the nodes from the end. Gradients of values are set by the first contribution and added
+//! to by further ones; gradients of parameters go straight into their arena.
+
+use std::time::Instant;
+
+use crate::backend::Exec;
+use crate::error::{Error, Result};
+use crate::ops::operator::{Backward, GradSlot, Mask, op_cost};
+use crate::tape::{Home, Kind, Node, Param, Tape, Var, constant};
+use crate::tensor::{Arena, Layout, Tensor, View, ViewMut};
+
+/// Gradients of all parameters, in one arena of the parameters' layout.
+///
+/// Several backward passes add up until [`clear`](Grads::clear).
+#[derive(Debug)]
+pub struct Grads {
+    arena: Arena,
+    written: Vec<bool>,
+}
+
+impl Grads {
+    /// Zero gradients for parameters of this layout.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn new(exec: &Exec, layout: &Layout) -> Result<Grads> {
+        Ok(Grads { written: vec![false; layout.specs().len()], arena: exec.arena(layout.clone())? })
+    }
+
+    /// Forgets all gradients; costs nothing, because the next contribution overwrites.
+    pub fn clear(&mut self) {
+        self.written.fill(false);
+    }
+
+    /// The gradient of a parameter; `None` if nothing has contributed to it.
+    pub fn get(&self, p: Param) -> Option<View<'_>> {
+        if *self.written.get(p.index())? { self.arena.view(p.index()) } else { None }
+    }
+
+    /// The arena, in which the gradients that nothing contributed to are zero.
+    ///
+    /// # Errors
+    /// None today; what the device reports.
+    pub fn settled(&mut self) -> Result<&mut Arena> {
+        for (i, written) in self.written.iter_mut().enumerate() {
+            if !*written {
+                if let Some(mut v) = self.arena.view_mut(i)
+                    && !v.is_planned()
+                {
+                    v.bytes()?.fill(0);
+                }
+                *written = true;
+            }
+        }
+        Ok(&mut self.arena)
+    }
+}
+
+/// The gradient of one input while its node runs backwards.
+enum Held {
+    Unwanted,
+    /// Goes into the parameters' arena at this place.
+    Param {
+        index: usize,
+        add: bool,
+    },
+    /// Goes to this value.
+    Value {
+        tensor: Tensor,
+        add: bool,
+    },
+    /// The same input stands twice among the node's inputs: added to it afterwards.
+    Twice {
+        tensor: Tensor,
+    },
+}
+
+impl Tape<'_> {
+    /// Adds the gradients of the scalar `loss`, times `seed`, to `grads`. Afterwards only `loss` and what the caller gave
+    /// can be read.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `loss` is one number; [`Error::Argument`] if the tape does not record, or `grads` is of
+    /// another layout; what the device reports.
+    pub fn backward(&mut self, loss: Var, seed: f32, grads: &mut Grads) -> Result<()> {
+        let spec = self.spec(loss)?.clone();
+        if spec.len() != 1 {
+            return Err(Error::shape(format!("tape: backward: loss: expected one number, found {spec}")));
+        }
+        let seed = if self.exec.is_plan() { self.exec.alloc(spec)? } else { constant(&spec, seed)? };
+        self.backward_from(vec![(loss, seed)], Some(grads), &[]).map(drop)
+    }
+
+    /// The general backward pass: from gradients of any values to the gradients of parameters (added to `grads`) and of
+    /// the variables `keep`, in their order; `None` where nothing flows.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`]; [`Error::Shape`] if a seed's spec is not its value's.
+    pub fn backward_from(
+        &mut self,
+        seeds: Vec<(Var, Tensor)>,
+        mut grads: Option<&mut Grads>,
+        keep: &[Var],
+    ) -> Result<Vec<Option<Tensor>>> {
+        if !self.records {
+            return Err(Error::argument("tape: backward: the tape was made for inference and has recorded nothing"));
+        }
+        if let (Some(g), Some(p)) = (&grads, self.params)
+            && g.arena.layout() != p.layout()
+        {
+            return Err(Error::argument("tape: backward: the gradients are not of these parameters"));
+        }
+        let mut flow: Vec<Option<Tensor>> = (0..self.values.len()).map(|_| None).collect();
+        let spared = seeds.first().map_or(Var(u32::MAX), |s| s.0);
+        for (var, seed) in seeds {
+            let spec = self.spec(var)?;
+            if spec != seed.spec() {
+                return Err(Error::shape(format!("tape: backward: seed: expected {spec}, found {}", seed.spec())));
+            }
+            self.receive(&mut flow, var, seed)?;
+        }
+        self.free_unread(spared);
+        let segments = std::mem::take(&mut self.segments);
+        let mut segments = segments.iter().rev().peekable();
+        while let Some(n) = self.nodes.len().checked_sub(1) {
+            if let Some(segment) = segments.next_if(|s| s.nodes.end == n + 1) {
+                self.rerun(segment)?;
+            }
+            let Some(node) = self.nodes.pop() else { break };
+            let dy: Vec<Option<Tensor>> =
+                (node.y..node.y + node.results).map(|i| flow[i].take_unless(keep, i)).collect();
+            if dy.iter().any(Option::is_some) && !node.wanted.is_empty() {
+                self.pass(&node, &dy, &mut flow, grads.as_deref_mut())?;
+            }
+            self.free_computed(node.y..node.y + node.results, spared);
+        }
+        Ok(keep.iter().map(|v| flow.get_mut(v.0 as usize).and_then(Option::take)).collect())
+    }
+
+    /// Frees every value that no node reads again.
+    fn free_unread(&mut self, spared: Var) {
+        let mut read = vec![false; self.values.len()];
+        for (n, node) in self.nodes.iter().enumerate() {
+            if let Some(segment) = self.segments.iter().find(|s| s.nodes.contains(&n)) {
+                // To run it again takes all its inputs from outside.
+                node.x
+                    .iter()
+                    .filter(|v| !segment.values.contains(&(v.0 as usize)))
+                    .for_each(|v| read[v.0 as usize] = true);
+                continue;
+            }
+            let Kind::Op { op, .. } = &node.kind else { continue };
+            let keeps = op.keeps(node.wanted);
+            node.x.iter().enumerate().filter(|(i, _)| keeps.x.has(*i)).for_each(|(_, v)| read[v.0 as usize] = true);
+            (0..node.results).filter(|&i| keeps.y.has(i)).for_each(|i| read[node.y + i] = true);
+        }
+        for (i, read) in read.into_iter().enumerate() {
+            if !read {
+                self.free_computed(i..i + 1, spared);
+            }
+        }
+    }
+
+    /// Adds a finished gradient to what flows to `var`.
+    fn receive(&self, flow: &mut [Option<Tensor>], var: Var, gradient: Tensor) -> Result<()> {
+        let slot = &mut flow[var.0 as usize];
+        match slot.take() {
+            None => *slot = Some(gradient),
+            Some(mut sum) => {
+                if sum.view_mut().is_none() {
+                    sum = self.own(&sum)?;
+                }
+                if let Some(mut to) = sum.view_mut() {
+                    self.exec.accumulate(&mut to, &gradient.view())?;
+                }
+                *slot = Some(sum);
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy that nobody shares.
+    fn own(&self, x: &Tensor) -> Result<Tensor> {
+        if x.is_planned() { self.exec.alloc(x.spec().clone()) } else { Tensor::from_bytes(x.spec().clone(), x.bytes()) }
+    }
+
+    /// Runs one node backwards.
+    fn pass(
+        &mut self,
+        node: &Node,
+        dy: &[Option<Tensor>],
+        flow: &mut [Option<Tensor>],
+        mut grads: Option<&mut Grads>,
+    ) -> Result<()> {
+        let Kind::Op { op, saved } = &node.kind else {
+            let (Some(Some(dy)), Some(&x)) = (dy.first(), node.x.first()) else { return Ok(()) };
+            let dx = dy.reshape(self.spec(x)?.shape())?;
+            return self.deliver(x, dx, flow, grads);
+        };
+        let specs = node.x.iter().map(|&v| self.spec(v)).collect::<Result<Vec<_>>>()?;
+        let cost = op_cost(&**op, &specs, node.wanted)?;
+        let wanted = self.reachable(node, grads.is_some());
+        let mut held = self.hold(node, wanted, flow, grads.as_deref())?;
+        let mut seconds = 0.0;
+        if !self.exec.is_plan() {
+            let keeps = op.keeps(wanted);
+            let kept = |on: bool, v: Var| if on { self.value(v).map(Some) } else { Ok(None) };
+            let x = node.x.iter().enumerate().map(|(i, &v)| kept(keeps.x.has(i), v)).collect::<Result<Vec<_>>>()?;
+            let result = |i: usize| kept(keeps.y.has(i), Var((node.y + i) as u32));
+            let y = (0..node.results).map(result).collect::<Result<Vec<_>>>()?;
+            let saved: Vec<View<'_>> = saved.iter().map(Tensor::view).collect();
+            let dy: Vec<Option<View<'_>>> = dy.iter().map(|d| d.as_ref().map(Tensor::view)).collect();
+            let start = self.times.then(Instant::now);
+            let mut dx = slots(&mut held, grads.as_deref_mut())?;
+            op.backward(&self.exec, Backward { specs: &specs, x: &x, y: &y, saved: &saved, dy: &dy, dx: &mut dx })?;
+            seconds = start.map_or(0.0, |s| s.elapsed().as_secs_f64());
+        }
+        for (i, held) in held.into_iter().enumerate() {
+            match held {
+                Held::Unwanted => {}
+                Held::Param { index, .. } => {
+                    if let Some(g) = grads.as_deref_mut() {
+                        g.written[index] = true;
+                    }
+                }
+                Held::Value { tensor, .. } => flow[node.x[i].0 as usize] = Some(tensor),
+                Held::Twice { tensor } => self.deliver(node.x[i], tensor, flow, grads.as_deref_mut())?,
+            }
+        }
+        self.profile.backward(node.module, op.name(), cost.backward, cost.recomputed, seconds);
+        Ok(())
+    }
+
+    /// The wanted inputs whose gradient has somewhere to go.
+    fn reachable(&self, node: &Node, has_grads: bool) -> Mask {
+        let mut mask = Mask::NONE;
+        for (i, v) in node.x.iter().enumerate().filter(|(i, _)| node.wanted.has(*i)) {
+            if has_grads || !matches!(self.values[v.0 as usize].home, Home::Param(_)) {
+                mask = mask.with(i);
+            }
+        }
+        mask
+    }
+
+    /// Finds or makes room for the gradient of each input.
+    fn hold(&self, node: &Node, wanted: Mask, flow: &mut [Option<Tensor>], grads: Option<&Grads>) -> Result<Vec<Held>> {
+        let mut held = Vec::with_capacity(node.x.len());
+        for (i, &v) in node.x.iter().enumerate() {
+            let value = self.value_of(v)?;
+            if !wanted.has(i) {
+                held.push(Held::Unwanted);
+            } else if node.x[..i].iter().enumerate().any(|(k, o)| *o == v && wanted.has(k)) {
+                held.push(Held::Twice { tensor: self.exec.alloc(value.spec.clone())? });
+            } else if let (Home::Param(index), Some(g)) = (&value.home, grads) {
+                held.push(Held::Param { index: *index, add: g.written.get(*index).copied().unwrap_or(false) });
+            } else {
+                held.push(match flow[v.0 as usize].take() {
+                    Some(mut tensor) => {
+                        if tensor.view_mut().is_none() {
+                            tensor = self.own(&tensor)?;
+                        }
+                        Held::Value { tensor, add: true }
+                    }
+                    None => Held::Value { tensor: self.exec.alloc(value.spec.clone())?, add: false },
+                });
+            }
+        }
+        Ok(held)
+    }
+
+    /// Hands a finished gradient to a value or to a parameter.
+    fn deliver(&self, x: Var, dx: Tensor, flow: &mut [Option<Tensor>], grads: Option<&mut Grads>) -> Result<()> {
+        let Home::Param(index) = self.value_of(x)?.home else { return self.receive(flow, x, dx) };
+        let Some(grads) = grads else { return Ok(()) };
+        if let Some(mut to) = grads.arena.view_mut(index)
+            && !to.is_planned()
+        {
+            if grads.written[index] {
+                self.exec.accumulate(&mut to, &dx.view())?;
+            } else {
+                to.bytes()?.copy_from_slice(dx.bytes());
+            }
+        }
+        grads.written[index] = true;
+        Ok(())
+    }
+}
+
+/// The slots that an operator writes to.
+fn slots<'a>(held: &'a mut [Held], grads: Option<&'a mut Grads>) -> Result<Vec<GradSlot<'a>>> {
+    let params: Vec<usize> =
+        held.iter().filter_map(|h| if let Held::Param { index, .. } = h { Some(*index) } else { None }).collect();
+    let views: Vec<ViewMut<'a>> = match grads {
+        Some(g) => g.arena.views_mut(&params)?,
+        None => Vec::new(),
+    };
+    let mut views = views.into_iter();
+    let shared = || Error::argument("tape: a gradient is shared");
+    held.iter_mut()
+        .map(|h| {
+            Ok(match h {
+                Held::Unwanted => GradSlot::Unwanted,
+                Held::Param { add, .. } => {
+                    let view = views.next().ok_or_else(shared)?;
+                    if *add { GradSlot::Add(view) } else { GradSlot::Set(view) }
+                }
+                Held::Value { tensor, add } => {
+                    let view = tensor.view_mut().ok_or_else(shared)?;
+                    if *add { GradSlot::Add(view) } else { GradSlot::Set(view) }
+                }
+                Held::Twice { tensor } => GradSlot::Set(tensor.view_mut().ok_or_else(shared)?),
+            })
+        })
+        .collect()
+}
+
+trait TakeUnless {
+    fn take_unless(&mut self, keep: &[Var], i: usize) -> Option<Tensor>;
+}
+
+impl TakeUnless for Option<Tensor> {
+    /// The gradient, moved out unless the caller asked to keep it.
+    fn take_unless(&mut self, keep: &[Var], i: usize) -> Option<Tensor> {
+        if keep.iter().any(|v| v.0 as usize == i) { self.clone() } else { self.take() }
+    }
+}

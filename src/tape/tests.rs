@@ -1,0 +1,169 @@
+use super::*;
+use crate::ops::layer_norm::LayerNorm;
+use crate::rng::Stream;
+use crate::tensor::Layout;
+
+const NORM: LayerNorm = LayerNorm { eps: 1e-5 };
+
+fn random(shape: &[usize], id: u64) -> Tensor {
+    let spec = Spec::f32(shape).unwrap();
+    let v: Vec<f32> = (0..spec.len() as u64).map(|i| Stream::new(3, id).signed(i)).collect();
+    Tensor::from_f32(shape, &v).unwrap()
+}
+
+fn params() -> Arena {
+    let layout = Layout::new(Dtype::F32, [[6].into(), [6].into()] as [Box<[usize]>; 2]).unwrap();
+    let mut arena = Arena::zeros(layout);
+    for i in 0..2 {
+        let from = random(&[6], 10 + i as u64);
+        arena.view_mut(i).unwrap().bytes().unwrap().copy_from_slice(from.bytes());
+    }
+    arena
+}
+
+/// Three norms one after the other with the same parameters, the middle one in a segment if asked.
+fn chain(tape: &mut Tape<'_>, x: Var, segment: bool) -> Result<Var> {
+    let (gamma, beta) = (tape.param(Param(0))?, tape.param(Param(1))?);
+    let x = tape.apply(NORM, [x, gamma, beta])?;
+    let body = |tape: &mut Tape<'_>| {
+        let x = tape.reshape(x, [2, 2, 6])?;
+        let x = tape.apply(NORM, [x, gamma, beta])?;
+        let x = tape.reshape(x, [4, 6])?;
+        tape.apply(NORM, [x, gamma, beta])
+    };
+    if segment { tape.checkpoint(body) } else { body(tape) }
+}
+
+fn gradients(segment: bool) -> (Vec<f32>, Vec<f32>, StepCost) {
+    let (exec, params) = (Exec::cpu(), params());
+    let mut tape = Tape::with_params(&exec, &params);
+    let x = tape.variable(&random(&[4, 6], 1)).unwrap();
+    let y = chain(&mut tape, x, segment).unwrap();
+    let mut grads = Grads::new(&exec, params.layout()).unwrap();
+    let seed = random(&[4, 6], 2);
+    let dx = tape.backward_from(vec![(y, seed)], Some(&mut grads), &[x]).unwrap();
+    let flat = grads.settled().unwrap().flat().f32().unwrap().to_vec();
+    (dx[0].as_ref().unwrap().to_f32().unwrap(), flat, tape.cost())
+}
+
+#[test]
+fn a_segment_changes_no_bit_and_costs_its_forward_again() {
+    let (dx, dw, cost) = gradients(false);
+    let (dx2, dw2, cost2) = gradients(true);
+    assert_eq!((dx, dw), (dx2, dw2));
+    assert_eq!(cost.rerun, Cost::ZERO);
+    assert_eq!(cost2.model(), cost.model());
+    assert_eq!(cost2.rerun.flops * 3, cost.forward.flops * 2);
+    assert_eq!(cost2.algorithm().flops, cost.model().flops + cost2.rerun.flops);
+}
+
+#[test]
+fn a_plan_has_the_cost_and_the_memory_of_the_run() {
+    let run = |exec: &Exec, params: &Arena| {
+        let mut tape = Tape::with_params(exec, params);
+        let x = tape.variable(&random(&[4, 6], 1)).unwrap();
+        let y = chain(&mut tape, x, true).unwrap();
+        let mut grads = Grads::new(exec, params.layout()).unwrap();
+        let seed = exec.alloc(Spec::f32([4, 6]).unwrap()).unwrap();
+        tape.backward_from(vec![(y, seed)], Some(&mut grads), &[]).unwrap();
+        tape.cost()
+    };
+    let (cpu, plan) = (Exec::cpu(), Exec::plan());
+    let planned = Arena::planned(params().layout().clone());
+    assert_eq!(run(&cpu, &params()), run(&plan, &planned));
+    assert!(plan.memory().peak >= cpu.memory().peak, "the plan also counts what the caller gives");
+}
+
+#[test]
+fn gradients_of_several_passes_add_up_until_they_are_cleared() {
+    let (exec, params) = (Exec::cpu(), params());
+    let mut grads = Grads::new(&exec, params.layout()).unwrap();
+    let pass = |grads: &mut Grads| {
+        let mut tape = Tape::with_params(&exec, &params);
+        let x = tape.input(&random(&[4, 6], 1)).unwrap();
+        let y = chain(&mut tape, x, false).unwrap();
+        tape.backward_from(vec![(y, random(&[4, 6], 2))], Some(grads), &[]).unwrap();
+    };
+    pass(&mut grads);
+    let once = grads.get(Param(0)).unwrap().to_f32().unwrap();
+    pass(&mut grads);
+    let twice = grads.get(Param(0)).unwrap().to_f32().unwrap();
+    for (a, b) in once.iter().zip(&twice) {
+        assert!((b - 2.0 * a).abs() <= 1e-5 * a.abs().max(1.0), "{b} is not twice {a}");
+    }
+    grads.clear();
+    assert!(grads.get(Param(0)).is_none());
+    pass(&mut grads);
+    assert_eq!(grads.get(Param(0)).unwrap().to_f32().unwrap(), once);
+}
+
+#[test]
+fn an_input_that_stands_twice_gets_both_contributions() {
+    let exec = Exec::cpu();
+    let mut tape = Tape::new(&exec);
+    let x = tape.variable(&random(&[1, 6], 1)).unwrap();
+    let g = tape.variable(&random(&[6], 2)).unwrap();
+    let y = tape.apply(NORM, [x, g, g]).unwrap();
+    let both = tape.backward_from(vec![(y, random(&[1, 6], 3))], None, &[g]).unwrap();
+    let mut tape = Tape::new(&exec);
+    let x = tape.variable(&random(&[1, 6], 1)).unwrap();
+    let (g, b) = (tape.variable(&random(&[6], 2)).unwrap(), tape.variable(&random(&[6], 2)).unwrap());
+    let y = tape.apply(NORM, [x, g, b]).unwrap();
+    let apart = tape.backward_from(vec![(y, random(&[1, 6], 3))], None, &[g, b]).unwrap();
+    let sum: Vec<f32> = {
+        let (g, b) = (apart[0].as_ref().unwrap().to_f32().unwrap(), apart[1].as_ref().unwrap().to_f32().unwrap());
+        g.iter().zip(&b).map(|(g, b)| g + b).collect()
+    };
+    assert_eq!(both[0].as_ref().unwrap().to_f32().unwrap(), sum);
+}
+
+#[test]
+fn inference_keeps_nothing_and_refuses_a_backward_pass() {
+    let (exec, params) = (Exec::cpu(), params());
+    let mut tape = Tape::with_params(&exec, &params).inference();
+    let x = tape.input(&random(&[4, 6], 1)).unwrap();
+    let y = chain(&mut tape, x, true).unwrap();
+    assert!(tape.nodes.is_empty());
+    assert_eq!(exec.memory().now, 2 * 4 * 6 * 4, "the first norm and the result");
+    let e = tape.backward_from(vec![(y, random(&[4, 6], 2))], None, &[]).unwrap_err();
+    assert!(e.to_string().contains("inference"), "{e}");
+}
+
+#[test]
+fn freed_and_foreign_values_are_named_errors() {
+    let (exec, params) = (Exec::cpu(), params());
+    let mut tape = Tape::with_params(&exec, &params);
+    let x = tape.input(&random(&[4, 6], 1)).unwrap();
+    let mut inner = None;
+    let y = tape
+        .checkpoint(|tape| {
+            let (g, b) = (tape.param(Param(0))?, tape.param(Param(1))?);
+            let a = tape.apply(NORM, [x, g, b])?;
+            inner = Some(a);
+            tape.apply(NORM, [a, g, b])
+        })
+        .unwrap();
+    assert!(tape.value(inner.unwrap()).unwrap_err().to_string().contains("has been freed"));
+    assert!(tape.value(y).is_ok());
+    assert!(tape.value(Var(1000)).unwrap_err().to_string().contains("another tape"));
+    assert!(tape.param(Param(9)).is_err());
+    let mut grads = Grads::new(&exec, params.layout()).unwrap();
+    assert!(tape.backward(y, 1.0, &mut grads).unwrap_err().to_string().contains("expected one number"));
+}
+
+#[test]
+fn costs_are_listed_by_module() {
+    let (exec, params) = (Exec::cpu(), params());
+    let mut tape = Tape::with_params(&exec, &params).timed();
+    let x = tape.input(&random(&[4, 6], 1)).unwrap();
+    let y = tape
+        .in_module("blocks.0", |tape| {
+            let y = chain(tape, x, false)?;
+            tape.in_module("mlp", |tape| chain(tape, y, false))
+        })
+        .unwrap();
+    tape.backward_from(vec![(y, random(&[4, 6], 2))], None, &[]).unwrap();
+    let rows: Vec<(&str, u64)> = tape.profile().rows().iter().map(|r| (r.module.as_str(), r.calls)).collect();
+    assert_eq!(rows, [("blocks.0", 3), ("blocks.0.mlp", 3)]);
+    assert_eq!(tape.cost().forward.flops.special, 24);
+}
