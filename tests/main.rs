@@ -1,3 +1,4 @@
 //! One integration binary: one link for all integration tests.
 
 mod checkpoint;
+mod data;
