@@ -2,3 +2,11 @@
 
 mod checkpoint;
 mod data;
+//! One integration binary: what concerns more than one module, and the files themselves.
+
+// Clippy knows tests by their attribute; here everything is a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod layers;
+mod rooms;
+mod source;
