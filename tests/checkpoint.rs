@@ -1,5 +1,10 @@
 //! Checkpoints: what a save promises when processes die, disks fail and bits flip.
 
+mod disk;
+mod flips;
+mod kills;
+mod rotation;
+
 use std::path::Path;
 
 use perfrun::io::{StoredDtype, TensorView};
@@ -128,4 +133,20 @@ fn missing_unexpected_and_misshaped_parameters_are_listed_at_once() {
             "norm.norm.bias: expected no tensor of that name, found [8]",
         ]
     );
+}
+
+/// Random numbers that are the same in every run (xorshift).
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 11) % n as u64) as usize
+    }
 }

@@ -61,8 +61,6 @@ pub trait FileOps: fmt::Debug + Send + Sync {
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     /// Renames; `to` must not exist (an empty folder is replaced).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Renames a file over another one, or to a free name.
-    fn replace_file(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Exchanges two names in one step; [`io::ErrorKind::Unsupported`] if the file system cannot.
     fn exchange(&self, a: &Path, b: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -82,6 +80,17 @@ pub trait FileOps: fmt::Debug + Send + Sync {
 /// The disk itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk;
+
+/// A lock file, unlocked when dropped. Closing alone is not enough: a process that is being started at the moment has a
+/// copy of every open file until it runs its program, and with it the lock.
+struct HeldLock(File);
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        // If this fails, the closing that follows unlocks.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 impl DurableFile for File {
     fn sync(&mut self) -> io::Result<()> {
@@ -112,10 +121,6 @@ impl FileOps for Disk {
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => fs::rename(from, to),
             other => Ok(other?),
         }
-    }
-
-    fn replace_file(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
     }
 
     fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
@@ -166,7 +171,7 @@ impl FileOps for Disk {
                 file.set_len(0)?;
                 file.rewind()?;
                 file.write_all(owner.as_bytes())?;
-                Ok(Lock::Held(Box::new(file)))
+                Ok(Lock::Held(Box::new(HeldLock(file))))
             }
             Err(Errno::WOULDBLOCK) => {
                 let mut by = String::new();

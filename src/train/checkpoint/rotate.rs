@@ -1,8 +1,7 @@
 //! Rotation: which old checkpoints go when a new one has come.
 
 use super::name::CheckpointName;
-use super::store::{CheckpointStore, Found, REMOVING, unique};
-use crate::error::{Error, Result};
+use super::store::{CheckpointStore, Found};
 
 impl CheckpointStore {
     /// Removes the oldest rotated checkpoints beyond `max_checkpoints`; gives back their names.
@@ -25,7 +24,7 @@ impl CheckpointStore {
             found.into_iter().filter(|f| f.name.is_rotated()).partition(|f| f.summary.is_ok());
         warnings.extend(damaged.into_iter().filter_map(|f| f.summary.err()));
         for old in self.surplus(sound, saved, warnings) {
-            match self.remove_checkpoint(&old) {
+            match self.discard(&old.path) {
                 Ok(()) => removed.push(old.name.to_string()),
                 Err(e) => warnings.push(format!("rotation: {e}")),
             }
@@ -50,12 +49,5 @@ impl CheckpointStore {
             warnings.push(format!("{}: kept beyond max_checkpoints: the newer ones are damaged", good.path.display()));
         }
         surplus
-    }
-
-    /// Removes a checkpoint. Its name goes first, in one step: a half-removed folder never looks like a checkpoint.
-    fn remove_checkpoint(&self, old: &Found) -> Result<()> {
-        let hidden = self.dir.join(format!("{REMOVING}{}", unique()));
-        self.ops.rename(&old.path, &hidden).map_err(Error::io("rename", &old.path))?;
-        self.remove_tree(&hidden)
     }
 }

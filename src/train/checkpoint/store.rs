@@ -167,7 +167,7 @@ impl CheckpointStore {
         match renamed {
             Ok(()) => {
                 // From here on the new one is good; what is left of the old one is cleared by the next save.
-                let _ = self.remove_tree(&aside);
+                let _ = self.discard(&aside);
                 Ok(())
             }
             Err(e) => {
@@ -224,8 +224,15 @@ impl CheckpointStore {
             None => self.ops.rename(aside, target).map_err(Error::io("rename", aside)),
             // A checkpoint that is published and damaged is no reason to lose its predecessor.
             Some(_) if super::verify(target).is_err() => Ok(()),
-            Some(_) => self.remove_tree(aside),
+            Some(_) => self.discard(aside),
         }
+    }
+
+    /// Removes a checkpoint. Its name goes first, in one step: a half-removed folder never looks like a checkpoint.
+    pub(crate) fn discard(&self, checkpoint: &Path) -> Result<()> {
+        let hidden = self.dir.join(format!("{REMOVING}{}", unique()));
+        self.ops.rename(checkpoint, &hidden).map_err(Error::io("rename", checkpoint))?;
+        self.remove_tree(&hidden)
     }
 
     /// Whether something at `target` is to be replaced; refuses what is not a checkpoint.
