@@ -16,6 +16,7 @@ pub mod data;
 pub mod error;
 pub mod io;
 pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod rng;
 pub mod scalar;
