@@ -85,10 +85,11 @@ impl Spec {
     /// [`Error::TooLarge`] if the number of bytes does not fit in a `usize`.
     pub fn new(dtype: Dtype, shape: impl Into<Box<[usize]>>) -> Result<Spec> {
         let shape = shape.into();
-        let len = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+        // An axis of length 0 must not hide others whose product overflows: operators multiply some axes without it.
+        let extent = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d.max(1)));
         let fits = |n: &usize| n.checked_mul(dtype.bytes()).is_some_and(|b| isize::try_from(b).is_ok());
-        match len.filter(fits) {
-            Some(len) => Ok(Spec { dtype, shape, len }),
+        match extent.filter(fits) {
+            Some(_) => Ok(Spec { dtype, len: shape.iter().product(), shape }),
             None => Err(Error::too_large("tensor", "shape", format!("{shape:?}"))),
         }
     }
@@ -219,6 +220,7 @@ mod tests {
         let e = Spec::f32([usize::MAX, 2]).map(|_| ()).unwrap_err();
         assert!(matches!(e, Error::TooLarge(_)), "{e}");
         assert!(Spec::f32([usize::MAX / 4]).is_err(), "more bytes than an allocation may have");
+        assert!(Spec::f32([0, usize::MAX, 2]).is_err(), "an empty tensor whose other axes overflow");
     }
 
     #[test]

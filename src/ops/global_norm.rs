@@ -1,0 +1,251 @@
+//! `global_norm`: the length of all gradients together, and what to multiply them by.
+
+use rayon::prelude::*;
+
+use crate::backend::Exec;
+use crate::cost::Flops;
+use crate::error::{Error, Result};
+use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::operator::{
+    Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs,
+};
+use crate::scalar::{Scalar, sum};
+use crate::tensor::{Dtype, Spec, View, expect_dtype};
+
+/// The 2-norm of a flat arena of gradients, without the loss scale; the factor that undoes the loss scale and clips; and
+/// whether every number is finite.
+///
+/// ```text
+/// norm   = √(Σ grad²) / loss_scale
+/// factor = min(1, max_norm / (norm + 1e-6)) / loss_scale      without max_norm: 1 / loss_scale
+/// finite = 1 if no number is infinite or NaN, else 0
+/// ```
+///
+/// Sums are f64 in a fixed order, and squares of finite numbers do not overflow them. An infinite gradient gives norm
+/// infinity and factor 0, NaN gives NaN: look at `finite` first. Training calls [`measure`](GlobalNorm::measure).
+///
+/// # Shapes
+/// `grad [..]` → `norm []`, `factor []`, `finite []`, in f32.
+///
+/// # Units
+/// `norm` has the unit of the unscaled gradients; `loss_scale`, `factor` and `finite` are dimensionless.
+///
+/// # Cost
+/// With n numbers: `2n + 1` vector and 1 special; the factor 4 more with `max_norm`, 1 without.
+///
+/// # Errors
+/// [`Error::Dtype`] unless f32, bf16 or f16; [`Error::Argument`] unless `loss_scale` is positive and finite and
+/// `max_norm`, if there is one, is positive (infinity only measures).
+///
+/// # Source
+/// Pascanu, Mikolov, Bengio 2013, algorithm 1; 1e-6 as in PyTorch's `clip_grad_norm_`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GlobalNorm {
+    /// What the loss was multiplied by before backward; 1 for nothing.
+    pub loss_scale: f64,
+    /// The norm above which gradients are shortened to it.
+    pub max_norm: Option<f64>,
+}
+
+/// What [`GlobalNorm::measure`] finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// The norm before clipping, without the loss scale.
+    pub norm: f64,
+    /// What to multiply the gradients by.
+    pub factor: f64,
+    /// Whether every number is finite.
+    pub finite: bool,
+}
+
+/// Added to the norm, so that a norm of 0 divides.
+const TINY: f64 = 1e-6;
+/// Numbers that one thread sums at a time.
+const CHUNK: usize = 16 * 1024;
+
+impl GlobalNorm {
+    /// The norm of `grad` and what follows from it.
+    ///
+    /// # Errors
+    /// As the operator's; [`Error::Argument`] for a planned operand.
+    pub fn measure(&self, grad: &View<'_>) -> Result<Measured> {
+        self.infer(&[grad.spec()])?;
+        let square = match grad.spec().dtype() {
+            Dtype::F32 => squares(grad.f32()?),
+            Dtype::Bf16 => squares(grad.bf16()?),
+            Dtype::F16 => squares(grad.f16()?),
+            Dtype::I32 => return Err(Error::dtype("global_norm: grad: expected a floating-point type, found i32")),
+        };
+        let norm = square.sqrt() / self.loss_scale;
+        let clip = self.max_norm.map_or(1.0, |max| if norm.is_nan() { norm } else { (max / (norm + TINY)).min(1.0) });
+        Ok(Measured { norm, factor: clip / self.loss_scale, finite: square.is_finite() })
+    }
+}
+
+/// The sum of squares: chunks in order, eight interleaved sums in each. Finite exactly if every number is.
+fn squares<T: Copy + Sync + Into<f32>>(x: &[T]) -> f64 {
+    const LANES: usize = 8;
+    let chunk = |x: &[T]| {
+        let mut sums = [0.0_f64; LANES];
+        let mut add = |k: usize, x: T| {
+            let x = f64::from(x.into());
+            sums[k] += x * x;
+        };
+        let (eights, rest) = x.as_chunks::<LANES>();
+        for x in eights {
+            (0..LANES).for_each(|k| add(k, x[k]));
+        }
+        rest.iter().enumerate().for_each(|(k, &x)| add(k, x));
+        sums.iter().sum::<f64>()
+    };
+    if x.len() < 4 * CHUNK {
+        return x.chunks(CHUNK).map(chunk).sum();
+    }
+    x.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().iter().sum()
+}
+
+impl Arity<1> for GlobalNorm {}
+
+impl Operator for GlobalNorm {
+    fn name(&self) -> &'static str {
+        "global_norm"
+    }
+
+    fn infer(&self, x: &[&Spec]) -> Result<Outputs> {
+        let [grad] = expect_inputs("global_norm", x)?;
+        expect_dtype("global_norm", "grad", grad, &Dtype::FLOATS)?;
+        if !(self.loss_scale > 0.0 && self.loss_scale.is_finite()) {
+            return Err(Error::argument(format!(
+                "global_norm: loss_scale: expected a positive number, found {}",
+                self.loss_scale
+            )));
+        }
+        if let Some(max) = self.max_norm.filter(|max| !(*max > 0.0)) {
+            return Err(Error::argument(format!("global_norm: max_norm: expected a positive number, found {max}")));
+        }
+        Ok(Outputs { y: vec![Spec::f32([])?, Spec::f32([])?, Spec::f32([])?], saved: Vec::new() })
+    }
+
+    fn flops(&self, x: &[&Spec], _: Mask) -> OpFlops {
+        let factor = if self.max_norm.is_some() { 4 } else { 1 };
+        let forward = Flops::vector(2 * x[0].len() as u128 + 1 + factor) + Flops::special(1);
+        OpFlops { forward, ..OpFlops::default() }
+    }
+
+    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+        let ([grad], [norm, factor, finite]) = (io.x, io.y) else { return Ok(()) };
+        let m = self.measure(grad)?;
+        norm.f32()?.fill(m.norm as f32);
+        factor.f32()?.fill(m.factor as f32);
+        finite.f32()?.fill(if m.finite { 1.0 } else { 0.0 });
+        Ok(())
+    }
+}
+
+impl Reference for GlobalNorm {
+    fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
+        let ([grad], [norm, factor, finite]) = (io.x, io.y) else { return };
+        let scale = S::of(self.loss_scale);
+        norm[0] = sum(grad.iter().map(|&g| g * g)).sqrt() / scale;
+        factor[0] = match self.max_norm {
+            // min(a, b) = −max(−a, −b)
+            Some(max) => -((-(S::of(max) / (norm[0] + S::of(TINY)))).max(-S::one())) / scale,
+            None => S::one() / scale,
+        };
+        finite[0] = if grad.iter().all(|g| g.to_f64().is_finite()) { S::one() } else { S::zero() };
+    }
+}
+
+/// The room.
+pub static ROOM: Room = Room {
+    name: "global_norm",
+    about: "the length of all gradients together, and what to multiply them by",
+    dtypes: &Dtype::FLOATS,
+    cases,
+    bad_cases,
+    bench_cases,
+};
+
+fn case(loss_scale: f64, max_norm: Option<f64>, n: usize, fill: Fill) -> Case {
+    Case::plain(GlobalNorm { loss_scale, max_norm }, [Input::new("grad", [n]).fill(fill)])
+}
+
+fn cases() -> Vec<Case> {
+    let unit = || Fill::Uniform(-1.0, 1.0);
+    vec![
+        case(1.0, None, 0, unit()),
+        case(1.0, Some(1.0), 0, unit()),
+        case(1.0, Some(1.0), 1, unit()),
+        case(1.0, Some(0.25), 7, unit()),
+        case(1.0, Some(100.0), 8, unit()),
+        case(1024.0, Some(1.0), 9, unit()),
+        case(1024.0, None, 33, unit()),
+        case(1.0, Some(f64::INFINITY), 33, unit()),
+        case(1.0, Some(1.0), 4099, unit()),
+        case(1.0, Some(1.0), 33, Fill::Values(vec![1.0, f32::INFINITY, 2.0])),
+        case(1.0, Some(1.0), 33, Fill::Values(vec![1.0, f32::NAN, 2.0])),
+        case(1.0, None, 33, Fill::Values(vec![1.0, f32::NEG_INFINITY, 2.0])),
+    ]
+}
+
+fn bad_cases() -> Vec<BadCase> {
+    let op = |loss_scale, max_norm| GlobalNorm { loss_scale, max_norm };
+    let i32s = || Spec::new(Dtype::I32, [8]).into_iter().collect::<Vec<_>>();
+    vec![
+        BadCase::new(op(0.0, None), &[&[8]], "loss_scale: expected a positive number, found 0"),
+        BadCase::new(op(f64::INFINITY, None), &[&[8]], "loss_scale: expected a positive number, found inf"),
+        BadCase::new(op(f64::NAN, None), &[&[8]], "loss_scale: expected a positive number, found NaN"),
+        BadCase::new(op(1.0, Some(0.0)), &[&[8]], "max_norm: expected a positive number, found 0"),
+        BadCase::new(op(1.0, Some(f64::NAN)), &[&[8]], "max_norm: expected a positive number, found NaN"),
+        BadCase::new(op(1.0, None), &[&[8], &[8]], "expected 1 inputs, found 2"),
+        BadCase::of_specs(op(1.0, None), i32s(), "grad: expected f32 or bf16 or f16"),
+    ]
+}
+
+fn bench_cases() -> Vec<Case> {
+    let unit = || Fill::Uniform(-1.0, 1.0);
+    vec![case(1.0, Some(1.0), 1 << 22, unit()), case(1.0, Some(1.0), 23_832_960, unit())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::room_tests!(ROOM);
+
+    fn measure(op: GlobalNorm, x: &[f32]) -> Measured {
+        op.measure(&View::of_f32(Spec::f32([x.len()]).unwrap(), x).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn finite_gradients_of_any_size_have_a_finite_norm() {
+        let op = GlobalNorm { loss_scale: 1.0, max_norm: Some(1.0) };
+        let m = measure(op, &[f32::MAX; 1000]);
+        assert!(m.finite && m.norm.is_finite() && m.factor > 0.0, "{m:?}");
+        let m = measure(op, &[f32::MIN_POSITIVE; 4]);
+        assert_eq!((m.norm as f32, m.factor), (2.0 * f32::MIN_POSITIVE, 1.0));
+    }
+
+    #[test]
+    fn one_bad_number_among_many_chunks_is_found_wherever_it_is() {
+        let n = 5 * CHUNK + 3;
+        let op = GlobalNorm { loss_scale: 8.0, max_norm: Some(1.0) };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, CHUNK - 1, CHUNK, n / 2, n - 1] {
+                let mut x = vec![1.0; n];
+                x[at] = bad;
+                let m = measure(op, &x);
+                assert!(!m.finite && !m.norm.is_finite() && !(m.factor > 0.0), "{bad} at {at}: {m:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_factor_shortens_to_the_norm_and_undoes_the_scale() {
+        let op = GlobalNorm { loss_scale: 4.0, max_norm: Some(2.5) };
+        let m = measure(op, &[12.0, 16.0]);
+        assert_eq!(m.norm, 5.0);
+        assert!((m.factor - 0.125).abs() < 1e-7, "{m:?}");
+        assert_eq!(measure(op, &[0.0, 4.0]).factor, 0.25);
+    }
+}

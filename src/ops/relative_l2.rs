@@ -1,0 +1,336 @@
+//! `relative_l2`: the distance of a prediction from its target, in lengths of the target.
+
+use rayon::prelude::*;
+
+use crate::backend::Exec;
+use crate::cost::Flops;
+use crate::error::{Error, Result};
+use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::host;
+use crate::ops::operator::{
+    Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
+    Reference, ReferenceGrad, expect_inputs,
+};
+use crate::scalar::{Scalar, sum};
+use crate::tensor::{Dtype, Spec, expect_dtype};
+
+/// Relative 2-norm of the error of each sample, averaged over the samples.
+///
+/// ```text
+/// loss = 1/B · Σ_b ‖p[b] − y[b]‖₂ / ‖y[b]‖₂
+/// ```
+///
+/// There is no epsilon: a target of zeros gives infinity (NaN if the prediction is zero too). A prediction that equals
+/// its target has the gradient 0.
+///
+/// # Shapes
+/// `p [B, ..]`, `y [B, ..]` → `loss []` in f32; saves `‖p − y‖`, `‖y‖` `[B]` in f32.
+///
+/// # Units
+/// `loss` is dimensionless; `p` and `y` have the same unit.
+///
+/// # Cost
+/// With n numbers a sample: forward `B·(5n + 2) + 1` vector, `2B` special; backward `3B` vector for either gradient, and of
+/// `p` `2nB`, of `y` `B·(4n + 3)`.
+///
+/// # Errors
+/// [`Error::Shape`] unless `p` and `y` have the same shape of at least one axis, with a sample and a number in it;
+/// [`Error::Dtype`] unless each is f32, bf16 or f16.
+///
+/// # Source
+/// Li et al. 2021, "Fourier neural operator for parametric partial differential equations", section 5 (relative error).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelativeL2;
+
+/// Numbers that one thread sums at a time.
+const CHUNK: usize = 16 * 1024;
+
+impl RelativeL2 {
+    /// Samples, and numbers in each.
+    fn sizes(p: &Spec) -> (usize, usize) {
+        let b = p.shape().first().copied().unwrap_or(1);
+        (b, p.len() / b.max(1))
+    }
+}
+
+impl Arity<2> for RelativeL2 {}
+
+impl Operator for RelativeL2 {
+    fn name(&self) -> &'static str {
+        "relative_l2"
+    }
+
+    fn infer(&self, x: &[&Spec]) -> Result<Outputs> {
+        let [p, y] = expect_inputs("relative_l2", x)?;
+        for (name, s) in [("p", p), ("y", y)] {
+            expect_dtype("relative_l2", name, s, &Dtype::FLOATS)?;
+        }
+        if p.rank() == 0 || p.is_empty() {
+            return Err(Error::shape(format!(
+                "relative_l2: p: expected [B, ..] with at least one number, found {:?}",
+                p.shape()
+            )));
+        }
+        if p.shape() != y.shape() {
+            return Err(Error::shape(format!(
+                "relative_l2: y: expected {:?} like p, found {:?}",
+                p.shape(),
+                y.shape()
+            )));
+        }
+        let b = p.shape()[0];
+        Ok(Outputs { y: vec![Spec::f32([])?], saved: vec![Spec::f32([b])?, Spec::f32([b])?] })
+    }
+
+    fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+        let (b, n) = RelativeL2::sizes(x[0]);
+        let (b, n) = (b as u128, n as u128);
+        let scale = if wanted.has(0) || wanted.has(1) { 3 * b } else { 0 };
+        let dp = if wanted.has(0) { 2 * n * b } else { 0 };
+        let dy = if wanted.has(1) { b * (4 * n + 3) } else { 0 };
+        OpFlops {
+            forward: Flops::vector(b * (5 * n + 2) + 1) + Flops::special(2 * b),
+            backward: Flops::vector(scale + dp + dy),
+            recomputed: Flops::ZERO,
+        }
+    }
+
+    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+        host::forward(self, io)
+    }
+}
+
+impl Differentiable for RelativeL2 {
+    fn keeps(&self, wanted: Mask) -> Keeps {
+        Keeps { x: if wanted.is_empty() { Mask::NONE } else { Mask::of([0, 1]) }, y: Mask::NONE }
+    }
+
+    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+        host::backward(self, io)
+    }
+}
+
+impl Reference for RelativeL2 {
+    fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
+        let ([p, y], [loss], [error, length]) = (io.x, io.y, io.saved) else { return };
+        let (b, n) = RelativeL2::sizes(p.spec);
+        let mut total = S::zero();
+        for i in 0..b {
+            let (p, y) = (&p[i * n..][..n], &y[i * n..][..n]);
+            error[i] = sum(p.iter().zip(y).map(|(&p, &y)| {
+                let d = p - y;
+                d * d
+            }))
+            .sqrt();
+            length[i] = sum(y.iter().map(|&y| y * y)).sqrt();
+            total = total + error[i] / length[i];
+        }
+        loss[0] = total / S::count(b);
+    }
+
+    /// Sums in f64: neither rounding nor overflow of the squares.
+    fn forward_cpu(&self, io: RefForward<'_, f32>) {
+        let ([p, y], [loss], [error, length]) = (io.x, io.y, io.saved) else { return };
+        let (b, n) = RelativeL2::sizes(p.spec);
+        let mut total = 0.0;
+        for i in 0..b {
+            let (p, y) = (&p[i * n..][..n], &y[i * n..][..n]);
+            let parts: Vec<(f64, f64)> = if n < 2 * CHUNK {
+                p.chunks(CHUNK).zip(y.chunks(CHUNK)).map(|(p, y)| squares(p, y)).collect()
+            } else {
+                p.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).map(|(p, y)| squares(p, y)).collect()
+            };
+            let (e, l) = parts.iter().fold((0.0, 0.0), |(e, l), part| (e + part.0, l + part.1));
+            let (e, l) = (e.sqrt(), l.sqrt());
+            (error[i], length[i]) = (e as f32, l as f32);
+            total += e / l;
+        }
+        loss[0] = (total / b as f64) as f32;
+    }
+}
+
+/// Σ (p − y)² and Σ y², in eight interleaved sums each.
+fn squares(p: &[f32], y: &[f32]) -> (f64, f64) {
+    const LANES: usize = 8;
+    let (mut e, mut l) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+    let (p8, p_rest) = p.as_chunks::<LANES>();
+    let (y8, y_rest) = y.as_chunks::<LANES>();
+    for (p, y) in p8.iter().zip(y8) {
+        for k in 0..LANES {
+            let (p, y) = (f64::from(p[k]), f64::from(y[k]));
+            e[k] += (p - y) * (p - y);
+            l[k] += y * y;
+        }
+    }
+    for (k, (&p, &y)) in p_rest.iter().zip(y_rest).enumerate() {
+        let (p, y) = (f64::from(p), f64::from(y));
+        e[k] += (p - y) * (p - y);
+        l[k] += y * y;
+    }
+    (e.iter().sum(), l.iter().sum())
+}
+
+impl ReferenceGrad for RelativeL2 {
+    /// With e = ‖p − y‖, l = ‖y‖, s = dloss/(e·l·B): dp = s·(p − y), dy = −dp − s·(e/l)²·y.
+    fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
+        let ([p, y], [error, length], [dloss], [dp, dy]) = (io.x, io.saved, io.dy, io.dx) else { return };
+        let (b, n) = RelativeL2::sizes(p.spec);
+        for i in 0..if dp.is_some() || dy.is_some() { b } else { 0 } {
+            let scale = dloss[0] / (error[i] * length[i] * S::count(b));
+            // At zero error every direction leads up equally; the gradient in the middle is none.
+            let s = if error[i] == S::zero() { S::zero() } else { scale };
+            if let Some(dp) = dp {
+                for k in i * n..(i + 1) * n {
+                    dp[k] = s * (p[k] - y[k]);
+                }
+            }
+            if let Some(dy) = dy {
+                let q = error[i] / length[i];
+                let t = s * q * q;
+                for k in i * n..(i + 1) * n {
+                    dy[k] = -(s * (p[k] - y[k]) + t * y[k]);
+                }
+            }
+        }
+    }
+
+    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
+        let ([p, y], [error, length], [dloss], [dp, dy]) = (io.x, io.saved, io.dy, io.dx) else { return };
+        let (b, n) = RelativeL2::sizes(p.spec);
+        for i in 0..b {
+            let (e, l) = (f64::from(error[i]), f64::from(length[i]));
+            let s = if e == 0.0 { 0.0 } else { f64::from(dloss[0]) / (e * l * b as f64) };
+            let (s, t) = (s as f32, (s * (e / l) * (e / l)) as f32);
+            let (p, y) = (&p[i * n..][..n], &y[i * n..][..n]);
+            let each = |d: &mut [f32], f: &(dyn Fn(&mut [f32], &[f32], &[f32]) + Sync)| {
+                if n < 2 * CHUNK {
+                    return f(d, p, y);
+                }
+                let chunks = d.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).zip(y.par_chunks(CHUNK));
+                chunks.for_each(|((d, p), y)| f(d, p, y));
+            };
+            if let Some(dp) = dp {
+                each(&mut dp[i * n..][..n], &|d, p, y| {
+                    for ((d, &p), &y) in d.iter_mut().zip(p).zip(y) {
+                        *d = s * (p - y);
+                    }
+                });
+            }
+            if let Some(dy) = dy {
+                each(&mut dy[i * n..][..n], &|d, p, y| {
+                    for ((d, &p), &y) in d.iter_mut().zip(p).zip(y) {
+                        *d = -(s * (p - y) + t * y);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The room.
+pub static ROOM: Room = Room {
+    name: "relative_l2",
+    about: "distance of a prediction from its target, in lengths of the target",
+    dtypes: &Dtype::FLOATS,
+    cases,
+    bad_cases,
+    bench_cases,
+};
+
+fn case<const N: usize>(shape: [usize; N]) -> Case {
+    Case::new(RelativeL2, [Input::new("p", shape), Input::new("y", shape).fill(Fill::Uniform(-1.5, 1.0))])
+}
+
+fn cases() -> Vec<Case> {
+    let target_in_f32 = [Input::new("p", [3, 5, 7]), Input::new("y", [3, 5, 7]).always_f32().constant()];
+    vec![
+        case([1]),
+        case([5]),
+        case([1, 1, 1]),
+        case([3, 7]),
+        case([2, 8]),
+        case([2, 3, 5, 3]),
+        case([257, 3]),
+        case([1, 2, 31, 33]),
+        case([4, 1025]),
+        Case::new(RelativeL2, target_in_f32),
+    ]
+}
+
+fn bad_cases() -> Vec<BadCase> {
+    let i32s = || [Spec::new(Dtype::I32, [4, 2]), Spec::f32([4, 2])].into_iter().flatten().collect::<Vec<_>>();
+    vec![
+        BadCase::new(RelativeL2, &[&[4, 20, 8], &[4, 8, 20]], "y: expected [4, 20, 8] like p, found [4, 8, 20]"),
+        BadCase::new(RelativeL2, &[&[], &[]], "p: expected [B, ..] with at least one number, found []"),
+        BadCase::new(RelativeL2, &[&[0, 3], &[0, 3]], "expected [B, ..] with at least one number, found [0, 3]"),
+        BadCase::new(RelativeL2, &[&[3, 0], &[3, 0]], "found [3, 0]"),
+        BadCase::new(RelativeL2, &[&[4, 20]], "expected 2 inputs, found 1"),
+        BadCase::of_specs(RelativeL2, i32s(), "p: expected f32 or bf16 or f16"),
+    ]
+}
+
+fn bench_cases() -> Vec<Case> {
+    vec![case([4, 20, 64, 128]), case([1, 20, 360, 720])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{Tensor, View};
+
+    crate::room_tests!(ROOM);
+
+    fn loss_and_gradient(p: &[f32], y: &[f32]) -> (f32, Vec<f32>) {
+        let exec = Exec::cpu();
+        let spec = Spec::f32([1, p.len()]).unwrap();
+        let x = [View::of_f32(spec.clone(), p).unwrap(), View::of_f32(spec.clone(), y).unwrap()];
+        let mut out = Tensor::from_f32([], &[f32::NAN]).unwrap();
+        let mut saved = [Tensor::from_f32([1], &[0.0]).unwrap(), Tensor::from_f32([1], &[0.0]).unwrap()];
+        let mut saved_mut: Vec<_> = saved.iter_mut().filter_map(Tensor::view_mut).collect();
+        let io = Forward { x: &x, y: &mut [out.view_mut().unwrap()], saved: &mut saved_mut };
+        RelativeL2.forward(&exec, io).unwrap();
+        let one = Tensor::from_f32([], &[1.0]).unwrap();
+        let mut dp = Tensor::zeros(spec.clone());
+        let io = Backward {
+            specs: &[&spec, &spec],
+            x: &x.clone().map(Some),
+            y: &[None],
+            saved: &[saved[0].view(), saved[1].view()],
+            dy: &[Some(one.view())],
+            dx: &mut [
+                crate::ops::operator::GradSlot::Set(dp.view_mut().unwrap()),
+                crate::ops::operator::GradSlot::Unwanted,
+            ],
+        };
+        RelativeL2.backward(&exec, io).unwrap();
+        (out.item().unwrap(), dp.to_f32().unwrap())
+    }
+
+    #[test]
+    fn a_target_of_zeros_gives_infinity_and_never_a_small_number() {
+        assert_eq!(loss_and_gradient(&[1.0, 2.0], &[0.0, 0.0]).0, f32::INFINITY);
+        assert!(loss_and_gradient(&[0.0, 0.0], &[0.0, 0.0]).0.is_nan());
+        assert!(loss_and_gradient(&[f32::NAN, 1.0], &[1.0, 1.0]).0.is_nan());
+    }
+
+    #[test]
+    fn an_exact_prediction_has_loss_and_gradient_zero() {
+        assert_eq!(loss_and_gradient(&[1.0, -2.0], &[1.0, -2.0]), (0.0, vec![0.0, 0.0]));
+    }
+
+    #[test]
+    fn squares_that_overflow_f32_do_not() {
+        let (loss, gradient) = loss_and_gradient(&[3e30, 0.0], &[0.0, 4e30]);
+        assert!((loss - 1.25).abs() <= f32::EPSILON, "{loss}");
+        assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+    }
+
+    #[test]
+    fn a_sample_of_many_chunks_sums_all_of_them() {
+        let n = 5 * CHUNK + 3;
+        let (loss, gradient) = loss_and_gradient(&vec![3.0; n], &vec![2.0; n]);
+        assert_eq!(loss, 0.5);
+        let want = 1.0 / (2.0 * n as f32);
+        assert!(gradient.iter().all(|g| (g - want).abs() <= 2.0 * f32::EPSILON * want));
+    }
+}

@@ -1,0 +1,391 @@
+//! `resize_bilinear`: images on another grid, each number between its four neighbours.
+
+use rayon::prelude::*;
+
+use crate::backend::Exec;
+use crate::cost::Flops;
+use crate::error::{Error, Result};
+use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::host;
+use crate::ops::operator::{
+    Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
+    Reference, ReferenceGrad, expect_inputs,
+};
+use crate::scalar::Scalar;
+use crate::tensor::{Dtype, Spec, expect_dtype, expect_rank};
+
+/// Bilinear interpolation to a larger or smaller grid, without filtering.
+///
+/// Along each axis output `o` lies at `s(o)` between the inputs `⌊s⌋` and `⌊s⌋ + 1`, with `n` inputs and `m` outputs:
+///
+/// ```text
+/// corners aligned   s(o) = o · (n − 1) / (m − 1)           first and last numbers stay; 0 where m is 1
+/// else              s(o) = max((o + ½) · n / m − ½, 0)     pixels are areas, the outermost numbers continue outwards
+/// y[i, j] = Σ_a Σ_b rows[i, a] · columns[j, b] · x[a, b]
+/// ```
+///
+/// First along columns, then along rows; the weights are exact to f64. The gradient gathers in a fixed order.
+///
+/// # Shapes
+/// `x [B, C, h, w]` → `y [B, C, H, W]` with `size = [H, W]`.
+///
+/// # Units
+/// `y` has the unit of `x`.
+///
+/// # Cost
+/// forward `3·B·C·W·(h + H)` vector, backward `4·B·C·W·(h + H)` vector.
+///
+/// # Errors
+/// [`Error::Shape`] unless `x` has four axes and neither `h` nor `w` is 0; [`Error::Argument`] if `size` has a 0;
+/// [`Error::Dtype`] unless f32, bf16 or f16.
+///
+/// # Source
+/// PyTorch's `interpolate(mode="bilinear", antialias=False)`, as its documentation defines `align_corners`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResizeBilinear {
+    /// Rows `H` and columns `W` of the result.
+    pub size: [usize; 2],
+    /// Whether the outermost numbers stay at the outermost places.
+    pub align_corners: bool,
+}
+
+/// The two inputs that make an output, and their weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Tap {
+    at: [usize; 2],
+    weight: [f64; 2],
+}
+
+/// One tap an output along an axis of `n` inputs and `m` outputs; both are 1 or more.
+fn taps(n: usize, m: usize, align_corners: bool) -> Vec<Tap> {
+    let (wide_n, wide_m) = (n as i128, m as i128);
+    let tap = |o: usize| {
+        // The place as a fraction, so that its whole part is exact.
+        let (above, below) = match (align_corners, m) {
+            (true, 1) => (0, 1),
+            (true, _) => (o as i128 * (wide_n - 1), wide_m - 1),
+            (false, _) => (((2 * o as i128 + 1) * wide_n - wide_m).max(0), 2 * wide_m),
+        };
+        let low = ((above / below) as usize).min(n - 1);
+        let part = (above % below) as f64 / below as f64;
+        Tap { at: [low, (low + 1).min(n - 1)], weight: [1.0 - part, part] }
+    };
+    (0..m).map(tap).collect()
+}
+
+/// What one input sends: to outputs from `first` on, with these weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Reach {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+/// The same weights seen from the inputs. The outputs of an input follow one another, because taps ascend.
+fn reaches(taps: &[Tap], n: usize) -> Vec<Reach> {
+    let mut all = vec![Reach::default(); n];
+    for (o, tap) in taps.iter().enumerate() {
+        for k in 0..2 {
+            let reach = &mut all[tap.at[k]];
+            if reach.weights.is_empty() {
+                reach.first = o;
+            }
+            reach.weights.resize(o + 1 - reach.first, 0.0);
+            reach.weights[o - reach.first] += tap.weight[k] as f32;
+        }
+    }
+    all
+}
+
+/// Below this many results one thread does all.
+const SMALL: usize = 16 * 1024;
+
+impl ResizeBilinear {
+    /// Planes, then rows and columns before, for an input that `infer` accepts.
+    fn sizes(x: &Spec) -> (usize, usize, usize) {
+        let [b, c, h, w] = *x.shape() else { unreachable!("infer has seen four axes") };
+        (b * c, h, w)
+    }
+
+    fn both_taps(&self, h: usize, w: usize) -> (Vec<Tap>, Vec<Tap>) {
+        (taps(h, self.size[0], self.align_corners), taps(w, self.size[1], self.align_corners))
+    }
+}
+
+impl Arity<1> for ResizeBilinear {}
+
+impl Operator for ResizeBilinear {
+    fn name(&self) -> &'static str {
+        "resize_bilinear"
+    }
+
+    fn infer(&self, x: &[&Spec]) -> Result<Outputs> {
+        let [x] = expect_inputs("resize_bilinear", x)?;
+        expect_dtype("resize_bilinear", "x", x, &Dtype::FLOATS)?;
+        let &[b, c, h, w] = expect_rank("resize_bilinear", "x", x, ["B", "C", "h", "w"])?;
+        let [to_h, to_w] = self.size;
+        if h == 0 || w == 0 {
+            return Err(Error::shape(format!(
+                "resize_bilinear: x: expected h and w of 1 or more, found {:?}",
+                x.shape()
+            )));
+        }
+        if to_h == 0 || to_w == 0 {
+            return Err(Error::argument(format!(
+                "resize_bilinear: size: expected [H, W] of 1 or more, found {:?}",
+                self.size
+            )));
+        }
+        let y = x.with_shape([b, c, to_h, to_w]);
+        Ok(Outputs::one(y.map_err(|_| Error::too_large("resize_bilinear", "size", format!("{:?}", self.size)))?))
+    }
+
+    fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+        let (planes, h, _) = ResizeBilinear::sizes(x[0]);
+        let [to_h, to_w] = self.size;
+        let lines = planes as u128 * to_w as u128 * (h as u128 + to_h as u128);
+        OpFlops {
+            forward: Flops::vector(3 * lines),
+            backward: Flops::vector(if wanted.has(0) { 4 * lines } else { 0 }),
+            recomputed: Flops::ZERO,
+        }
+    }
+
+    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+        host::forward(self, io)
+    }
+}
+
+impl Differentiable for ResizeBilinear {
+    fn keeps(&self, _: Mask) -> Keeps {
+        Keeps::default()
+    }
+
+    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+        host::backward(self, io)
+    }
+}
+
+impl Reference for ResizeBilinear {
+    fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
+        let ([x], [y]) = (io.x, io.y) else { return };
+        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
+        let (rows, columns) = self.both_taps(h, w);
+        let [to_h, to_w] = self.size;
+        let between = |t: &Tap, a: S, b: S| S::of(t.weight[0]) * a + S::of(t.weight[1]) * b;
+        for k in 0..planes {
+            let mut wide = vec![S::zero(); h * to_w];
+            for i in 0..h {
+                for (j, t) in columns.iter().enumerate() {
+                    wide[i * to_w + j] = between(t, x[(k * h + i) * w + t.at[0]], x[(k * h + i) * w + t.at[1]]);
+                }
+            }
+            for (i, t) in rows.iter().enumerate() {
+                for j in 0..to_w {
+                    y[(k * to_h + i) * to_w + j] = between(t, wide[t.at[0] * to_w + j], wide[t.at[1] * to_w + j]);
+                }
+            }
+        }
+    }
+
+    fn forward_cpu(&self, io: RefForward<'_, f32>) {
+        let ([x], [y]) = (io.x, io.y) else { return };
+        let (_, h, w) = ResizeBilinear::sizes(x.spec);
+        let (rows, columns) = self.both_taps(h, w);
+        let [to_h, to_w] = self.size;
+        let plane = |wide: &mut Vec<f32>, y: &mut [f32], x: &[f32]| {
+            wide.clear();
+            for x in x.chunks_exact(w) {
+                wide.extend(columns.iter().map(|t| t.weight[0] as f32 * x[t.at[0]] + t.weight[1] as f32 * x[t.at[1]]));
+            }
+            for (y, t) in y.chunks_exact_mut(to_w).zip(&rows) {
+                let [a, b] = t.at.map(|i| &wide[i * to_w..][..to_w]);
+                let [wa, wb] = t.weight.map(|w| w as f32);
+                for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                    *y = wa * a + wb * b;
+                }
+            }
+        };
+        let scratch = || Vec::with_capacity(h * to_w);
+        if y.len() < SMALL {
+            let mut wide = scratch();
+            y.chunks_mut(to_h * to_w).zip(x.chunks(h * w)).for_each(|(y, x)| plane(&mut wide, y, x));
+        } else {
+            let planes = y.par_chunks_mut(to_h * to_w).zip(x.par_chunks(h * w));
+            planes.for_each_init(scratch, |wide, (y, x)| plane(wide, y, x));
+        }
+    }
+}
+
+impl ReferenceGrad for ResizeBilinear {
+    /// The transposed weights: every input sums what it sent, rows first.
+    fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
+        let ([x], [dy], [Some(dx)]) = (io.x, io.dy, io.dx) else { return };
+        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
+        let (rows, columns) = self.both_taps(h, w);
+        let [to_h, to_w] = self.size;
+        for k in 0..planes {
+            let mut wide = vec![S::zero(); h * to_w];
+            for (i, t) in rows.iter().enumerate() {
+                for (a, weight) in t.at.into_iter().zip(t.weight) {
+                    for j in 0..to_w {
+                        let sum = &mut wide[a * to_w + j];
+                        *sum = *sum + S::of(weight) * dy[(k * to_h + i) * to_w + j];
+                    }
+                }
+            }
+            for i in 0..h {
+                for (j, t) in columns.iter().enumerate() {
+                    for (a, weight) in t.at.into_iter().zip(t.weight) {
+                        let sum = &mut dx[(k * h + i) * w + a];
+                        *sum = *sum + S::of(weight) * wide[i * to_w + j];
+                    }
+                }
+            }
+        }
+    }
+
+    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
+        let ([x], [dy], [Some(dx)]) = (io.x, io.dy, io.dx) else { return };
+        let (_, h, w) = ResizeBilinear::sizes(x.spec);
+        let (rows, columns) = self.both_taps(h, w);
+        let (rows, columns) = (reaches(&rows, h), reaches(&columns, w));
+        let [to_h, to_w] = self.size;
+        let plane = |wide: &mut Vec<f32>, dx: &mut [f32], dy: &[f32]| {
+            for (dx, row) in dx.chunks_exact_mut(w).zip(&rows) {
+                wide.clear();
+                wide.resize(to_w, 0.0);
+                for (dy, &weight) in dy.chunks_exact(to_w).skip(row.first).zip(&row.weights) {
+                    for (sum, &dy) in wide.iter_mut().zip(dy) {
+                        *sum += weight * dy;
+                    }
+                }
+                for (dx, column) in dx.iter_mut().zip(&columns) {
+                    let wide = &wide[column.first..][..column.weights.len()];
+                    *dx = wide.iter().zip(&column.weights).map(|(&d, &weight)| d * weight).sum();
+                }
+            }
+        };
+        let scratch = || Vec::with_capacity(to_w);
+        if dy.len() < SMALL {
+            let mut wide = scratch();
+            dx.chunks_mut(h * w).zip(dy.chunks(to_h * to_w)).for_each(|(dx, dy)| plane(&mut wide, dx, dy));
+        } else {
+            let planes = dx.par_chunks_mut(h * w).zip(dy.par_chunks(to_h * to_w));
+            planes.for_each_init(scratch, |wide, (dx, dy)| plane(wide, dx, dy));
+        }
+    }
+}
+
+/// The room.
+pub static ROOM: Room = Room {
+    name: "resize_bilinear",
+    about: "images on another grid, each number between its four neighbours",
+    dtypes: &Dtype::FLOATS,
+    cases,
+    bad_cases,
+    bench_cases,
+};
+
+fn case(x: [usize; 4], size: [usize; 2], align_corners: bool) -> Case {
+    Case::new(ResizeBilinear { size, align_corners }, [Input::new("x", x)])
+}
+
+fn cases() -> Vec<Case> {
+    let shapes = [
+        ([1, 1, 1, 1], [1, 1]),
+        ([1, 1, 1, 1], [3, 5]),
+        ([2, 3, 5, 7], [1, 1]),
+        ([2, 3, 5, 7], [5, 7]),
+        ([1, 2, 4, 3], [13, 17]),
+        ([1, 2, 17, 13], [5, 6]),
+        ([1, 2, 3, 11], [9, 4]),
+        ([3, 1, 2, 4], [16, 32]),
+        ([1, 1, 8, 16], [64, 128]),
+        ([0, 3, 2, 2], [4, 4]),
+    ];
+    shapes.iter().flat_map(|&(x, size)| [case(x, size, false), case(x, size, true)]).collect()
+}
+
+fn bad_cases() -> Vec<BadCase> {
+    let op = |size| ResizeBilinear { size, align_corners: false };
+    let i32s = || Spec::new(Dtype::I32, [1, 2, 3, 4]).into_iter().collect::<Vec<_>>();
+    vec![
+        BadCase::new(op([4, 4]), &[&[20, 8, 16]], "x: expected 4 axes [B, C, h, w], found [20, 8, 16]"),
+        BadCase::new(op([4, 4]), &[&[1, 20, 0, 16]], "x: expected h and w of 1 or more, found [1, 20, 0, 16]"),
+        BadCase::new(op([0, 4]), &[&[1, 20, 8, 16]], "size: expected [H, W] of 1 or more, found [0, 4]"),
+        BadCase::new(op([usize::MAX, 2]), &[&[1, 1, 1, 1]], "size: length"),
+        BadCase::new(op([4, 4]), &[], "expected 1 inputs, found 0"),
+        BadCase::of_specs(op([4, 4]), i32s(), "x: expected f32 or bf16 or f16"),
+    ]
+}
+
+fn bench_cases() -> Vec<Case> {
+    vec![case([4, 20, 8, 16], [64, 128], false), case([1, 20, 45, 90], [360, 720], false)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Tensor;
+
+    crate::room_tests!(ROOM);
+
+    fn line(x: &[f32], m: usize, align_corners: bool) -> Vec<f32> {
+        let spec = Spec::f32([1, 1, 1, x.len()]).unwrap();
+        let op = ResizeBilinear { size: [1, m], align_corners };
+        let x = Tensor::from_f32(spec.shape(), x).unwrap();
+        let mut y = Tensor::zeros(op.infer(&[&spec]).unwrap().y.remove(0));
+        let io = Forward { x: &[x.view()], y: &mut [y.view_mut().unwrap()], saved: &mut [] };
+        op.forward(&Exec::cpu(), io).unwrap();
+        y.to_f32().unwrap()
+    }
+
+    #[test]
+    fn pixels_are_areas_unless_corners_are_aligned() {
+        // Values that PyTorch's interpolate gives for the same calls.
+        assert_eq!(line(&[0.0, 4.0], 4, false), [0.0, 1.0, 3.0, 4.0]);
+        assert_eq!(line(&[0.0, 3.0], 4, true), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(line(&[0.0, 1.0, 2.0, 3.0], 2, false), [0.5, 2.5]);
+        assert_eq!(line(&[0.0, 1.0, 2.0, 3.0], 2, true), [0.0, 3.0]);
+        assert_eq!(line(&[5.0, 1.0, 2.0], 1, true), [5.0]);
+        assert_eq!(line(&[5.0, 1.0, 2.0], 1, false), [1.0]);
+    }
+
+    #[test]
+    fn weights_are_a_partition_of_one_and_stay_inside() {
+        for (n, m) in [(1, 9), (9, 1), (45, 360), (90, 720), (721, 37), (3, 3)] {
+            for align_corners in [false, true] {
+                for t in taps(n, m, align_corners) {
+                    assert!(t.weight[0] + t.weight[1] == 1.0 && t.weight[0] > 0.0 && t.weight[1] >= 0.0);
+                    assert!(t.at[1] < n && t.at[0] <= t.at[1]);
+                }
+                let sent: f32 =
+                    reaches(&taps(n, m, align_corners), n).iter().flat_map(|r| &r.weights).sum();
+                assert!((sent - m as f32).abs() <= 1e-5 * m as f32, "{n} to {m}: {sent}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_grid_of_the_same_size_stays() {
+        let x = [1.0, -2.0, 3.5, 0.25];
+        assert_eq!(line(&x, 4, false), x);
+        assert_eq!(line(&x, 4, true), x);
+    }
+
+    #[test]
+    fn many_planes_on_many_threads_are_resized_like_one() {
+        let (planes, op) = (24, ResizeBilinear { size: [32, 40], align_corners: false });
+        let x: Vec<f32> = (0..planes * 4 * 5).map(|i| (i % 37) as f32).collect();
+        let spec = Spec::f32([1, planes, 4, 5]).unwrap();
+        let input = crate::ops::operator::RefInput { spec: &spec, v: &x, ints: &[] };
+        let (mut fast, mut plain) = (vec![0.0; planes * 1280], vec![0.0; planes * 1280]);
+        op.forward_cpu(RefForward { x: &[input], y: &mut [&mut fast], saved: &mut [] });
+        op.forward_ref(RefForward { x: &[input], y: &mut [&mut plain], saved: &mut [] });
+        assert_eq!(fast, plain);
+        let (mut dfast, mut dplain) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        op.backward_cpu(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&fast], dx: &mut [Some(&mut dfast)] });
+        op.backward_ref(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&fast], dx: &mut [Some(&mut dplain)] });
+        assert!(dfast.iter().zip(&dplain).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs()));
+    }
+}
