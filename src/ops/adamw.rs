@@ -9,9 +9,7 @@ use crate::backend::Exec;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::operator::{
-    Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs,
-};
+use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype};
 
@@ -357,7 +355,10 @@ fn bad_cases() -> Vec<BadCase> {
         bad(AdamW { weight_decay: f64::INFINITY, ..op(1) }, "weight_decay: expected a number of 0 or more, found inf"),
         bad(op(0), "step: expected 1 or more, found 0"),
         bad(AdamW { gradient_factor: f64::NAN, ..op(1) }, "gradient_factor: expected a finite number, found NaN"),
-        bad(AdamW { undecayed: [3..5, 4..6].into(), ..op(1) }, "undecayed: expected ascending ranges within 8 elements"),
+        bad(
+            AdamW { undecayed: [3..5, 4..6].into(), ..op(1) },
+            "undecayed: expected ascending ranges within 8 elements",
+        ),
         bad(AdamW { undecayed: std::iter::once(7..9).collect(), ..op(1) }, "undecayed: expected ascending ranges"),
     ]
 }

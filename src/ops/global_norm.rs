@@ -6,9 +6,7 @@ use crate::backend::Exec;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::operator::{
-    Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs,
-};
+use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
 use crate::scalar::{Scalar, sum};
 use crate::tensor::{Dtype, Spec, View, expect_dtype};
 

@@ -6,12 +6,29 @@ pub mod contract;
 pub mod host;
 pub mod operator;
 
+pub mod adamw;
+pub mod global_norm;
 pub mod layer_norm;
+pub mod movement;
+pub mod patchify;
+pub mod permute;
+pub mod relative_l2;
+pub mod resize_bilinear;
+pub mod unpatchify;
 
 pub use contract::Room;
 
 /// Every room, in alphabetical order.
-pub static ROOMS: &[&Room] = &[&layer_norm::ROOM];
+pub static ROOMS: &[&Room] = &[
+    &adamw::ROOM,
+    &global_norm::ROOM,
+    &layer_norm::ROOM,
+    &patchify::ROOM,
+    &permute::ROOM,
+    &relative_l2::ROOM,
+    &resize_bilinear::ROOM,
+    &unpatchify::ROOM,
+];
 
 /// The room of this name.
 pub fn room(name: &str) -> Option<&'static Room> {

@@ -380,11 +380,6 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     all
 }
 
-/// The tensor around one axis: how many numbers one index of all axes before holds, the axis, one index of it.
-pub(crate) fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
-    (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -410,7 +405,8 @@ pub(crate) mod tests {
             let mut want = vec![0.0; out.len()];
             op.pairs(&specs, &mut |i, from, to| want[to] = number(i, from));
             assert!(y.to_f32().unwrap() == want, "{dtype} forward of {op:?}");
-            let mut dx: Vec<Tensor> = x.iter().map(|x| Tensor::from_bytes(x.spec().clone(), x.bytes()).unwrap()).collect();
+            let mut dx: Vec<Tensor> =
+                x.iter().map(|x| Tensor::from_bytes(x.spec().clone(), x.bytes()).unwrap()).collect();
             let mut slots: Vec<GradSlot<'_>> = dx.iter_mut().map(|d| GradSlot::Set(d.view_mut().unwrap())).collect();
             let io = Backward {
                 specs: &specs,
@@ -459,8 +455,7 @@ pub(crate) mod tests {
             let mut dx = Tensor::from_f32([2, 2], &[3.0; 4]).unwrap();
             let view = dx.view_mut().unwrap();
             let mut slots = [if add { GradSlot::Add(view) } else { GradSlot::Set(view) }];
-            let io =
-                Backward { specs: &[&spec], x: &[None], y: &[None], saved: &[], dy: &[None], dx: &mut slots };
+            let io = Backward { specs: &[&spec], x: &[None], y: &[None], saved: &[], dy: &[None], dx: &mut slots };
             op.backward(&Exec::cpu(), io).unwrap();
             assert_eq!(dx.to_f32().unwrap(), [want; 4]);
         }

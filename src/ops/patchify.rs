@@ -121,7 +121,10 @@ impl Movement for Patchify {
         let &[b, c, h, w] = expect_rank("patchify", "x", x, ["B", "C", "H", "W"])?;
         let [p, q] = self.patch;
         if p == 0 || q == 0 {
-            return Err(Error::argument(format!("patchify: patch: expected 1 or more each way, found {:?}", self.patch)));
+            return Err(Error::argument(format!(
+                "patchify: patch: expected 1 or more each way, found {:?}",
+                self.patch
+            )));
         }
         if h % p != 0 || w % q != 0 {
             return Err(Error::shape(format!(
@@ -176,7 +179,11 @@ fn cases() -> Vec<Case> {
 fn bad_cases() -> Vec<BadCase> {
     let op = |p, q| Patchify { patch: [p, q], order: FeatureOrder::ChannelRowColumn };
     vec![
-        BadCase::new(op(8, 8), &[&[1, 20, 721, 1440]], "expected H a multiple of 8 and W of 8, found [1, 20, 721, 1440]"),
+        BadCase::new(
+            op(8, 8),
+            &[&[1, 20, 721, 1440]],
+            "expected H a multiple of 8 and W of 8, found [1, 20, 721, 1440]",
+        ),
         BadCase::new(op(2, 3), &[&[1, 20, 4, 4]], "expected H a multiple of 2 and W of 3"),
         BadCase::new(op(2, 2), &[&[20, 4, 4]], "x: expected 4 axes [B, C, H, W], found [20, 4, 4]"),
         BadCase::new(op(0, 2), &[&[1, 20, 4, 4]], "patch: expected 1 or more each way, found [0, 2]"),

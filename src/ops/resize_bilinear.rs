@@ -359,8 +359,7 @@ mod tests {
                     assert!(t.weight[0] + t.weight[1] == 1.0 && t.weight[0] > 0.0 && t.weight[1] >= 0.0);
                     assert!(t.at[1] < n && t.at[0] <= t.at[1]);
                 }
-                let sent: f32 =
-                    reaches(&taps(n, m, align_corners), n).iter().flat_map(|r| &r.weights).sum();
+                let sent: f32 = reaches(&taps(n, m, align_corners), n).iter().flat_map(|r| &r.weights).sum();
                 assert!((sent - m as f32).abs() <= 1e-5 * m as f32, "{n} to {m}: {sent}");
             }
         }

@@ -118,7 +118,11 @@ fn cases() -> Vec<Case> {
 fn bad_cases() -> Vec<BadCase> {
     let op = |grid, patch| Unpatchify { grid, patch, order: FeatureOrder::RowColumnChannel };
     vec![
-        BadCase::new(op([2, 3], [4, 4]), &[&[1, 5, 32]], "expected [B, h·w=2·3, a multiple of P·Q=16], found [1, 5, 32]"),
+        BadCase::new(
+            op([2, 3], [4, 4]),
+            &[&[1, 5, 32]],
+            "expected [B, h·w=2·3, a multiple of P·Q=16], found [1, 5, 32]",
+        ),
         BadCase::new(op([2, 3], [4, 4]), &[&[1, 6, 33]], "a multiple of P·Q=16], found [1, 6, 33]"),
         BadCase::new(op([2, 3], [4, 4]), &[&[6, 32]], "x: expected 3 axes [B, h·w, C·P·Q], found [6, 32]"),
         BadCase::new(op([2, 0], [4, 4]), &[&[1, 0, 32]], "grid, patch: expected 1 or more each way"),
