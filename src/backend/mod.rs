@@ -1,5 +1,6 @@
 //! Where operators run. The only module that speaks to a device; above it there is only the opaque [`Exec`].
 
+pub mod cpu;
 mod exec;
 mod memory;
 mod pool;

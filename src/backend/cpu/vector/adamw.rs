@@ -1,0 +1,54 @@
+//! One step of AdamW over slices.
+
+use crate::backend::cpu::dispatch::wide;
+
+/// The numbers of one step, in the order in which they are used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adamw {
+    /// Factor of the gradient: clipping and loss scale.
+    pub scale: f32,
+    /// 1 − learning rate · weight decay.
+    pub keep: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Learning rate / (1 − β₁ᵗ).
+    pub rate: f32,
+    /// 1 / √(1 − β₂ᵗ).
+    pub root: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+}
+
+impl Adamw {
+    /// The numbers of step `step` (the first is 1) for a learning rate, (β₁, β₂), ε, weight decay and gradient factor.
+    pub fn new(step: u64, rate: f64, (beta1, beta2): (f64, f64), eps: f64, decay: f64, scale: f64) -> Adamw {
+        let t = step as f64;
+        Adamw {
+            scale: scale as f32,
+            keep: (1.0 - rate * decay) as f32,
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            rate: (rate / (1.0 - beta1.powf(t))) as f32,
+            root: (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32,
+            eps: eps as f32,
+        }
+    }
+}
+
+wide! {
+    /// `g = scale·grad; m = β₁m + (1 − β₁)g; v = β₂v + (1 − β₂)g²; p = keep·p − rate·m / (root·√v + ε)`.
+    ///
+    /// Without fused arithmetic, so that every CPU gives the same bits.
+    pub fn adamw<F>(how: &Adamw, p: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+        let Adamw { scale, keep, beta1, beta2, rate, root, eps } = *how;
+        let (rest1, rest2) = (1.0 - beta1, 1.0 - beta2);
+        for (((p, &g), m), v) in p.iter_mut().zip(grad).zip(m).zip(v) {
+            let g = scale * g;
+            *m = beta1 * *m + rest1 * g;
+            *v = beta2 * *v + rest2 * (g * g);
+            *p = keep * *p - rate * *m / (root * v.sqrt() + eps);
+        }
+    }
+}
