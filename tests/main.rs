@@ -8,3 +8,5 @@ mod data;
 mod layers;
 mod rooms;
 mod source;
+mod formats;
+mod validate;

@@ -9,9 +9,13 @@ pub mod config;
 mod dataset;
 mod files;
 pub mod grid;
+mod moments;
 mod statistics;
+pub mod synthetic;
+pub mod validate;
 
 pub use config::WeatherDataConfig;
 pub use dataset::{Origin, WeatherBatch, WeatherDataset, WeatherGrid};
 pub use files::{FIELDS, Split};
+pub use moments::{Moments, Place};
 pub use statistics::Statistics;
