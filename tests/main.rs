@@ -5,8 +5,8 @@
 
 mod checkpoint;
 mod data;
+mod formats;
 mod layers;
 mod rooms;
 mod source;
-mod formats;
 mod validate;
