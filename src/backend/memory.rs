@@ -8,8 +8,17 @@ const WORTH_ASKING_BYTES: usize = 64 << 20;
 
 /// Bytes that can be taken without swapping, where the system tells.
 pub(crate) fn available_bytes() -> Option<usize> {
+    meminfo("MemAvailable:")
+}
+
+/// Bytes of memory, where the system tells.
+pub(crate) fn total_bytes() -> Option<usize> {
+    meminfo("MemTotal:")
+}
+
+fn meminfo(field: &str) -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix(field))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

@@ -3,6 +3,7 @@
 //!
 //! [`room_tests!`]: crate::room_tests
 
+pub mod bench;
 mod cases;
 mod device;
 mod oracle;
