@@ -1,17 +1,35 @@
 //! What a run is: model, data, training and experiment, from YAML, `--set` and the environment.
+//!
+//! Precedence: `--set key=value`, then the environment variable `MAX_CHECKPOINTS`, then the YAML file, then the default.
+//! A key may stand in its block, in another block or without one: names are unique. Unknown keys are errors, all faults
+//! of a configuration are listed at once, and what the original accepts without effect gives a notice.
 
+mod convert;
+mod keys;
+mod load;
+mod merge;
+mod schema;
+mod show;
+mod source;
 pub mod training;
+mod value;
+
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::weather::WeatherDataConfig;
+use crate::error::{Error, Faults, Result};
 use crate::models::weather_vit::WeatherVitConfig;
 
+pub use schema::schema;
+pub use show::show;
+pub use source::ConfigSource;
 pub use training::{FlopsProfilerConfig, LoggingBackend, LrSchedule, Precision, TrainingConfig};
 
 /// Everything that decides what a run computes: effective values, defaults filled in.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
     /// The model's shape.
@@ -22,6 +40,55 @@ pub struct RunConfig {
     pub training: TrainingConfig,
     /// What the run is called and where it runs.
     pub experiment: ExperimentConfig,
+    /// What the caller should print: values that are accepted and mean something else than one may expect.
+    #[serde(skip)]
+    pub notices: Vec<String>,
+    /// Where each value comes from.
+    #[serde(skip)]
+    pub sources: Sources,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody gave it.
+    Default,
+    /// The YAML file.
+    File {
+        /// From 1; 0 = unknown.
+        line: u64,
+    },
+    /// This environment variable.
+    Environment(&'static str),
+    /// `--set` with this text.
+    Override(String),
+    /// It follows from this key.
+    Follows(&'static str),
+}
+
+/// Where each value of a configuration comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    file: String,
+    config_name: String,
+    by_key: BTreeMap<&'static str, Source>,
+}
+
+impl Sources {
+    /// The file, as messages name it; `predefined` for the binary's own; empty if none was loaded.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The configuration's name in that file.
+    pub fn config_name(&self) -> &str {
+        if self.config_name.is_empty() { "base" } else { &self.config_name }
+    }
+
+    /// Where the value of `key` (without its block) comes from.
+    pub fn of(&self, key: &str) -> &Source {
+        self.by_key.get(key).unwrap_or(&Source::Default)
+    }
 }
 
 /// What the run is called and where it runs.
@@ -72,10 +139,164 @@ impl Default for ExperimentConfig {
     }
 }
 
+impl PartialEq for RunConfig {
+    /// The same run: notices and sources make no difference.
+    fn eq(&self, other: &RunConfig) -> bool {
+        self.model == other.model
+            && self.data == other.data
+            && self.training == other.training
+            && self.experiment == other.experiment
+    }
+}
+
+impl ExperimentConfig {
+    /// Adds a line to `faults` for everything that cannot be run. Each line starts with the key at fault.
+    pub fn validate(&self, faults: &mut Faults) {
+        let name = value::quote(&self.name, 60);
+        let is_odd = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+        if self.name.is_empty()
+            || self.name.len() > 128
+            || self.name.starts_with(['.', '-'])
+            || self.name.contains(is_odd)
+        {
+            faults.push(format!(
+                "name: expected the name of a folder (1 to 128 bytes, no / \\ : * ? \" < > |, no dot or dash in front), \
+                 found \"{name}\"; write e.g. my_run"
+            ));
+        }
+        for (key, n, what) in [("num_gpus", self.num_gpus, "device"), ("num_nodes", self.num_nodes, "node")] {
+            if n != 1 {
+                faults.push(format!("{key}: expected 1, found {n}; this version runs on one {what}: --set {key}=1"));
+            }
+        }
+    }
+}
+
 impl RunConfig {
+    /// Reads the configuration `name` of `source`; without a name its only one, else `base`. `overrides` are texts
+    /// `key=value`, later ones win; `env` looks up environment variables (see [`environment`]).
+    ///
+    /// # Errors
+    /// [`Error::Config`] with every fault: unknown keys, types, ranges, what does not fit together. [`Error::Io`] if the
+    /// file cannot be read.
+    pub fn load(
+        source: &ConfigSource,
+        name: Option<&str>,
+        overrides: &[String],
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<RunConfig> {
+        load::load(source, name, overrides, env)
+    }
+
+    /// Adds a line to `faults` for everything that cannot be run. Each line starts with the key at fault.
+    pub fn validate(&self, faults: &mut Faults) {
+        self.model.validate(faults);
+        self.data.validate(faults);
+        self.training.validate(faults);
+        self.experiment.validate(faults);
+        let channels = self.network().input_channels;
+        if channels > 1 << 20 && self.data.sequence_length <= 1 << 12 {
+            faults.push(format!(
+                "sequence_length: expected at most {} stacked channels, found {} frames of {}",
+                1 << 20,
+                self.data.sequence_length,
+                self.model.input_channels
+            ));
+        }
+    }
+
     /// The network that this run trains: the model, reading `sequence_length` frames stacked on the channels.
     pub fn network(&self) -> WeatherVitConfig {
         let frames = self.data.sequence_length;
         WeatherVitConfig { input_channels: self.model.input_channels.saturating_mul(frames), ..self.model.clone() }
     }
+}
+
+/// The environment of this process, for [`RunConfig::load`].
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// Name and one-line description of every predefined configuration, in the order of the file.
+///
+/// # Errors
+/// None for the configurations that this binary holds; the signature is that of [`list_of`].
+pub fn list() -> Result<Vec<(String, String)>> {
+    list_of(&ConfigSource::Embedded)
+}
+
+/// Name and one-line description of every configuration of `source`. Faults inside a configuration do not matter here.
+///
+/// # Errors
+/// [`Error::Config`] if `source` is not YAML with configurations; [`Error::Io`] if it cannot be read.
+pub fn list_of(source: &ConfigSource) -> Result<Vec<(String, String)>> {
+    let document = source::Document::read(source)?;
+    let describe = |config: &source::Named| {
+        let loaded = load::load_one(&document, config, &[], &|_| None);
+        (config.name.clone(), loaded.map(|c| c.experiment.description).unwrap_or_default())
+    };
+    Ok(document.configs.iter().map(describe).collect())
+}
+
+/// What `validate` found.
+#[derive(Debug, Clone, Default)]
+pub struct Validation {
+    /// The configurations that were looked at.
+    pub names: Vec<String>,
+    /// Every fault of all of them.
+    pub faults: Faults,
+    /// Every notice of those without a fault.
+    pub notices: Vec<String>,
+}
+
+/// Looks for every fault of the configuration `name` of `source`, or of all its configurations.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read. Faults of its content are no error here but the answer.
+pub fn validate(
+    source: &ConfigSource,
+    name: Option<&str>,
+    overrides: &[String],
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Validation> {
+    let mut found = Validation::default();
+    let document = match source::Document::read(source) {
+        Ok(document) => document,
+        Err(error @ Error::Io { .. }) => return Err(error),
+        Err(error) => {
+            found.faults.absorb(error);
+            return Ok(found);
+        }
+    };
+    let configs: Vec<&source::Named> = match name.map(|name| document.select(Some(name))) {
+        None => document.configs.iter().collect(),
+        Some(Ok(config)) => vec![config],
+        Some(Err(error)) => {
+            found.faults.absorb(error);
+            return Ok(found);
+        }
+    };
+    for config in configs {
+        found.names.push(config.name.clone());
+        match load::load_one(&document, config, overrides, env) {
+            Ok(config) => found.notices.extend(config.notices),
+            Err(error) => found.faults.absorb(error),
+        }
+    }
+    Ok(found)
+}
+
+/// The candidate that `word` most likely means, if one is near.
+fn suggest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Distances cost the product of the lengths, and no key is that long.
+    if word.len() > 64 {
+        return None;
+    }
+    let near = candidates.filter_map(|candidate| {
+        let edits = strsim::damerau_levenshtein(word, candidate);
+        let is_near =
+            edits <= 2 && 2 * edits < word.chars().count().max(2) || strsim::jaro_winkler(word, candidate) >= 0.9;
+        is_near.then_some((edits, candidate))
+    });
+    near.min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
 }

@@ -278,6 +278,8 @@ impl TrainingConfig {
             if !is_sound {
                 let (expected, mend) = expected.split_once("; ").unwrap_or((expected, ""));
                 let mend = if mend.is_empty() { String::new() } else { format!("; {mend}") };
+                // 1e18 is easier to read than its 19 digits.
+                let n = if n.abs() >= 1e7 { format!("{n:e}") } else { n.to_string() };
                 faults.push(format!("{key}: expected {expected}, found {n}{mend}"));
             }
         }
