@@ -15,6 +15,9 @@ pub mod permute;
 pub mod relative_l2;
 pub mod resize_bilinear;
 pub mod unpatchify;
+pub mod attention;
+pub mod layer_norm;
+pub mod matmul;
 
 pub use contract::Room;
 
@@ -29,6 +32,7 @@ pub static ROOMS: &[&Room] = &[
     &resize_bilinear::ROOM,
     &unpatchify::ROOM,
 ];
+pub static ROOMS: &[&Room] = &[&attention::ROOM, &layer_norm::ROOM, &matmul::ROOM];
 
 /// The room of this name.
 pub fn room(name: &str) -> Option<&'static Room> {

@@ -1,0 +1,134 @@
+//! What the room is tested and timed on.
+
+use std::sync::Arc;
+
+use super::{Attention, Causal, ProbabilityDropout};
+use crate::ops::contract::{BadCase, Case, Fill, Input};
+use crate::rng::Stream;
+use crate::tensor::{Dtype, Spec};
+
+/// Sizes `[B, Nq, Nk, H, Hkv, D]` of a case with q, k and v apart. Scores of a few units, so that softmax has a shape.
+fn separate(op: Attention, [b, n, m, h, kv, d]: [usize; 6], has_bias: bool) -> Case {
+    let fill = Fill::Uniform(-2.0, 2.0);
+    let mut x = vec![
+        Input::new("q", [b, n, h, d]).fill(fill.clone()),
+        Input::new("k", [b, m, kv, d]).fill(fill.clone()),
+        Input::new("v", [b, m, kv, d]).fill(fill.clone()),
+    ];
+    if has_bias {
+        x.push(Input::new("bias", [h, n, m]).fill(fill).always_f32());
+    }
+    Case::new(Attention { heads: h, ..op }, x)
+}
+
+fn packed(op: Attention, [b, n, h, d]: [usize; 4], has_bias: bool) -> Case {
+    let mut x = vec![Input::new("qkv", [b, n, 3, h, d]).fill(Fill::Uniform(-2.0, 2.0))];
+    if has_bias {
+        x.push(Input::new("bias", [h, n, n]).always_f32());
+    }
+    Case::new(Attention { heads: h, ..op }, x)
+}
+
+fn lengths(n: &[usize]) -> Option<Arc<[usize]>> {
+    Some(n.into())
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let full = || Attention::full(1);
+    let causal = |causal| Attention { causal, ..full() };
+    let drop = |p| Some(ProbabilityDropout { p, stream: Stream::new(3, 5) });
+    let (top, bottom) = (Causal::TopLeft, Causal::BottomRight);
+    vec![
+        separate(full(), [1, 1, 1, 1, 1, 1], false),
+        separate(full(), [1, 1, 1, 1, 1, 16], true),
+        // One query over many keys: few numbers, so hardly any room for error.
+        separate(full(), [1, 1, 129, 2, 1, 4], false),
+        separate(full(), [1, 1, 131, 1, 1, 3], true),
+        separate(full(), [1, 129, 1, 2, 2, 4], false),
+        separate(full(), [2, 5, 17, 2, 2, 7], false),
+        separate(full(), [1, 33, 15, 2, 1, 8], true),
+        packed(full(), [1, 31, 1, 12], false),
+        packed(full(), [2, 32, 2, 5], true),
+        packed(causal(top), [1, 33, 1, 16], false),
+        separate(causal(top), [1, 7, 19, 3, 3, 5], false),
+        separate(causal(top), [1, 19, 7, 2, 1, 6], true),
+        separate(causal(bottom), [1, 7, 19, 4, 2, 5], false),
+        // Sixteen queries that see no key.
+        separate(causal(bottom), [1, 24, 8, 2, 2, 4], true),
+        separate(causal(bottom), [1, 65, 65, 3, 1, 4], false),
+        separate(Attention { key_lengths: lengths(&[9, 3, 0]), ..full() }, [3, 6, 9, 2, 1, 6], true),
+        separate(Attention { key_lengths: lengths(&[8, 5]), ..causal(bottom) }, [2, 10, 8, 1, 1, 5], false),
+        separate(Attention { scale: Some(0.3), ..full() }, [1, 13, 14, 1, 1, 9], false),
+        separate(Attention { scale: Some(-1.0), ..full() }, [1, 4, 40, 1, 1, 2], false),
+        separate(Attention { dropout: drop(0.1), ..full() }, [2, 9, 13, 2, 1, 4], true),
+        packed(Attention { dropout: drop(0.5), ..causal(top) }, [1, 34, 2, 4], false),
+        separate(full(), [1, 3, 5, 1, 1, 160], false),
+        separate(full(), [1, 2, 3, 1, 1, 512], false),
+        joined(),
+        joined_packed(),
+    ]
+}
+
+/// Heads and head size as one axis, as a linear layer gives them.
+fn joined() -> Case {
+    let x = [Input::new("q", [2, 5, 12]), Input::new("k", [2, 7, 6]), Input::new("v", [2, 7, 6])];
+    Case::new(Attention::full(4), x)
+}
+
+fn joined_packed() -> Case {
+    Case::new(Attention { causal: Causal::TopLeft, ..Attention::full(2) }, [Input::new("qkv", [1, 9, 18])])
+}
+
+pub(super) fn bad_cases() -> Vec<BadCase> {
+    let op = Attention::full(4);
+    let (q, k) = ([2, 5, 4, 8], [2, 7, 2, 8]);
+    let with = |lengths: &[usize]| Attention { key_lengths: Some(lengths.into()), ..op.clone() };
+    let drop = |p| Attention { dropout: Some(ProbabilityDropout { p, stream: Stream::new(0, 0) }), ..op.clone() };
+    let f32 = |shape: &[usize]| Spec::f32(shape).unwrap_or_else(|e| unreachable!("case shapes are small: {e}"));
+    vec![
+        BadCase::new(Attention::full(0), &[&[2, 5, 12]], "heads: expected 1 or more, found 0"),
+        BadCase::new(op.clone(), &[&q, &k, &k, &[4, 5, 7], &[1]], "[q, k, v, bias], found 5 inputs"),
+        BadCase::new(
+            op.clone(),
+            &[&[2, 5, 3, 2, 8]],
+            "qkv: expected [B, N, 3, H=4, D] or [B, N, 3·H·D], found [2, 5, 3, 2, 8]",
+        ),
+        BadCase::new(op.clone(), &[&[2, 5, 16]], "qkv: expected [B, N, 3, H=4, D]"),
+        BadCase::new(
+            op.clone(),
+            &[&[2, 5, 3, 8], &k, &k],
+            "q: expected [B, N, H=4, D] or [B, N, H·D], found [2, 5, 3, 8]",
+        ),
+        BadCase::new(op.clone(), &[&q, &[2, 7, 3, 8], &[2, 7, 3, 8]], "with Hkv a divisor of H=4, found [2, 7, 3, 8]"),
+        BadCase::new(op.clone(), &[&q, &[1, 7, 2, 8], &k], "k: expected [B=2, Nk, Hkv, D=8]"),
+        BadCase::new(op.clone(), &[&q, &[2, 7, 2, 9], &k], "k: expected [B=2, Nk, Hkv, D=8]"),
+        BadCase::new(op.clone(), &[&q, &k, &[2, 6, 2, 8]], "v: expected [2, 7, 2, 8] like k, found [2, 6, 2, 8]"),
+        BadCase::new(op.clone(), &[&q, &k, &k, &[4, 7, 5]], "bias: expected [H=4, Nq=5, Nk=7], found [4, 7, 5]"),
+        BadCase::new(op.clone(), &[&[1, 2, 3, 4, 513]], "head size: expected 1 to 512, found 513"),
+        BadCase::new(op.clone(), &[&[1, 2, 3, 4, 0]], "head size: expected 1 to 512, found 0"),
+        BadCase::new(
+            Attention { scale: Some(f32::NAN), ..op.clone() },
+            &[&q, &k, &k],
+            "scale: expected a finite number",
+        ),
+        BadCase::new(drop(1.0), &[&q, &k, &k], "dropout: expected p in [0, 1), found 1"),
+        BadCase::new(drop(f32::NAN), &[&q, &k, &k], "dropout: expected p in [0, 1), found NaN"),
+        BadCase::new(with(&[1]), &[&q, &k, &k], "key_lengths: expected B=2 lengths of at most Nk=7, found [1]"),
+        BadCase::new(with(&[1, 8]), &[&q, &k, &k], "key_lengths: expected B=2 lengths of at most Nk=7, found [1, 8]"),
+        BadCase::of_specs(op.clone(), vec![f32(&q), f32(&k).with_dtype(Dtype::F16), f32(&k)], "k: expected f32"),
+        BadCase::of_specs(
+            op,
+            vec![f32(&[2, 5, 12]).with_dtype(Dtype::Bf16), f32(&[4, 5, 5]).with_dtype(Dtype::Bf16)],
+            "bias: expected f32",
+        ),
+    ]
+}
+
+pub(super) fn bench_cases() -> Vec<Case> {
+    vec![
+        packed(Attention::full(8), [4, 128, 8, 48], false),
+        packed(Attention::full(4), [4, 128, 4, 32], false),
+        packed(Attention::full(8), [1, 4050, 8, 48], false),
+        packed(Attention { causal: Causal::TopLeft, ..Attention::full(8) }, [1, 1024, 8, 64], false),
+    ]
+}

@@ -1,0 +1,171 @@
+//! The plain text: a row of scores at a time.
+
+use super::{Attention, Geometry, ProbabilityDropout, Wanted};
+use crate::ops::operator::{RefBackward, RefForward, RefInput, Reference, ReferenceGrad};
+use crate::scalar::{Scalar, sum};
+use crate::tensor::Spec;
+
+impl Attention {
+    fn geometry<S>(&self, x: &[RefInput<'_, S>]) -> Option<Geometry> {
+        let specs: Vec<&Spec> = x.iter().map(|x| x.spec).collect();
+        Geometry::of(self, &specs).ok()
+    }
+
+    /// 0 or 1/(1 − p) for the keys of row `row`; nothing without dropout.
+    fn factors<S: Scalar>(&self, nk: usize, row: usize, n: usize) -> Vec<S> {
+        let Some(drop) = self.dropping() else { return Vec::new() };
+        let first = ProbabilityDropout::row(nk, row);
+        let keep = S::of(f64::from(drop.keep_factor()));
+        let factor = |j: u64| if drop.stream.uniform(first + j) >= drop.p { keep } else { S::zero() };
+        (0..n as u64).map(factor).collect()
+    }
+}
+
+/// One query of one head: where its vectors and numbers lie.
+struct Row<'a, S> {
+    g: &'a Geometry,
+    x: &'a [RefInput<'a, S>],
+    b: usize,
+    h: usize,
+    i: usize,
+    /// Keys that it sees.
+    n: usize,
+}
+
+impl<S: Scalar> Row<'_, S> {
+    /// Position among all rows.
+    fn index(&self) -> usize {
+        (self.b * self.g.heads + self.h) * self.g.nq + self.i
+    }
+
+    fn q(&self) -> usize {
+        let g = self.g;
+        g.q.offset + (self.b * g.nq + self.i) * g.q.row + self.h * g.d
+    }
+
+    fn y(&self) -> usize {
+        ((self.b * self.g.nq + self.i) * self.g.heads + self.h) * self.g.d
+    }
+
+    fn key(&self, j: usize) -> usize {
+        let g = self.g;
+        g.k.offset + (self.b * g.nk + j) * g.k.row + self.h / g.group() * g.d
+    }
+
+    fn value(&self, j: usize) -> usize {
+        let g = self.g;
+        g.v.offset + (self.b * g.nk + j) * g.v.row + self.h / g.group() * g.d
+    }
+
+    fn bias(&self, j: usize) -> usize {
+        (self.h * self.g.nq + self.i) * self.g.nk + j
+    }
+
+    fn score(&self, j: usize) -> S {
+        let g = self.g;
+        let (q, k) = (&self.x[g.q.input][self.q()..][..g.d], &self.x[g.k.input][self.key(j)..][..g.d]);
+        let s = q.iter().zip(k).fold(S::zero(), |s, (&q, &k)| s.mac(q, k)).stored() * S::of(f64::from(g.scale));
+        match g.bias {
+            Some(at) => (s.stored() + self.x[at][self.bias(j)]).stored(),
+            None => s.stored(),
+        }
+    }
+}
+
+/// Calls `f` for every query that sees a key.
+fn each_row<'a, S>(op: &Attention, g: &'a Geometry, x: &'a [RefInput<'a, S>], mut f: impl FnMut(Row<'a, S>)) {
+    for b in 0..g.batch {
+        for h in 0..g.heads {
+            for i in 0..g.nq {
+                let n = g.visible(op, b, i);
+                if n > 0 {
+                    f(Row { g, x, b, h, i, n });
+                }
+            }
+        }
+    }
+}
+
+impl Reference for Attention {
+    fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
+        let Some(g) = self.geometry(io.x) else { return };
+        let ([y], [lse]) = (io.y, io.saved) else { return };
+        lse.fill(S::of(f64::NEG_INFINITY));
+        each_row(self, &g, io.x, |row| {
+            let s: Vec<S> = (0..row.n).map(|j| row.score(j)).collect();
+            let top = s.iter().copied().reduce(S::max).unwrap_or_default();
+            // Where every score is −∞ all probabilities are 0.
+            let top = if top == S::of(f64::NEG_INFINITY) { S::zero() } else { top };
+            let e: Vec<S> = s.iter().map(|&s| (s - top).exp()).collect();
+            let total = sum(e.iter().copied());
+            lse[row.index()] = top + total.ln();
+            let total = if total == S::zero() { S::one() } else { total };
+            let factors = self.factors::<S>(g.nk, row.index(), row.n);
+            let y = &mut y[row.y()..][..g.d];
+            for (j, &e) in e.iter().enumerate() {
+                let mut p = (e / total).stored();
+                if let Some(&factor) = factors.get(j) {
+                    p = (p * factor).stored();
+                }
+                let v = &io.x[g.v.input][row.value(j)..][..g.d];
+                y.iter_mut().zip(v).for_each(|(y, &v)| *y = y.mac(p, v));
+            }
+        });
+    }
+}
+
+impl ReferenceGrad for Attention {
+    /// With t = Σ dy·y: ds = p·(dp − t), dq = scale·Σ ds·k, dk = scale·Σ ds·q, dv = Σ p·dy.
+    fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
+        let Some(g) = self.geometry(io.x) else { return };
+        let w = Wanted::of(io.x.len(), io.wanted());
+        let ([y], [lse], [dy]) = (io.y, io.saved, io.dy) else { return };
+        if !w.any() {
+            return;
+        }
+        let scale = S::of(f64::from(g.scale));
+        each_row(self, &g, io.x, |row| {
+            let at = lse[row.index()];
+            let at = if at == S::of(f64::NEG_INFINITY) { S::zero() } else { at };
+            let dy = &dy[row.y()..][..g.d];
+            let total = if w.scores() { sum(dy.iter().zip(&y[row.y()..]).map(|(&dy, &y)| dy * y)) } else { S::zero() };
+            let factors = self.factors::<S>(g.nk, row.index(), row.n);
+            for j in 0..row.n {
+                let p = (row.score(j) - at).exp().stored();
+                let factor = factors.get(j).copied();
+                if w.v
+                    && let Some(dv) = &mut io.dx[g.v.input]
+                {
+                    let p = factor.map_or(p, |f| (p * f).stored());
+                    add_scaled(&mut dv[row.value(j)..], p, dy);
+                }
+                if !w.scores() {
+                    continue;
+                }
+                let v = &io.x[g.v.input][row.value(j)..][..g.d];
+                let dp = dy.iter().zip(v).fold(S::zero(), |s, (&dy, &v)| s.mac(dy, v)).stored();
+                let dp = factor.map_or(dp, |f| (dp * f).stored());
+                let ds = (p * (dp - total)).stored();
+                if let Some(dbias) = g.bias.and_then(|at| io.dx[at].as_mut()) {
+                    dbias[row.bias(j)] = dbias[row.bias(j)] + ds;
+                }
+                if !(w.q || w.k) {
+                    continue;
+                }
+                let ds = (ds * scale).stored();
+                let (q, k) = (&io.x[g.q.input][row.q()..][..g.d], &io.x[g.k.input][row.key(j)..][..g.d]);
+                if let Some(dq) = io.dx[g.q.input].as_mut().filter(|_| w.q) {
+                    add_scaled(&mut dq[row.q()..], ds, k);
+                }
+                if let Some(dk) = io.dx[g.k.input].as_mut().filter(|_| w.k) {
+                    add_scaled(&mut dk[row.key(j)..], ds, q);
+                }
+            }
+        });
+    }
+}
+
+/// `to += a·x`, inside a matrix product.
+fn add_scaled<S: Scalar>(to: &mut [S], a: S, x: &[S]) {
+    to.iter_mut().zip(x).for_each(|(to, &x)| *to = to.mac(a, x));
+}
