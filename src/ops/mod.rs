@@ -7,17 +7,17 @@ pub mod host;
 pub mod operator;
 
 pub mod adamw;
+pub mod attention;
 pub mod global_norm;
 pub mod layer_norm;
+pub mod layer_norm;
+pub mod matmul;
 pub mod movement;
 pub mod patchify;
 pub mod permute;
 pub mod relative_l2;
 pub mod resize_bilinear;
 pub mod unpatchify;
-pub mod attention;
-pub mod layer_norm;
-pub mod matmul;
 
 pub use contract::Room;
 
