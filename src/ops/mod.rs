@@ -10,7 +10,6 @@ pub mod adamw;
 pub mod attention;
 pub mod global_norm;
 pub mod layer_norm;
-pub mod layer_norm;
 pub mod matmul;
 pub mod movement;
 pub mod patchify;
@@ -24,15 +23,16 @@ pub use contract::Room;
 /// Every room, in alphabetical order.
 pub static ROOMS: &[&Room] = &[
     &adamw::ROOM,
+    &attention::ROOM,
     &global_norm::ROOM,
     &layer_norm::ROOM,
+    &matmul::ROOM,
     &patchify::ROOM,
     &permute::ROOM,
     &relative_l2::ROOM,
     &resize_bilinear::ROOM,
     &unpatchify::ROOM,
 ];
-pub static ROOMS: &[&Room] = &[&attention::ROOM, &layer_norm::ROOM, &matmul::ROOM];
 
 /// The room of this name.
 pub fn room(name: &str) -> Option<&'static Room> {
