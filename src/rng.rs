@@ -9,12 +9,28 @@
 
 /// The bits of counter block `[block_lo, block_hi, stream_lo, stream_hi]` under `key`.
 pub fn philox(key: u64, stream: u64, block: u64) -> [u32; 4] {
+    philox_lanes::<1>(key, stream, block).map(|[word]| word)
+}
+
+/// The bits of `L` neighbouring counter blocks from `first` on, word by word: `[word][lane]`, so that loops over lanes become
+/// vector code wherever this is inlined.
+#[inline(always)]
+pub fn philox_lanes<const L: usize>(key: u64, stream: u64, first: u64) -> [[u32; L]; 4] {
     let (mut k0, mut k1) = (key as u32, (key >> 32) as u32);
-    let mut c = [block as u32, (block >> 32) as u32, stream as u32, (stream >> 32) as u32];
+    let mut c = [[0; L], [0; L], [stream as u32; L], [(stream >> 32) as u32; L]];
+    for lane in 0..L {
+        let block = first.wrapping_add(lane as u64);
+        (c[0][lane], c[1][lane]) = (block as u32, (block >> 32) as u32);
+    }
     for _ in 0..10 {
-        let p0 = u64::from(c[0]) * 0xD251_1F53;
-        let p1 = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32];
+        for lane in 0..L {
+            let p0 = u64::from(c[0][lane]) * 0xD251_1F53;
+            let p1 = u64::from(c[2][lane]) * 0xCD9E_8D57;
+            c[0][lane] = (p1 >> 32) as u32 ^ c[1][lane] ^ k0;
+            c[1][lane] = p1 as u32;
+            c[2][lane] = (p0 >> 32) as u32 ^ c[3][lane] ^ k1;
+            c[3][lane] = p0 as u32;
+        }
         k0 = k0.wrapping_add(0x9E37_79B9);
         k1 = k1.wrapping_add(0xBB67_AE85);
     }
@@ -100,6 +116,15 @@ mod tests {
         let stream = 0x0370_7344_1319_8a2e;
         let key = 0x299f_31d0_a409_3822;
         assert_eq!(philox(key, stream, block), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+    }
+
+    #[test]
+    fn lanes_are_neighbouring_blocks() {
+        let first = u64::from(u32::MAX) - 2;
+        let words = philox_lanes::<8>(7, 9, first);
+        for lane in 0..8 {
+            assert_eq!(words.map(|w| w[lane]), philox(7, 9, first + lane as u64));
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! `layer_norm`: every row to mean 0 and variance 1, then scaled and shifted per column.
 
 use crate::backend::Exec;
+use crate::backend::cpu::vector;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::host;
+use crate::ops::norm::{RowBackward, normalise};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -78,7 +80,22 @@ impl Operator for LayerNorm {
     }
 
     fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        host::forward(self, io)
+        let ([x, gamma, beta], [y], [mean, rstd]) = (io.x, io.y, io.saved) else {
+            return Err(wrong_operands("layer_norm"));
+        };
+        let (rows, c) = x.spec().rows_cols();
+        let (gamma, beta) = (Floats::of(gamma)?.widened(), Floats::of(beta)?.widened());
+        let to = [Out::of(y, c)?, Out::of(mean, 1)?, Out::of(rstd, 1)?];
+        map(rows, 4 * TOUCH * c, [In::new(Floats::of(x)?, c)], to, |_, [x], [y, mean, rstd]| {
+            let rows = x.chunks(c).zip(y.chunks_mut(c));
+            for ((x, y), (mean, rstd)) in rows.zip(mean.iter_mut().zip(rstd)) {
+                *mean = vector::sum(x) / c as f32;
+                let variance = vector::sum_squared_deviations(x, *mean) / c as f32;
+                *rstd = 1.0 / (variance + self.eps).sqrt();
+                normalise(x, (*mean, *rstd), &gamma, &beta, y);
+            }
+        });
+        Ok(())
     }
 }
 
@@ -92,7 +109,19 @@ impl Differentiable for LayerNorm {
     }
 
     fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+        let ([dy], [x, ..], [mean, rstd], [dx, dgamma, dbeta]) = (io.dy, io.specs, io.saved, &mut *io.dx) else {
+            return Err(wrong_operands("layer_norm"));
+        };
+        let Some(dy) = dy else { return no_gradient(io.dx) };
+        let c = x.last();
+        let gamma = Floats::kept(io.x.get(1))?.widened();
+        let (x, dy) = (Floats::kept(io.x.first())?, Floats::of(dy)?);
+        RowBackward { c, x, dy, gamma: &gamma, mean: Some(mean.f32()?), rstd: rstd.f32()? }.run(
+            Out::slot(dx, c)?,
+            Out::slot(dgamma, c)?,
+            Out::slot(dbeta, c)?,
+        );
+        Ok(())
     }
 }
 
@@ -195,5 +224,35 @@ fn bench_cases() -> Vec<Case> {
 mod tests {
     use super::*;
 
+    use crate::ops::trial::{backward, forward};
+
     crate::room_tests!(ROOM);
+
+    const OP: LayerNorm = LayerNorm { eps: 1e-5 };
+
+    #[test]
+    fn a_row_of_one_value_gives_beta_and_a_finite_gradient() {
+        let x: [(&[usize], &[f32]); 3] = [(&[1, 3], &[7.0; 3]), (&[3], &[2.0; 3]), (&[3], &[0.1, 0.2, 0.3])];
+        assert_eq!(forward(&OP, &x), [0.1, 0.2, 0.3]);
+        assert!(backward(&OP, &x, Some(&[1.0, 0.0, 0.0])).iter().flatten().all(|g| g.is_finite()));
+    }
+
+    #[test]
+    fn a_mean_far_above_the_spread_keeps_the_spread() {
+        let y =
+            forward(&LayerNorm { eps: 1e-12 }, &[(&[1, 2], &[1000.0, 1002.0]), (&[2], &[1.0; 2]), (&[2], &[0.0; 2])]);
+        assert!((y[0] + 1.0).abs() < 1e-6 && (y[1] - 1.0).abs() < 1e-6, "{y:?}");
+    }
+
+    #[test]
+    fn a_nan_stays_in_its_row() {
+        let y = forward(&OP, &[(&[2, 2], &[f32::NAN, 1.0, 1.0, 2.0]), (&[2], &[1.0; 2]), (&[2], &[0.0; 2])]);
+        assert!(y[0].is_nan() && y[1].is_nan() && y[2].is_finite() && y[3].is_finite(), "{y:?}");
+    }
+
+    #[test]
+    fn no_incoming_gradient_means_zero() {
+        let dx = backward(&OP, &[(&[1, 2], &[1.0, 2.0]), (&[2], &[1.0; 2]), (&[2], &[0.0; 2])], None);
+        assert!(dx.iter().flatten().all(|g| *g == 0.0), "{dx:?}");
+    }
 }

@@ -1,21 +1,42 @@
 //! Operators: one file (or folder) a room, each with its documentation, shapes, cost, reference, gradient, CPU path, cases
 //! and tests, in that order.
 
+mod blocks;
+mod broadcast;
 pub mod compare;
 pub mod contract;
+pub mod elementwise;
 pub mod host;
+mod keep;
+mod norm;
 pub mod operator;
+#[cfg(test)]
+mod trial;
 
 pub mod adamw;
 pub mod attention;
+pub mod add;
+pub mod cast;
+pub mod drop_path;
+pub mod dropout;
+pub mod gelu;
 pub mod global_norm;
+pub mod group_norm;
 pub mod layer_norm;
 pub mod matmul;
 pub mod movement;
+pub mod mul;
 pub mod patchify;
 pub mod permute;
 pub mod relative_l2;
+pub mod relu;
 pub mod resize_bilinear;
+pub mod rms_norm;
+pub mod scale;
+pub mod sigmoid;
+pub mod silu;
+pub mod softmax;
+pub mod swiglu;
 pub mod unpatchify;
 
 pub use contract::Room;
@@ -24,13 +45,27 @@ pub use contract::Room;
 pub static ROOMS: &[&Room] = &[
     &adamw::ROOM,
     &attention::ROOM,
+    &add::ROOM,
+    &cast::ROOM,
+    &drop_path::ROOM,
+    &dropout::ROOM,
+    &gelu::ROOM,
     &global_norm::ROOM,
+    &group_norm::ROOM,
     &layer_norm::ROOM,
     &matmul::ROOM,
+    &mul::ROOM,
     &patchify::ROOM,
     &permute::ROOM,
     &relative_l2::ROOM,
+    &relu::ROOM,
     &resize_bilinear::ROOM,
+    &rms_norm::ROOM,
+    &scale::ROOM,
+    &sigmoid::ROOM,
+    &silu::ROOM,
+    &softmax::ROOM,
+    &swiglu::ROOM,
     &unpatchify::ROOM,
 ];
 
