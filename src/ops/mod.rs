@@ -14,8 +14,8 @@ pub mod operator;
 mod trial;
 
 pub mod adamw;
-pub mod attention;
 pub mod add;
+pub mod attention;
 pub mod cast;
 pub mod drop_path;
 pub mod dropout;
