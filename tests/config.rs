@@ -390,6 +390,34 @@ fn a_byte_order_mark_and_windows_line_ends_are_no_faults() {
     assert_eq!((c.model.embed_dim, c.training.learning_rate), (96, 5e-5));
 }
 
+#[test]
+fn a_thousand_unknown_keys_are_counted_and_a_hundred_named() {
+    let keys: Vec<String> = (0..1000).map(|i| format!("k{i}: 1")).collect();
+    let error = load(&text(&format!("r: {{{}}}", keys.join(", "))), None, &[]).unwrap_err().to_string();
+    assert_eq!(error.lines().count(), 101);
+    assert_eq!(error.lines().last(), Some("my.yaml: r: and 900 more unknown keys"));
+}
+
+#[test]
+fn a_cut_or_flipped_file_is_loaded_or_refused_in_lines() {
+    let whole = config::show(&predefined("time_test")).into_bytes();
+    let cuts = (0..64).map(|i| whole[..whole.len() * i / 64].to_vec());
+    // A fixed stride through all bits of the file.
+    let flips = (0..300).map(|i| {
+        let (mut bytes, bit) = (whole.clone(), i * 7919 % (8 * whole.len()));
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bytes
+    });
+    let mut refused = 0;
+    for bytes in cuts.chain(flips) {
+        if let Err(e) = load(&text(&String::from_utf8_lossy(&bytes)), Some("time_test"), &[]) {
+            assert!(e.to_string().lines().all(|l| l.starts_with(LABEL)), "{e}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 50, "only {refused} of 364 were noticed");
+}
+
 /// Pieces of configurations, so that a generated text gets past the parser more often than noise does.
 const PIECES: &[&str] = &[
     "base: &base\n",

@@ -18,7 +18,8 @@ const MAX_AXIS: usize = 1 << 20;
 ///
 /// # Source
 /// alexk101/sci-scaling@7955f59, `models/weather_transformer.py`, under the names of its configuration file. What that
-/// file cannot reach (`mlp_ratio` and below `output_channels`) has the name of the constructor's argument.
+/// file cannot reach (from `mlp_ratio` on) has the name of the constructor's argument. Differs on purpose: `head` is new,
+/// and attentions that the original gets wrong do not exist here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WeatherVitConfig {
@@ -245,8 +246,8 @@ fn axis(faults: &mut Faults, key: &str, n: usize) {
 
 /// "write 8": the divisors of `d` next to `heads`, so that the message can be acted on.
 fn nearest_divisor(d: usize, heads: usize) -> String {
-    let below = (1..=heads.min(d)).rev().find(|n| d % n == 0).unwrap_or(1);
-    match (heads..=d).find(|n| d % n == 0) {
+    let below = (1..=heads.min(d)).rev().find(|n| d.is_multiple_of(*n)).unwrap_or(1);
+    match (heads..=d).find(|n| d.is_multiple_of(*n)) {
         Some(above) if above != below => format!("the nearest are {below} and {above}"),
         _ => format!("the nearest is {below}"),
     }

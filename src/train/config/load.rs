@@ -13,6 +13,9 @@ use crate::error::{Error, Faults, Result};
 /// The environment variable that sets `max_checkpoints`.
 const MAX_CHECKPOINTS: &str = "MAX_CHECKPOINTS";
 
+/// Unknown keys beyond so many faults are only counted: nobody reads them, and each costs a search for what was meant.
+const MAX_FAULTS: usize = 100;
+
 /// What a given key is.
 #[derive(Clone, Copy)]
 enum What {
@@ -50,6 +53,7 @@ struct Loader {
     given: BTreeMap<&'static str, Given>,
     failed: HashSet<&'static str>,
     faults: Faults,
+    more_faults: usize,
     notices: Vec<String>,
 }
 
@@ -77,6 +81,7 @@ pub(super) fn load_one(
         given: BTreeMap::new(),
         failed: HashSet::new(),
         faults: Faults::new(),
+        more_faults: 0,
         notices: Vec::new(),
     };
     loader.read_file(&named.node);
@@ -138,6 +143,8 @@ impl Loader {
             } else if let Some(block) = block.filter(|_| SECTIONS.contains(&plain)) {
                 let text = format!("a block inside the block {block}; move it out, to the same depth as {block}");
                 self.fault(line, plain, &text);
+            } else if self.faults.len() >= MAX_FAULTS {
+                self.more_faults += 1;
             } else {
                 let path = block.map_or(quote(&key, 60), |b| format!("{b}.{}", quote(&key, 60)));
                 self.fault(line, &path, &format!("unknown key; {}", keys::mend_unknown(&spelled)));
@@ -233,6 +240,10 @@ impl Loader {
     }
 
     fn finish(mut self) -> Result<RunConfig> {
+        if self.more_faults > 0 {
+            let text = format!("and {} more unknown keys", self.more_faults);
+            self.fault(0, "", &text);
+        }
         let mut config = RunConfig::default();
         config.experiment.name = self.config_name.clone();
         let given = std::mem::take(&mut self.given);

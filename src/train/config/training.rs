@@ -222,11 +222,24 @@ impl TrainingConfig {
     }
 
     fn validate_numbers(&self, faults: &mut Faults) {
+        for (key, n, is_sound, expected) in self.ranges() {
+            if !is_sound {
+                let (expected, mend) = expected.split_once("; ").unwrap_or((expected, ""));
+                let mend = if mend.is_empty() { String::new() } else { format!("; {mend}") };
+                // 1e18 is easier to read than its 19 digits.
+                let n = if n.abs() >= 1e7 { format!("{n:e}") } else { n.to_string() };
+                faults.push(format!("{key}: expected {expected}, found {n}{mend}"));
+            }
+        }
+    }
+
+    /// Of every number with a range: key, value, whether it lies inside, and what is expected; how to mend it.
+    fn ranges(&self) -> [(&'static str, f64, bool, &'static str); 12] {
         let above_zero = |n: f64| n > 0.0 && n.is_finite();
         let from_zero = |n: f64| n >= 0.0 && n.is_finite();
         let below_one = |n: f64| (0.0..1.0).contains(&n);
         let [beta1, beta2] = self.betas;
-        for (key, n, is_sound, expected) in [
+        [
             ("learning_rate", self.learning_rate, above_zero(self.learning_rate), "a number above 0; 1e-4 is usual"),
             ("weight_decay", self.weight_decay, from_zero(self.weight_decay), "a number of at least 0; 0.01 is usual"),
             ("betas", beta1, below_one(beta1), "numbers of at least 0 and below 1; [0.9, 0.999] is usual"),
@@ -274,15 +287,7 @@ impl TrainingConfig {
                 self.time_budget_hours.is_none_or(above_zero),
                 "a number of hours above 0; null means no budget",
             ),
-        ] {
-            if !is_sound {
-                let (expected, mend) = expected.split_once("; ").unwrap_or((expected, ""));
-                let mend = if mend.is_empty() { String::new() } else { format!("; {mend}") };
-                // 1e18 is easier to read than its 19 digits.
-                let n = if n.abs() >= 1e7 { format!("{n:e}") } else { n.to_string() };
-                faults.push(format!("{key}: expected {expected}, found {n}{mend}"));
-            }
-        }
+        ]
     }
 }
 

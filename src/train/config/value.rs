@@ -72,12 +72,16 @@ pub(super) fn parse(text: &str) -> Result<Node, String> {
         for (theirs, ours) in [
             ("Documents {", "expected one document, found a second one; remove the `---`"),
             ("recursive references", "expected an anchor that is closed, found an alias inside it"),
+            ("Nodes {", "expected at most 50000 values once aliases are expanded, found more"),
+            ("Depth {", "expected at most 32 levels, found more"),
+            ("budget breached", "expected a configuration, found a document beyond the reader's limits"),
             ("into string", "expected text as a key, found nothing; put it in quotes"),
             ("expected string scalar", "expected text as a key, found a list or a map"),
             ("unknown anchor", "expected an anchor that is defined above, found an alias to none of that name"),
         ] {
             if found.contains(theirs) {
                 found = ours.to_owned();
+                break;
             }
         }
         match e.location() {
@@ -299,8 +303,9 @@ mod tests {
         for (name, last) in ('b'..'k').zip('a'..) {
             bomb += &format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 10].join(", "));
         }
-        assert!(parse(&bomb).unwrap_err().contains("not YAML"));
+        assert!(parse(&bomb).unwrap_err().contains("expected at most 50000 values once aliases are expanded"));
         assert!(parse(&"[".repeat(100_000)).unwrap_err().contains("not YAML"));
+        assert!(parse(&"- ".repeat(100_000)).unwrap_err().contains("expected at most 32 levels, found more"));
         assert!(parse(&format!("{}a: 1", "? ".repeat(100_000))).is_err());
         assert!(parse(&"x".repeat(MAX_BYTES + 1)).unwrap_err().starts_with("expected at most 1048576 bytes"));
     }
