@@ -1,5 +1,6 @@
 //! Checkpoints: what a save promises when processes die, disks fail and bits flip.
 
+mod convert;
 mod disk;
 mod flips;
 mod kills;
@@ -13,9 +14,9 @@ use serde_json::{Value, json};
 
 /// Owned tensors and state of one step; every step has other numbers.
 pub(crate) struct Sample {
-    step: u64,
-    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
-    state: Value,
+    pub(crate) step: u64,
+    pub(crate) tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    pub(crate) state: Value,
 }
 
 impl Sample {

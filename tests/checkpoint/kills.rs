@@ -192,7 +192,7 @@ fn what_is_no_checkpoint_is_neither_replaced_nor_removed() {
 const FOLDER: &str = "PERFRUN_TEST_CHECKPOINT_FOLDER";
 
 #[test]
-#[ignore = "run as a child process by random_kills_lose_nothing"]
+#[ignore = "run as a child process by two_hundred_random_kills_lose_nothing"]
 fn child_that_saves_until_it_is_killed() {
     let dir = PathBuf::from(std::env::var_os(FOLDER).unwrap());
     let mut step = CheckpointStore::new(&dir, 2).latest().unwrap().checkpoint.unwrap().step();
@@ -234,12 +234,13 @@ fn start_and_kill(dir: &Path, operations: usize) -> u64 {
     saved
 }
 
-fn random_kills(kills: usize) {
+#[test]
+fn two_hundred_random_kills_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     Sample::new(0).save(&mut CheckpointStore::new(dir.path(), 2), "final_checkpoint").unwrap();
     let mut dice = Dice::new(20);
     let mut newest = 0;
-    for kill in 0..kills {
+    for kill in 0..200 {
         let saved = start_and_kill(dir.path(), 1 + dice.below(90));
         let latest = CheckpointStore::new(dir.path(), 2).latest().unwrap();
         assert!(latest.rejected.is_empty(), "kill {kill}: {:?}", latest.rejected);
@@ -256,15 +257,4 @@ fn random_kills(kills: usize) {
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     let hidden = left.iter().filter(|n| n.to_string_lossy().starts_with('.')).count();
     assert!(hidden == 1 && left.len() <= 1 + 2 + 2, "{left:?}");
-}
-
-#[test]
-fn random_kills_lose_nothing() {
-    random_kills(20);
-}
-
-#[test]
-#[ignore = "takes half a minute: the same as random_kills_lose_nothing, ten times as often"]
-fn two_hundred_random_kills_lose_nothing() {
-    random_kills(200);
 }

@@ -96,7 +96,7 @@ fn the_last_good_checkpoint_is_never_removed_in_two_hundred_random_histories() {
         let dir = tempfile::tempdir().unwrap();
         let max = 1 + dice.below(3);
         let mut step = 0;
-        for turn in 0..6 {
+        for turn in 0..4 {
             let before = good(dir.path());
             step += 1 + dice.below(3) as u64;
             let name = if dice.below(2) == 0 { CheckpointName::Epoch(step) } else { CheckpointName::Step(step) };

@@ -17,17 +17,25 @@
 //!
 //! The same weights and state give the same bytes: no time, no host and no path is written.
 
+mod diff;
+mod export;
 mod file_ops;
+mod import;
 mod manifest;
 mod name;
 mod open;
+mod report;
 mod rotate;
 mod store;
 mod write;
 
+pub use diff::{DiffReport, Difference, diff};
+pub use export::{Contents, export};
 pub use file_ops::{Disk, DurableFile, FileOps, Kind, Lock};
+pub use import::{ImportOptions, Imported, import};
 pub use name::CheckpointName;
 pub use open::{Checkpoint, Verification, verify};
+pub use report::{ListReport, Listed, ShowReport, list, resolve, show};
 pub use store::{CheckpointStore, Found, Latest, SaveRequest, Saved};
 
 /// The weights' file.
