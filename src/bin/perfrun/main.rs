@@ -1,3 +1,39 @@
 //! The command line of perfrun.
+//!
+//! One file a family of commands; `cli` lists them. Exit codes: 0 done, 1 failed, 2 bad input (a command line, a
+//! configuration, data, a checkpoint), 75 stopped by a signal or a budget with a checkpoint that verifies.
 
-fn main() {}
+mod arguments;
+mod bench;
+mod check;
+mod cli;
+mod config;
+mod data;
+mod device;
+mod doctor;
+mod outcome;
+mod output;
+mod record;
+mod shell;
+mod synth;
+mod units;
+mod vendors;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+
+fn main() -> ExitCode {
+    let args = arguments::normalise(std::env::args_os());
+    let parsed = Cli::try_parse_from(args);
+    match parsed {
+        Ok(cli) => outcome::exit_code(cli.command.run()),
+        Err(e) => {
+            // Help that nobody reads any more (`perfrun --help | head`) is no failure.
+            let _ = e.print();
+            ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
+        }
+    }
+}

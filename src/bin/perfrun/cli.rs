@@ -1,0 +1,83 @@
+//! The commands: everything that the command line accepts starts here.
+
+use clap::{Parser, Subcommand};
+
+use crate::outcome::Outcome;
+use crate::{bench, check, config, data, doctor, shell, synth};
+
+const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
+     Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal or a budget with a verified checkpoint.";
+
+/// Kernels, exact FLOP counts and the training systems written against them.
+#[derive(Debug, Parser)]
+#[command(name = "perfrun", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prove rooms on this machine: shapes, counted cost, gradients, device against reference
+    Check(check::CheckArgs),
+    /// Time rooms: seconds, GB/s, GFLOP/s, percent of the floor
+    Bench(bench::BenchArgs),
+    /// Look at configurations
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Look at data sets
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Write synthetic data in a system's own format
+    #[command(subcommand)]
+    Synth(synth::SynthCommand),
+    /// Say what this machine has, what can be used of it, and why not the rest
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands
+    Man(shell::ManArgs),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> anyhow::Result<Outcome> {
+        match self {
+            Command::Check(args) => args.run(),
+            Command::Bench(args) => args.run(),
+            Command::Config(command) => command.run(),
+            Command::Data(command) => command.run(),
+            Command::Synth(command) => command.run(),
+            Command::Doctor(args) => args.run(),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_do_not_contradict_one_another() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_says_what_it_does() {
+        fn silent(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_about().is_none() {
+                found.push(path.clone());
+            }
+            let flags = command.get_arguments().filter(|a| a.get_help().is_none() && a.get_id() != "help");
+            found.extend(flags.map(|a| format!("{path} {}", a.get_id())));
+            command.get_subcommands().filter(|c| c.get_name() != "help").for_each(|c| silent(c, &path, found));
+        }
+        let mut found = Vec::new();
+        silent(&Cli::command(), "", &mut found);
+        assert!(found.is_empty(), "without help: {found:?}");
+    }
+}

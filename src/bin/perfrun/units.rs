@@ -1,0 +1,53 @@
+//! Numbers for people.
+
+/// `1.23 ms`: three digits and a unit.
+pub(crate) fn seconds(s: f64) -> String {
+    let (value, unit) = match s {
+        s if s >= 1.0 => (s, "s"),
+        s if s >= 1e-3 => (s * 1e3, "ms"),
+        s if s >= 1e-6 => (s * 1e6, "µs"),
+        s => (s * 1e9, "ns"),
+    };
+    format!("{} {unit}", three_digits(value))
+}
+
+/// `1.50 GiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let power = (n.max(1).ilog2() / 10) as usize;
+    let unit = units.get(power).copied().unwrap_or("EiB");
+    if power == 0 {
+        format!("{n} B")
+    } else {
+        format!("{} {unit}", three_digits(n as f64 / 1024f64.powi(power as i32)))
+    }
+}
+
+/// Three significant digits for 1 to 1000, more before the point where there are more.
+pub(crate) fn three_digits(x: f64) -> String {
+    let places = if x >= 99.95 {
+        0
+    } else if x >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{x:.places$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_have_three_digits_and_a_unit() {
+        assert_eq!(seconds(12.345), "12.3 s");
+        assert_eq!(seconds(0.0012345), "1.23 ms");
+        assert_eq!(seconds(0.00099999), "1000 µs");
+        assert_eq!(seconds(2.5e-8), "25.0 ns");
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.50 KiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+    }
+}
