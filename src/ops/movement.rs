@@ -380,6 +380,24 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     all
 }
 
+/// The tensor around one axis: how many indices all axes before it have together, its length, and how many numbers one
+/// of its indices holds.
+pub(crate) fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
+    (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
+}
+
+/// Checks that `input` has the axis that `op`'s parameter names.
+pub(crate) fn expect_axis(op: &str, input: &str, x: &Spec, axis: usize) -> Result<()> {
+    if axis < x.rank() {
+        return Ok(());
+    }
+    Err(Error::argument(format!(
+        "{op}: axis: expected one of the {} axes of {input} {:?}, found {axis}",
+        x.rank(),
+        x.shape()
+    )))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
