@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::backend::Exec;
+use crate::backend::cpu::threads::{Rows, RowsMut, rows};
+use crate::backend::cpu::vector::{self, Adamw};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
@@ -58,7 +58,7 @@ pub struct AdamW {
     pub undecayed: Arc<[Range<usize>]>,
 }
 
-/// The factors of one step.
+/// The factors of one step, for the plain text; [`Adamw`] has them for the CPU.
 #[derive(Clone, Copy)]
 struct Rates<S> {
     factor: S,
@@ -75,8 +75,10 @@ struct Rates<S> {
     size: S,
 }
 
-/// Elements that one thread updates at a time.
-const CHUNK: usize = 8 * 1024;
+/// Gradients of a narrow type that are widened at a time.
+const BLOCK: usize = 1024;
+/// Work of one element as [`threads`](crate::backend::cpu::threads) counts it: seven passes over memory.
+const WORK: usize = 28;
 
 impl AdamW {
     fn rates<S: Scalar>(&self) -> Rates<S> {
@@ -163,59 +165,44 @@ impl AdamW {
         let (param, m, v) = (param.f32()?, m.f32()?, v.f32()?);
         match grad.spec().dtype() {
             Dtype::F32 => self.step_all(param, grad.f32()?, m, v, |_, g| g),
-            Dtype::Bf16 => self.step_all(param, grad.bf16()?, m, v, widen),
-            Dtype::F16 => self.step_all(param, grad.f16()?, m, v, widen),
+            Dtype::Bf16 => self.step_all(param, grad.bf16()?, m, v, |to, g| {
+                vector::widen_bf16(g, to);
+                to
+            }),
+            Dtype::F16 => self.step_all(param, grad.f16()?, m, v, |to, g| {
+                vector::widen_f16(g, to);
+                to
+            }),
             Dtype::I32 => return Err(Error::dtype("adamw: grad: expected a floating-point type, found i32")),
         }
         Ok(())
     }
 
-    /// All elements, in chunks; `read` gives a chunk of gradients in f32, in the room that it is lent if need be.
+    /// All elements; `read` gives gradients in f32, in the room that it is lent if need be.
     fn step_all<G: Sync>(
         &self,
         param: &mut [f32],
         grad: &[G],
         m: &mut [f32],
         v: &mut [f32],
-        read: impl for<'a> Fn(&'a mut Vec<f32>, &'a [G]) -> &'a [f32] + Sync,
+        read: impl for<'a> Fn(&'a mut [f32], &'a [G]) -> &'a [f32] + Sync,
     ) {
-        let rates = self.rates::<f32>();
-        let chunk = |room: &mut Vec<f32>, i: usize, p: &mut [f32], g: &[G], m: &mut [f32], v: &mut [f32]| {
-            let g = read(room, g);
-            let start = i * CHUNK;
-            for (at, decays) in self.stretches(start..start + p.len()) {
-                let at = at.start - start..at.end - start;
-                let decay = if decays { rates.decay } else { 1.0 };
-                step(&rates, decay, &mut p[at.clone()], &g[at.clone()], &mut m[at.clone()], &mut v[at]);
-            }
-        };
+        let [b1, b2] = self.betas;
+        let decayed = Adamw::new(self.step, self.lr, (b1, b2), self.eps, self.weight_decay, self.gradient_factor);
+        let undecayed = Adamw { keep: 1.0, ..decayed };
         let n = param.len();
-        let chunks = param
-            .par_chunks_mut(CHUNK)
-            .zip(grad.par_chunks(CHUNK))
-            .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
-            .enumerate()
-            // A small model is done before another thread wakes up.
-            .with_min_len(if n < 4 * CHUNK { n } else { 1 }.max(1));
-        chunks.for_each_init(Vec::new, |room, (i, ((p, g), (m, v)))| chunk(room, i, p, g, m, v));
-    }
-}
-
-fn widen<'a, G: Copy + Into<f32>>(room: &'a mut Vec<f32>, g: &'a [G]) -> &'a [f32] {
-    room.clear();
-    room.extend(g.iter().map(|&g| g.into()));
-    room
-}
-
-/// The formula over slices of one length.
-fn step(r: &Rates<f32>, decay: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-    let n = p.len();
-    let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
-    for i in 0..n {
-        let g = g[i] * r.factor;
-        m[i] += (g - m[i]) * r.follow;
-        v[i] = v[i] * r.keep + g * g * r.take;
-        p[i] = p[i] * decay - r.size * (m[i] / (v[i].sqrt() / r.root + r.eps));
+        let parts = (RowsMut::new(param, 1), Rows::new(grad, 1), RowsMut::new(m, 1), RowsMut::new(v, 1));
+        rows(n, WORK, parts, |first, (p, g, m, v)| {
+            let mut room = [0.0; BLOCK];
+            for (at, decays) in self.stretches(first..first + p.data.len()) {
+                let how = if decays { &decayed } else { &undecayed };
+                for start in at.clone().step_by(BLOCK) {
+                    let at = start - first..at.end.min(start + BLOCK) - first;
+                    let g = read(&mut room[..at.len()], &g.data[at.clone()]);
+                    vector::adamw(how, &mut p.data[at.clone()], g, &mut m.data[at.clone()], &mut v.data[at]);
+                }
+            }
+        });
     }
 }
 
@@ -405,8 +392,9 @@ mod tests {
 
     #[test]
     fn only_elements_outside_the_ranges_decay() {
-        let n = 3 * CHUNK + 5;
-        let undecayed: Arc<[Range<usize>]> = [1..CHUNK + 7, CHUNK + 9..CHUNK + 10, 2 * CHUNK..n - 1].into();
+        const N: usize = 1 << 15;
+        let n = 3 * N + 5;
+        let undecayed: Arc<[Range<usize>]> = [1..N + 7, N + 9..N + 10, 2 * N..n - 1].into();
         let op = AdamW { lr: 0.5, weight_decay: 1.0, undecayed: undecayed.clone(), ..op(1) };
         let [p, ..] = update(&op, &vec![1.0; n], &vec![0.0; n]);
         for (i, p) in p.iter().enumerate() {

@@ -67,7 +67,9 @@ impl Movement for Concat {
                 )));
             }
             let length = s.shape()[self.axis];
-            total = total.checked_add(length).ok_or_else(|| Error::too_large("concat", "axis", format!("{total} + {length}")))?;
+            total = total
+                .checked_add(length)
+                .ok_or_else(|| Error::too_large("concat", "axis", format!("{total} + {length}")))?;
         }
         let mut shape = first.shape().to_vec();
         shape[self.axis] = total;
@@ -140,11 +142,11 @@ fn bad_cases() -> Vec<BadCase> {
     let i32s = Spec::new(Dtype::I32, [7]).into_iter().collect();
     vec![
         BadCase::new(op(0), &[], "expected 1 to 32 inputs, found 0"),
-        BadCase::new(op(0), &[&[1]; 33], "expected 1 to 32 inputs, found 33"),
+        BadCase::new(op(0), &[&[1][..]; 33], "expected 1 to 32 inputs, found 33"),
         BadCase::new(op(2), &[&[2, 3], &[2, 3]], "axis: expected one of the 2 axes of x0 [2, 3], found 2"),
         BadCase::new(op(1), &[&[2, 3], &[4, 3]], "x1: expected [2, 3] but for axis 1, found [4, 3]"),
         BadCase::new(op(1), &[&[2, 3], &[2, 3, 1]], "x1: expected [2, 3] but for axis 1, found [2, 3, 1]"),
-        BadCase::new(op(0), &[&[1 << 60]; 8], "axis: length"),
+        BadCase::new(op(0), &[&[1 << 60][..]; 8], "axis: length"),
         BadCase::of_specs(op(0), mixed, "x1: expected f32, found [2, 3] bf16"),
         BadCase::of_specs(op(0), i32s, "x0: expected f32 or bf16 or f16"),
     ]

@@ -13,6 +13,7 @@ pub mod operator;
 #[cfg(test)]
 mod trial;
 
+pub mod absolute_error;
 pub mod adamw;
 pub mod add;
 pub mod attention;
@@ -20,14 +21,19 @@ pub mod cast;
 pub mod drop_path;
 pub mod dropout;
 pub mod gelu;
+pub mod concat;
+pub mod cross_entropy;
 pub mod global_norm;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod matmul;
+mod mean_error;
 pub mod movement;
 pub mod mul;
+pub mod pad;
 pub mod patchify;
 pub mod permute;
+pub mod reduce;
 pub mod relative_l2;
 pub mod relu;
 pub mod resize_bilinear;
@@ -37,12 +43,16 @@ pub mod sigmoid;
 pub mod silu;
 pub mod softmax;
 pub mod swiglu;
+pub mod roll;
+pub mod slice;
+pub mod squared_error;
 pub mod unpatchify;
 
 pub use contract::Room;
 
 /// Every room, in alphabetical order.
 pub static ROOMS: &[&Room] = &[
+    &absolute_error::ROOM,
     &adamw::ROOM,
     &attention::ROOM,
     &add::ROOM,
@@ -50,13 +60,17 @@ pub static ROOMS: &[&Room] = &[
     &drop_path::ROOM,
     &dropout::ROOM,
     &gelu::ROOM,
+    &concat::ROOM,
+    &cross_entropy::ROOM,
     &global_norm::ROOM,
     &group_norm::ROOM,
     &layer_norm::ROOM,
     &matmul::ROOM,
     &mul::ROOM,
+    &pad::ROOM,
     &patchify::ROOM,
     &permute::ROOM,
+    &reduce::ROOM,
     &relative_l2::ROOM,
     &relu::ROOM,
     &resize_bilinear::ROOM,
@@ -66,6 +80,9 @@ pub static ROOMS: &[&Room] = &[
     &silu::ROOM,
     &softmax::ROOM,
     &swiglu::ROOM,
+    &roll::ROOM,
+    &slice::ROOM,
+    &squared_error::ROOM,
     &unpatchify::ROOM,
 ];
 

@@ -108,7 +108,11 @@ fn bad_cases() -> Vec<BadCase> {
     let op = |zeros: &[[usize; 2]]| Pad { zeros: zeros.to_vec() };
     let i32s = || Spec::new(Dtype::I32, [7]).into_iter().collect::<Vec<_>>();
     vec![
-        BadCase::new(op(&[[1, 1]]), &[&[3, 4]], "zeros: expected a pair for each of the 2 axes of x [3, 4], found [[1, 1]]"),
+        BadCase::new(
+            op(&[[1, 1]]),
+            &[&[3, 4]],
+            "zeros: expected a pair for each of the 2 axes of x [3, 4], found [[1, 1]]",
+        ),
         BadCase::new(op(&[[usize::MAX, 1]]), &[&[3]], "zeros: length"),
         BadCase::new(op(&[[usize::MAX / 8, 0], [0, 0]]), &[&[3, 64]], "zeros: length"),
         BadCase::new(op(&[[1, 1]]), &[&[3], &[3]], "expected 1 inputs, found 2"),

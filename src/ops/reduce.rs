@@ -329,7 +329,11 @@ fn bad_cases() -> Vec<BadCase> {
     vec![
         BadCase::new(op(&[2], Reduction::Sum), &[&[3, 4]], "axes: expected some of the 2 axes of x [3, 4], each once"),
         BadCase::new(op(&[1, 1], Reduction::Sum), &[&[3, 4]], "each once, found [1, 1]"),
-        BadCase::new(op(&[0], Reduction::Mean), &[&[0, 4]], "x: expected a number along axes [0] for a mean, found [0, 4]"),
+        BadCase::new(
+            op(&[0], Reduction::Mean),
+            &[&[0, 4]],
+            "x: expected a number along axes [0] for a mean, found [0, 4]",
+        ),
         BadCase::new(op(&[0], Reduction::Sum), &[], "expected 1 inputs, found 0"),
         BadCase::of_specs(op(&[0], Reduction::Sum), i32s(), "x: expected f32 or bf16 or f16"),
     ]
@@ -364,9 +368,14 @@ mod tests {
             // Sums of small integers are exact either way.
             assert_eq!(fast, plain, "{op:?}");
             let (mut dfast, mut dplain) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-            let io = |dx| RefBackward { x: &[input], y: &[], saved: &[], dy: &[&fast], dx };
-            op.backward_cpu(io(&mut [Some(&mut dfast)]));
-            op.backward_ref(io(&mut [Some(&mut dplain)]));
+            op.backward_cpu(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&fast], dx: &mut [Some(&mut dfast)] });
+            op.backward_ref(RefBackward {
+                x: &[input],
+                y: &[],
+                saved: &[],
+                dy: &[&fast],
+                dx: &mut [Some(&mut dplain)],
+            });
             assert_eq!(dfast, dplain, "{op:?}");
         }
     }

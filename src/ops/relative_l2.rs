@@ -1,8 +1,8 @@
 //! `relative_l2`: the distance of a prediction from its target, in lengths of the target.
 
-use rayon::prelude::*;
-
 use crate::backend::Exec;
+use crate::backend::cpu::dispatch::wide;
+use crate::backend::cpu::threads::{Rows, RowsMut, reduce, rows};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
@@ -41,9 +41,6 @@ use crate::tensor::{Dtype, Spec, expect_dtype};
 /// Li et al. 2021, "Fourier neural operator for parametric partial differential equations", section 5 (relative error).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelativeL2;
-
-/// Numbers that one thread sums at a time.
-const CHUNK: usize = 16 * 1024;
 
 impl RelativeL2 {
     /// Samples, and numbers in each.
@@ -135,12 +132,8 @@ impl Reference for RelativeL2 {
         let mut total = 0.0;
         for i in 0..b {
             let (p, y) = (&p[i * n..][..n], &y[i * n..][..n]);
-            let parts: Vec<(f64, f64)> = if n < 2 * CHUNK {
-                p.chunks(CHUNK).zip(y.chunks(CHUNK)).map(|(p, y)| squares(p, y)).collect()
-            } else {
-                p.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).map(|(p, y)| squares(p, y)).collect()
-            };
-            let (e, l) = parts.iter().fold((0.0, 0.0), |(e, l), part| (e + part.0, l + part.1));
+            let piece = |at: std::ops::Range<usize>| squares(&p[at.clone()], &y[at]);
+            let (e, l) = reduce(n, 8, piece, |a, b| (a.0 + b.0, a.1 + b.1)).unwrap_or_default();
             let (e, l) = (e.sqrt(), l.sqrt());
             (error[i], length[i]) = (e as f32, l as f32);
             total += e / l;
@@ -149,25 +142,41 @@ impl Reference for RelativeL2 {
     }
 }
 
-/// Σ (p − y)² and Σ y², in eight interleaved sums each.
-fn squares(p: &[f32], y: &[f32]) -> (f64, f64) {
-    const LANES: usize = 8;
-    let (mut e, mut l) = ([0.0_f64; LANES], [0.0_f64; LANES]);
-    let (p8, p_rest) = p.as_chunks::<LANES>();
-    let (y8, y_rest) = y.as_chunks::<LANES>();
-    for (p, y) in p8.iter().zip(y8) {
-        for k in 0..LANES {
-            let (p, y) = (f64::from(p[k]), f64::from(y[k]));
+wide! {
+    /// Σ (p − y)² and Σ y², in eight interleaved sums each.
+    fn squares<F>(p: &[f32], y: &[f32]) -> (f64, f64) {
+        const LANES: usize = 8;
+        let (mut e, mut l) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+        let (p8, p_rest) = p.as_chunks::<LANES>();
+        let (y8, y_rest) = y.as_chunks::<LANES>();
+        for (p, y) in p8.iter().zip(y8) {
+            for k in 0..LANES {
+                let (p, y) = (f64::from(p[k]), f64::from(y[k]));
+                e[k] += (p - y) * (p - y);
+                l[k] += y * y;
+            }
+        }
+        for (k, (&p, &y)) in p_rest.iter().zip(y_rest).enumerate() {
+            let (p, y) = (f64::from(p), f64::from(y));
             e[k] += (p - y) * (p - y);
             l[k] += y * y;
         }
+        (e.iter().sum(), l.iter().sum())
     }
-    for (k, (&p, &y)) in p_rest.iter().zip(y_rest).enumerate() {
-        let (p, y) = (f64::from(p), f64::from(y));
-        e[k] += (p - y) * (p - y);
-        l[k] += y * y;
+
+    /// `d = s·(p − y)`.
+    fn pull_p<F>(s: f32, p: &[f32], y: &[f32], d: &mut [f32]) {
+        for (d, (&p, &y)) in d.iter_mut().zip(p.iter().zip(y)) {
+            *d = s * (p - y);
+        }
     }
-    (e.iter().sum(), l.iter().sum())
+
+    /// `d = −(s·(p − y) + t·y)`.
+    fn pull_y<F>(s: f32, t: f32, p: &[f32], y: &[f32], d: &mut [f32]) {
+        for (d, (&p, &y)) in d.iter_mut().zip(p.iter().zip(y)) {
+            *d = -(s * (p - y) + t * y);
+        }
+    }
 }
 
 impl ReferenceGrad for RelativeL2 {
@@ -201,27 +210,14 @@ impl ReferenceGrad for RelativeL2 {
             let (e, l) = (f64::from(error[i]), f64::from(length[i]));
             let s = if e == 0.0 { 0.0 } else { f64::from(dloss[0]) / (e * l * b as f64) };
             let (s, t) = (s as f32, (s * (e / l) * (e / l)) as f32);
-            let (p, y) = (&p[i * n..][..n], &y[i * n..][..n]);
-            let each = |d: &mut [f32], f: &(dyn Fn(&mut [f32], &[f32], &[f32]) + Sync)| {
-                if n < 2 * CHUNK {
-                    return f(d, p, y);
-                }
-                let chunks = d.par_chunks_mut(CHUNK).zip(p.par_chunks(CHUNK)).zip(y.par_chunks(CHUNK));
-                chunks.for_each(|((d, p), y)| f(d, p, y));
-            };
+            let (p, y) = (Rows::new(&p[i * n..][..n], 1), Rows::new(&y[i * n..][..n], 1));
             if let Some(dp) = dp {
-                each(&mut dp[i * n..][..n], &|d, p, y| {
-                    for ((d, &p), &y) in d.iter_mut().zip(p).zip(y) {
-                        *d = s * (p - y);
-                    }
-                });
+                let parts = (RowsMut::new(&mut dp[i * n..][..n], 1), p, y);
+                rows(n, 16, parts, |_, (d, p, y)| pull_p(s, p.data, y.data, d.data));
             }
             if let Some(dy) = dy {
-                each(&mut dy[i * n..][..n], &|d, p, y| {
-                    for ((d, &p), &y) in d.iter_mut().zip(p).zip(y) {
-                        *d = -(s * (p - y) + t * y);
-                    }
-                });
+                let parts = (RowsMut::new(&mut dy[i * n..][..n], 1), p, y);
+                rows(n, 16, parts, |_, (d, p, y)| pull_y(s, t, p.data, y.data, d.data));
             }
         }
     }
@@ -326,8 +322,8 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_of_many_chunks_sums_all_of_them() {
-        let n = 5 * CHUNK + 3;
+    fn a_sample_of_many_pieces_sums_all_of_them() {
+        let n = 100_003;
         let (loss, gradient) = loss_and_gradient(&vec![3.0; n], &vec![2.0; n]);
         assert_eq!(loss, 0.5);
         let want = 1.0 / (2.0 * n as f32);

@@ -1,8 +1,9 @@
 //! `resize_bilinear`: images on another grid, each number between its four neighbours.
 
-use rayon::prelude::*;
-
 use crate::backend::Exec;
+use crate::backend::cpu::dispatch::wide;
+use crate::backend::cpu::threads::{Rows, RowsMut, rows};
+use crate::backend::cpu::vector;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
@@ -96,9 +97,6 @@ fn reaches(taps: &[Tap], n: usize) -> Vec<Reach> {
     all
 }
 
-/// Below this many results one thread does all.
-const SMALL: usize = 16 * 1024;
-
 impl ResizeBilinear {
     /// Planes, then rows and columns before, for an input that `infer` accepts.
     fn sizes(x: &Spec) -> (usize, usize, usize) {
@@ -189,29 +187,34 @@ impl Reference for ResizeBilinear {
 
     fn forward_cpu(&self, io: RefForward<'_, f32>) {
         let ([x], [y]) = (io.x, io.y) else { return };
-        let (_, h, w) = ResizeBilinear::sizes(x.spec);
-        let (rows, columns) = self.both_taps(h, w);
+        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
+        let (down, across) = self.both_taps(h, w);
         let [to_h, to_w] = self.size;
-        let plane = |wide: &mut Vec<f32>, y: &mut [f32], x: &[f32]| {
-            wide.clear();
-            for x in x.chunks_exact(w) {
-                wide.extend(columns.iter().map(|t| t.weight[0] as f32 * x[t.at[0]] + t.weight[1] as f32 * x[t.at[1]]));
-            }
-            for (y, t) in y.chunks_exact_mut(to_w).zip(&rows) {
-                let [a, b] = t.at.map(|i| &wide[i * to_w..][..to_w]);
-                let [wa, wb] = t.weight.map(|w| w as f32);
-                for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                    *y = wa * a + wb * b;
+        let parts = (RowsMut::new(&mut **y, to_h * to_w), Rows::new(x.v, h * w));
+        rows(planes, 8 * to_h * to_w, parts, |_, (y, x)| {
+            let mut wide = Vec::with_capacity(h * to_w);
+            for (y, x) in y.data.chunks_exact_mut(to_h * to_w).zip(x.data.chunks_exact(h * w)) {
+                wide.clear();
+                for x in x.chunks_exact(w) {
+                    wide.extend(across.iter().map(|t| {
+                        let [wa, wb] = t.weight.map(|w| w as f32);
+                        wa * x[t.at[0]] + wb * x[t.at[1]]
+                    }));
+                }
+                for (y, t) in y.chunks_exact_mut(to_w).zip(&down) {
+                    let [a, b] = t.at.map(|i| &wide[i * to_w..][..to_w]);
+                    between(t.weight.map(|w| w as f32), a, b, y);
                 }
             }
-        };
-        let scratch = || Vec::with_capacity(h * to_w);
-        if y.len() < SMALL {
-            let mut wide = scratch();
-            y.chunks_mut(to_h * to_w).zip(x.chunks(h * w)).for_each(|(y, x)| plane(&mut wide, y, x));
-        } else {
-            let planes = y.par_chunks_mut(to_h * to_w).zip(x.par_chunks(h * w));
-            planes.for_each_init(scratch, |wide, (y, x)| plane(wide, y, x));
+        });
+    }
+}
+
+wide! {
+    /// `y = weight₀·a + weight₁·b`.
+    fn between<F>(weight: [f32; 2], a: &[f32], b: &[f32], y: &mut [f32]) {
+        for (y, (&a, &b)) in y.iter_mut().zip(a.iter().zip(b)) {
+            *y = weight[0] * a + weight[1] * b;
         }
     }
 }
@@ -246,33 +249,26 @@ impl ReferenceGrad for ResizeBilinear {
 
     fn backward_cpu(&self, io: RefBackward<'_, f32>) {
         let ([x], [dy], [Some(dx)]) = (io.x, io.dy, io.dx) else { return };
-        let (_, h, w) = ResizeBilinear::sizes(x.spec);
-        let (rows, columns) = self.both_taps(h, w);
-        let (rows, columns) = (reaches(&rows, h), reaches(&columns, w));
+        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
+        let (down, across) = self.both_taps(h, w);
+        let (down, across) = (reaches(&down, h), reaches(&across, w));
         let [to_h, to_w] = self.size;
-        let plane = |wide: &mut Vec<f32>, dx: &mut [f32], dy: &[f32]| {
-            for (dx, row) in dx.chunks_exact_mut(w).zip(&rows) {
-                wide.clear();
-                wide.resize(to_w, 0.0);
-                for (dy, &weight) in dy.chunks_exact(to_w).skip(row.first).zip(&row.weights) {
-                    for (sum, &dy) in wide.iter_mut().zip(dy) {
-                        *sum += weight * dy;
+        let parts = (RowsMut::new(&mut **dx, h * w), Rows::new(dy.as_ref(), to_h * to_w));
+        rows(planes, 16 * to_h * to_w, parts, |_, (dx, dy)| {
+            let mut wide = vec![0.0; to_w];
+            for (dx, dy) in dx.data.chunks_exact_mut(h * w).zip(dy.data.chunks_exact(to_h * to_w)) {
+                for (dx, reach) in dx.chunks_exact_mut(w).zip(&down) {
+                    wide.fill(0.0);
+                    for (dy, &weight) in dy.chunks_exact(to_w).skip(reach.first).zip(&reach.weights) {
+                        vector::axpy(weight, dy, &mut wide);
+                    }
+                    for (dx, reach) in dx.iter_mut().zip(&across) {
+                        let wide = &wide[reach.first..][..reach.weights.len()];
+                        *dx = wide.iter().zip(&reach.weights).map(|(&d, &weight)| d * weight).sum();
                     }
                 }
-                for (dx, column) in dx.iter_mut().zip(&columns) {
-                    let wide = &wide[column.first..][..column.weights.len()];
-                    *dx = wide.iter().zip(&column.weights).map(|(&d, &weight)| d * weight).sum();
-                }
             }
-        };
-        let scratch = || Vec::with_capacity(to_w);
-        if dy.len() < SMALL {
-            let mut wide = scratch();
-            dx.chunks_mut(h * w).zip(dy.chunks(to_h * to_w)).for_each(|(dx, dy)| plane(&mut wide, dx, dy));
-        } else {
-            let planes = dx.par_chunks_mut(h * w).zip(dy.par_chunks(to_h * to_w));
-            planes.for_each_init(scratch, |wide, (dx, dy)| plane(wide, dx, dy));
-        }
+        });
     }
 }
 

@@ -2,17 +2,20 @@
 
 use crate::backend::cpu::dispatch::wide;
 
-/// The numbers of one step, in the order in which they are used.
+/// The numbers of one step, in the order in which they are used. 1 − β is kept beside β: as a difference of f32 it would
+/// have lost five of its digits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adamw {
     /// Factor of the gradient: clipping and loss scale.
     pub scale: f32,
     /// 1 − learning rate · weight decay.
     pub keep: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
+    /// 1 − β₁.
+    pub follow: f32,
+    /// β₂.
     pub beta2: f32,
+    /// 1 − β₂.
+    pub take: f32,
     /// Learning rate / (1 − β₁ᵗ).
     pub rate: f32,
     /// 1 / √(1 − β₂ᵗ).
@@ -28,8 +31,9 @@ impl Adamw {
         Adamw {
             scale: scale as f32,
             keep: (1.0 - rate * decay) as f32,
-            beta1: beta1 as f32,
+            follow: (1.0 - beta1) as f32,
             beta2: beta2 as f32,
+            take: (1.0 - beta2) as f32,
             rate: (rate / (1.0 - beta1.powf(t))) as f32,
             root: (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32,
             eps: eps as f32,
@@ -38,17 +42,16 @@ impl Adamw {
 }
 
 wide! {
-    /// `g = scale·grad; m = β₁m + (1 − β₁)g; v = β₂v + (1 − β₂)g²; p = keep·p − rate·m / (root·√v + ε)`.
+    /// `g = scale·grad; m = m + follow·(g − m); v = β₂v + take·g²; p = keep·p − rate·(m / (root·√v + ε))`.
     ///
     /// Without fused arithmetic, so that every CPU gives the same bits.
     pub fn adamw<F>(how: &Adamw, p: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-        let Adamw { scale, keep, beta1, beta2, rate, root, eps } = *how;
-        let (rest1, rest2) = (1.0 - beta1, 1.0 - beta2);
+        let Adamw { scale, keep, follow, beta2, take, rate, root, eps } = *how;
         for (((p, &g), m), v) in p.iter_mut().zip(grad).zip(m).zip(v) {
             let g = scale * g;
-            *m = beta1 * *m + rest1 * g;
-            *v = beta2 * *v + rest2 * (g * g);
-            *p = keep * *p - rate * *m / (root * v.sqrt() + eps);
+            *m += follow * (g - *m);
+            *v = beta2 * *v + take * (g * g);
+            *p = keep * *p - rate * (*m / (root * v.sqrt() + eps));
         }
     }
 }

@@ -1,0 +1,340 @@
+//! `cross_entropy`: how surprised predicted logits are by the labels.
+
+use std::ops::Range;
+
+use crate::backend::Exec;
+use crate::backend::cpu::threads::{Rows, RowsMut, rows};
+use crate::backend::cpu::vector;
+use crate::cost::Flops;
+use crate::error::{Error, Result};
+use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::host;
+use crate::ops::operator::{
+    Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
+    Reference, ReferenceGrad, expect_inputs,
+};
+use crate::scalar::{Scalar, sum};
+use crate::tensor::{Dtype, Spec, expect_dtype};
+
+/// Negative log-probability of the labels under softmax, averaged over the rows that have one.
+///
+/// ```text
+/// loss = 1/m · Σ_{r labelled} (ln Σ_v exp logits[r, v] − logits[r, label[r]])      m rows are labelled
+/// ```
+///
+/// Softmax never exists in memory. A row whose label is `ignore_index` takes no part, whatever its logits are. Without a
+/// labelled row the loss is NaN, as a mean of nothing is, and the gradient is 0.
+///
+/// # Shapes
+/// `logits [.., V]`, `labels [..]` i32 → `loss []` in f32; saves the log-sum-exp `[rows]` in f32, 0 for ignored rows.
+///
+/// # Units
+/// `loss` is in nats.
+///
+/// # Cost
+/// As if every row were labelled: forward `rows·(3V + 2) + 1` vector, `rows·(V + 1)` special; backward `rows·(2V + 1) + 1`
+/// vector, `rows·V` special.
+///
+/// # Errors
+/// [`Error::Shape`] unless `labels` has the shape of `logits` without its last axis, and V is 1 or more; [`Error::Dtype`]
+/// unless `logits` is f32, bf16 or f16 and `labels` i32; when it runs, [`Error::Argument`] for a label that is neither in
+/// 0 .. V nor `ignore_index`.
+///
+/// # Source
+/// Definition; `ignore_index` and the mean as in PyTorch's `cross_entropy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrossEntropy {
+    /// The label of rows that take no part; usually -100.
+    pub ignore_index: i32,
+}
+
+/// Numbers whose exponentials are summed at a time.
+const BLOCK: usize = 512;
+
+impl CrossEntropy {
+    /// The label as an index, `None` for a row that takes no part.
+    fn label(&self, label: i32) -> Option<usize> {
+        if label == self.ignore_index { None } else { usize::try_from(label).ok() }
+    }
+
+    fn labelled(&self, labels: &[i32]) -> usize {
+        labels.iter().filter(|&&l| self.label(l).is_some()).count()
+    }
+
+    fn check(&self, labels: &[i32], v: usize) -> Result<()> {
+        let inside = |l: i32| l == self.ignore_index || usize::try_from(l).is_ok_and(|l| l < v);
+        match labels.iter().position(|&l| !inside(l)) {
+            None => Ok(()),
+            Some(row) => Err(Error::argument(format!(
+                "cross_entropy: labels: expected 0 to {} or {}, found {} in row {row}",
+                v - 1,
+                self.ignore_index,
+                labels[row]
+            ))),
+        }
+    }
+}
+
+impl Arity<2> for CrossEntropy {}
+
+impl Operator for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn infer(&self, x: &[&Spec]) -> Result<Outputs> {
+        let [logits, labels] = expect_inputs("cross_entropy", x)?;
+        expect_dtype("cross_entropy", "logits", logits, &Dtype::FLOATS)?;
+        expect_dtype("cross_entropy", "labels", labels, &[Dtype::I32])?;
+        let Some((v, outer)) = logits.shape().split_last().filter(|(v, _)| **v > 0) else {
+            return Err(Error::shape(format!(
+                "cross_entropy: logits: expected [.., V] with V of 1 or more, found {:?}",
+                logits.shape()
+            )));
+        };
+        if labels.shape() != outer {
+            return Err(Error::shape(format!(
+                "cross_entropy: labels: expected {outer:?} like logits without V={v}, found {:?}",
+                labels.shape()
+            )));
+        }
+        Ok(Outputs { y: vec![Spec::f32([])?], saved: vec![Spec::f32([labels.len()])?] })
+    }
+
+    fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+        let (rows, v) = x[0].rows_cols();
+        let (rows, v) = (rows as u128, v as u128);
+        let backward = Flops::vector(rows * (2 * v + 1) + 1) + Flops::special(rows * v);
+        OpFlops {
+            forward: Flops::vector(rows * (3 * v + 2) + 1) + Flops::special(rows * (v + 1)),
+            backward: if wanted.has(0) { backward } else { Flops::ZERO },
+            recomputed: Flops::ZERO,
+        }
+    }
+
+    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+        if let [logits, labels] = io.x {
+            self.check(labels.i32()?, logits.spec().last())?;
+        }
+        host::forward(self, io)
+    }
+}
+
+impl Differentiable for CrossEntropy {
+    fn keeps(&self, wanted: Mask) -> Keeps {
+        Keeps { x: if wanted.has(0) { Mask::of([0, 1]) } else { Mask::NONE }, y: Mask::NONE }
+    }
+
+    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+        host::backward(self, io)
+    }
+}
+
+impl Reference for CrossEntropy {
+    /// Rows without a label are computed with label 0 and dropped, so that the cost does not depend on the labels.
+    fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
+        let ([logits, labels], [loss], [lse]) = (io.x, io.y, io.saved) else { return };
+        let (n, v) = logits.spec.rows_cols();
+        let mut total = S::zero();
+        for r in 0..n {
+            let x = &logits[r * v..][..v];
+            let top = x[1..].iter().fold(x[0], |top, &x| top.max(x));
+            let all = top + sum(x.iter().map(|&x| (x - top).exp())).ln();
+            let label = self.label(labels.ints[r]);
+            let one = all - x[label.unwrap_or(0)];
+            total = total + if label.is_some() { one } else { S::zero() };
+            lse[r] = if label.is_some() { all } else { S::zero() };
+        }
+        loss[0] = total / S::count(self.labelled(labels.ints));
+    }
+
+    fn forward_cpu(&self, io: RefForward<'_, f32>) {
+        let ([logits, labels], [loss], [lse]) = (io.x, io.y, io.saved) else { return };
+        let (n, v) = logits.spec.rows_cols();
+        let parts = (Rows::new(logits.v, v), Rows::new(labels.ints, 1), RowsMut::new(&mut **lse, 1));
+        rows(n, 24 * v, parts, |_, (x, labels, lse)| {
+            for ((x, &label), lse) in x.data.chunks(v).zip(labels.data).zip(lse.data) {
+                *lse = if self.label(label).is_some() { log_sum_exp(x) } else { 0.0 };
+            }
+        });
+        let label = |r: usize| self.label(labels.ints[r]).map(|l| f64::from(lse[r] - logits[r * v + l]));
+        let total: f64 = (0..n).filter_map(label).sum();
+        loss[0] = (total / self.labelled(labels.ints) as f64) as f32;
+    }
+}
+
+fn log_sum_exp(x: &[f32]) -> f32 {
+    let top = vector::max(x);
+    let mut room = [0.0_f32; BLOCK];
+    let mut total = 0.0_f64;
+    for x in x.chunks(BLOCK) {
+        let room = &mut room[..x.len()];
+        room.copy_from_slice(x);
+        total += f64::from(vector::exp_shifted(room, top));
+    }
+    (f64::from(top) + total.ln()) as f32
+}
+
+impl ReferenceGrad for CrossEntropy {
+    /// dlogits = (softmax − one at the label) · dloss / m.
+    fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
+        let ([logits, labels], [lse], [dloss], [Some(dx), ..]) = (io.x, io.saved, io.dy, io.dx) else { return };
+        let (n, v) = logits.spec.rows_cols();
+        let scale = dloss[0] / S::count(self.labelled(labels.ints));
+        for r in 0..n {
+            let label = self.label(labels.ints[r]);
+            for i in 0..v {
+                let p = (logits[r * v + i] - lse[r]).exp();
+                let p = if i == label.unwrap_or(0) { p - S::one() } else { p };
+                let d = p * scale;
+                dx[r * v + i] = if label.is_some() { d } else { S::zero() };
+            }
+        }
+    }
+
+    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
+        let ([logits, labels], [lse], [dloss], [Some(dx), ..]) = (io.x, io.saved, io.dy, io.dx) else { return };
+        let (n, v) = logits.spec.rows_cols();
+        let scale = dloss[0] / self.labelled(labels.ints) as f32;
+        let parts = (Rows::new(logits.v, v), RowsMut::new(&mut **dx, v));
+        rows(n, 24 * v, parts, |first, (x, dx)| {
+            for (r, (x, dx)) in x.data.chunks(v).zip(dx.data.chunks_mut(v)).enumerate() {
+                let r = first + r;
+                let Some(label) = self.label(labels.ints[r]) else {
+                    dx.fill(0.0);
+                    continue;
+                };
+                dx.copy_from_slice(x);
+                vector::exp_shifted(dx, lse[r]);
+                dx[label] -= 1.0;
+                vector::scale_in_place(scale, dx);
+            }
+        });
+    }
+}
+
+/// The room.
+pub static ROOM: Room = Room {
+    name: "cross_entropy",
+    about: "how surprised predicted logits are by the labels",
+    dtypes: &Dtype::FLOATS,
+    cases,
+    bad_cases,
+    bench_cases,
+};
+
+const OP: CrossEntropy = CrossEntropy { ignore_index: -100 };
+
+fn case(n: usize, v: usize, labels: Fill) -> Case {
+    let logits = Input::new("logits", [n, v]).fill(Fill::Uniform(-8.0, 8.0));
+    Case::new(OP, [logits, Input::ints("labels", [n], labels)])
+}
+
+/// Only forward: a loss that is NaN has no differences.
+fn unlabelled(n: usize) -> Case {
+    Case::new(OP, [Input::new("logits", [n, 6]).constant(), Input::ints("labels", [n], Fill::Ints(vec![-100]))])
+}
+
+fn below(range: Range<i32>) -> Fill {
+    Fill::IntsIn(range.start, range.end)
+}
+
+fn cases() -> Vec<Case> {
+    let batched = [Input::new("logits", [2, 3, 5]), Input::ints("labels", [2, 3], Fill::Ints(vec![0, -100, 4]))];
+    let one = [Input::new("logits", [9]), Input::ints("labels", [], Fill::Ints(vec![7]))];
+    let wide = Input::new("logits", [4, 17]).fill(Fill::Values(vec![-80.0, 80.0, 0.0, 3.5, -1e4, 79.0]));
+    let ignore_two = CrossEntropy { ignore_index: 2 };
+    vec![
+        case(1, 1, below(0..1)),
+        case(3, 7, below(0..7)),
+        case(5, 32, below(0..32)),
+        case(7, 33, Fill::Ints(vec![32, -100, 0])),
+        case(2, 1025, below(0..1025)),
+        case(257, 5, Fill::Ints(vec![-100, 4, 3, -100, -100])),
+        unlabelled(4),
+        unlabelled(0),
+        Case::new(OP, batched),
+        Case::new(OP, one),
+        Case::new(OP, [wide, Input::ints("labels", [4], Fill::Ints(vec![1, 0, 4]))]),
+        Case::new(ignore_two, [Input::new("logits", [5, 3]), Input::ints("labels", [5], Fill::Ints(vec![0, 1, 2]))]),
+    ]
+}
+
+fn bad_cases() -> Vec<BadCase> {
+    let specs = |logits: &[usize], labels: &[usize]| {
+        [Spec::f32(logits), Spec::new(Dtype::I32, labels)].into_iter().flatten().collect::<Vec<_>>()
+    };
+    vec![
+        BadCase::of_specs(OP, specs(&[4, 8], &[5]), "labels: expected [4] like logits without V=8, found [5]"),
+        BadCase::of_specs(OP, specs(&[4, 8], &[4, 8]), "labels: expected [4] like logits without V=8, found [4, 8]"),
+        BadCase::of_specs(OP, specs(&[4, 0], &[4]), "logits: expected [.., V] with V of 1 or more, found [4, 0]"),
+        BadCase::of_specs(OP, specs(&[], &[]), "logits: expected [.., V] with V of 1 or more, found []"),
+        BadCase::new(OP, &[&[4, 8], &[4]], "labels: expected i32, found [4] f32"),
+        BadCase::new(OP, &[&[4, 8]], "expected 2 inputs, found 1"),
+    ]
+}
+
+fn bench_cases() -> Vec<Case> {
+    vec![case(512, 32_000, below(0..32_000)), case(128, 151_936, below(0..151_936))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::operator::RefInput;
+    use crate::tensor::Tensor;
+
+    crate::room_tests!(ROOM);
+
+    fn loss(logits: &[f32], labels: &[i32]) -> Result<f32> {
+        let n = labels.len();
+        let x = [Tensor::from_f32([n, logits.len() / n], logits)?, Tensor::from_i32([n], labels)?];
+        let (mut y, mut lse) = (Tensor::zeros(Spec::f32([])?), Tensor::zeros(Spec::f32([n])?));
+        let io = Forward {
+            x: &[x[0].view(), x[1].view()],
+            y: &mut [y.view_mut().unwrap()],
+            saved: &mut [lse.view_mut().unwrap()],
+        };
+        OP.forward(&Exec::cpu(), io)?;
+        y.item()
+    }
+
+    #[test]
+    fn a_label_outside_the_vocabulary_is_an_error_that_names_its_row() {
+        let e = loss(&[0.0; 6], &[1, 3]).unwrap_err().to_string();
+        assert_eq!(e, "cross_entropy: labels: expected 0 to 2 or -100, found 3 in row 1");
+        assert!(loss(&[0.0; 6], &[-1, 0]).is_err());
+        assert!(loss(&[0.0; 6], &[-100, 0]).is_ok());
+    }
+
+    #[test]
+    fn nothing_labelled_is_nan_and_never_zero() {
+        assert!(loss(&[0.0; 6], &[-100, -100]).unwrap().is_nan());
+    }
+
+    #[test]
+    fn nothing_labelled_has_the_gradient_zero() {
+        let specs = [Spec::f32([2, 3]).unwrap(), Spec::new(Dtype::I32, [2]).unwrap()];
+        let logits = RefInput { spec: &specs[0], v: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], ints: &[] };
+        let labels = RefInput { spec: &specs[1], v: &[], ints: &[-100, -100] };
+        let mut dx = [f32::NAN; 6];
+        let mut slots = [Some(&mut dx[..]), None];
+        let io = RefBackward { x: &[logits, labels], y: &[], saved: &[&[0.0; 2]], dy: &[&[1.0]], dx: &mut slots };
+        OP.backward_cpu(io);
+        assert_eq!(dx, [0.0; 6]);
+    }
+
+    #[test]
+    fn an_ignored_row_takes_no_part_whatever_it_holds() {
+        let got = loss(&[f32::NAN, f32::INFINITY, 0.0, 0.0], &[-100, 1]).unwrap();
+        assert!((got - std::f32::consts::LN_2).abs() < 1e-6, "{got}");
+        assert!(loss(&[f32::NAN, 0.0], &[1]).unwrap().is_nan());
+    }
+
+    #[test]
+    fn logits_of_any_size_do_not_overflow() {
+        assert_eq!(loss(&[3e38, -3e38], &[0]).unwrap(), 0.0);
+        assert_eq!(loss(&[f32::NEG_INFINITY, 5.0], &[1]).unwrap(), 0.0);
+        assert_eq!(loss(&[f32::NEG_INFINITY, 5.0], &[0]).unwrap(), f32::INFINITY);
+    }
+}
