@@ -18,11 +18,11 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod cast;
+pub mod concat;
+pub mod cross_entropy;
 pub mod drop_path;
 pub mod dropout;
 pub mod gelu;
-pub mod concat;
-pub mod cross_entropy;
 pub mod global_norm;
 pub mod group_norm;
 pub mod layer_norm;
@@ -38,14 +38,14 @@ pub mod relative_l2;
 pub mod relu;
 pub mod resize_bilinear;
 pub mod rms_norm;
+pub mod roll;
 pub mod scale;
 pub mod sigmoid;
 pub mod silu;
-pub mod softmax;
-pub mod swiglu;
-pub mod roll;
 pub mod slice;
+pub mod softmax;
 pub mod squared_error;
+pub mod swiglu;
 pub mod unpatchify;
 
 pub use contract::Room;
@@ -54,14 +54,14 @@ pub use contract::Room;
 pub static ROOMS: &[&Room] = &[
     &absolute_error::ROOM,
     &adamw::ROOM,
-    &attention::ROOM,
     &add::ROOM,
+    &attention::ROOM,
     &cast::ROOM,
+    &concat::ROOM,
+    &cross_entropy::ROOM,
     &drop_path::ROOM,
     &dropout::ROOM,
     &gelu::ROOM,
-    &concat::ROOM,
-    &cross_entropy::ROOM,
     &global_norm::ROOM,
     &group_norm::ROOM,
     &layer_norm::ROOM,
@@ -75,14 +75,14 @@ pub static ROOMS: &[&Room] = &[
     &relu::ROOM,
     &resize_bilinear::ROOM,
     &rms_norm::ROOM,
+    &roll::ROOM,
     &scale::ROOM,
     &sigmoid::ROOM,
     &silu::ROOM,
-    &softmax::ROOM,
-    &swiglu::ROOM,
-    &roll::ROOM,
     &slice::ROOM,
+    &softmax::ROOM,
     &squared_error::ROOM,
+    &swiglu::ROOM,
     &unpatchify::ROOM,
 ];
 
