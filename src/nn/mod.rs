@@ -4,10 +4,22 @@
 //! scope that asked for them (`blocks.3.attn.qkv.weight`, the published name), so loading, counting and optimising are
 //! loops over one table.
 
+mod attention;
+mod dropout;
 mod init;
+mod linear;
+mod mlp;
+mod norm;
 mod params;
+mod patch;
 
+pub use attention::{SelfAttention, SelfAttentionShape};
+pub use dropout::{DropPath, Dropout};
 pub use init::Init;
+pub use linear::{Linear, cast};
+pub use mlp::Mlp;
+pub use norm::{Norm, NormKind};
+pub use patch::{GridHead, PatchEmbed};
 pub use params::{Builder, Params, Scope};
 
 use crate::rng::Stream;
