@@ -327,6 +327,11 @@ impl<'p> Tape<'p> {
         self.profile.total()
     }
 
+    /// What ran, when the tape is done with.
+    pub fn into_profile(self) -> Profile {
+        self.profile
+    }
+
     /// The same by module and operator.
     pub fn profile(&self) -> &Profile {
         &self.profile

@@ -2,3 +2,6 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod loss_scale;
+pub mod schedule;
+pub mod trainer;

@@ -1,0 +1,310 @@
+//! One optimiser step: gradients of some micro-batches, their norm, the update; the same bits every time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{Exec, Usage};
+use crate::cost::{Cost, Flops};
+use crate::error::{Error, Result};
+use crate::models::Model;
+use crate::nn::Pass;
+use crate::ops::adamw::AdamW;
+use crate::ops::global_norm::GlobalNorm;
+use crate::ops::operator::{Mask, Operator};
+use crate::tape::{Grads, Profile, StepCost, Tape};
+use crate::tensor::{Arena, Dtype};
+use crate::train::config::{Precision, TrainingConfig};
+use crate::train::loss_scale::LossScale;
+
+/// Trains one model on one device.
+#[derive(Debug)]
+pub struct Trainer<M> {
+    model: M,
+    exec: Exec,
+    grads: Grads,
+    moments: Moments,
+    update: UpdateRule,
+    compute: Dtype,
+    seed: u64,
+    progress: Progress,
+    loss_scale: LossScale,
+}
+
+/// First and second moments of AdamW, in the layout of the parameters.
+#[derive(Debug)]
+pub struct Moments {
+    /// Running mean of the gradients.
+    pub exp_avg: Arena,
+    /// Running mean of their squares.
+    pub exp_avg_sq: Arena,
+}
+
+/// How far a trainer is: with the parameters and moments, all that a step depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Progress {
+    /// Optimiser steps done, skipped ones included.
+    pub step: u64,
+    /// Updates done: AdamW's own count.
+    pub updates: u64,
+    /// Forward passes done: names the random numbers of the next.
+    pub passes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct UpdateRule {
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+    max_norm: Option<f64>,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Which step, from 1.
+    pub step: u64,
+    /// Loss, the mean over micro-batches.
+    pub loss: f64,
+    /// 2-norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Loss scale that the gradients were computed with.
+    pub loss_scale: f64,
+    /// Whether the update was skipped because gradients overflowed under the loss scale.
+    pub is_skipped: bool,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// Exact cost of forward and backward.
+    pub cost: StepCost,
+    /// Exact cost of norm and update.
+    pub update: Cost,
+}
+
+impl<M: Model> Trainer<M> {
+    /// A trainer of `model`, whose parameters are as the model has them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn new(model: M, exec: &Exec, config: &TrainingConfig) -> Result<Trainer<M>> {
+        let layout = model.params().arena().layout().clone();
+        let grads = Grads::new(exec, &layout)?;
+        let moments = Moments { exp_avg: exec.arena(layout.clone())?, exp_avg_sq: exec.arena(layout)? };
+        let update = UpdateRule {
+            betas: config.betas,
+            eps: config.eps,
+            weight_decay: config.weight_decay,
+            max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping),
+        };
+        Ok(Trainer {
+            model,
+            exec: exec.clone(),
+            grads,
+            moments,
+            update,
+            compute: compute_dtype(config.precision),
+            seed: config.seed,
+            progress: Progress::default(),
+            loss_scale: LossScale::new(config),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The model and the moments, to be overwritten when a run is resumed.
+    pub fn state_mut(&mut self) -> (&mut M, &mut Moments) {
+        (&mut self.model, &mut self.moments)
+    }
+
+    /// The moments.
+    pub fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// The loss scale of the next step.
+    pub fn loss_scale(&self) -> LossScale {
+        self.loss_scale
+    }
+
+    /// Goes on from another trainer's place.
+    pub fn resume(&mut self, progress: Progress, loss_scale: LossScale) {
+        self.progress = progress;
+        self.loss_scale = loss_scale;
+    }
+
+    /// The device.
+    pub fn exec(&self) -> &Exec {
+        &self.exec
+    }
+
+    /// A pass that drops nothing, in the trainer's number type.
+    pub fn eval_pass(&self) -> Pass {
+        Pass { compute: self.compute, ..Pass::eval() }
+    }
+
+    /// One optimiser step over `micro_batches`; gradients are averaged over them, so several of one size equal one of
+    /// the sum of their sizes.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no micro-batch; [`Error::NonFinite`] if the loss or the gradients are not finite, named,
+    /// before any parameter has changed (with a loss scale an overflow skips the step instead); whatever the model's
+    /// forward pass reports.
+    pub fn step(&mut self, micro_batches: &[M::Batch], learning_rate: f64) -> Result<StepReport> {
+        let start = Instant::now();
+        if micro_batches.is_empty() {
+            return Err(Error::argument("step: expected at least one micro-batch, found none"));
+        }
+        let step = self.progress.step + 1;
+        let scale = self.loss_scale.scale;
+        self.grads.clear();
+        let (mut loss, mut cost) = (0.0, StepCost::default());
+        for (i, batch) in micro_batches.iter().enumerate() {
+            let pass =
+                Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
+            let share = scale / micro_batches.len() as f64;
+            let (value, profile) = pass_of(&self.model, &self.exec, batch, &pass, share as f32, &mut self.grads)?;
+            if !value.is_finite() {
+                return Err(Error::non_finite(format!(
+                    "step {step}: the loss of micro-batch {i} is {value}; nothing has been updated. Lower learning_rate, or \
+                     look for such values in the data with `perfrun data validate`"
+                )));
+            }
+            loss += f64::from(value) / micro_batches.len() as f64;
+            cost += profile.total();
+        }
+        let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
+        let grads = self.grads.settled()?;
+        let measured = norm.measure(&grads.flat())?;
+        let is_skipped = !measured.finite;
+        if is_skipped && !self.loss_scale.skips() {
+            return Err(self.not_finite(step));
+        }
+        if !self.loss_scale.update(is_skipped) {
+            return Err(Error::non_finite(format!(
+                "step {step}: gradients overflow at the lowest loss scale {}; nothing has been updated. Use bf16 or fp32",
+                self.loss_scale.min
+            )));
+        }
+        let mut update = Cost::ZERO;
+        if !is_skipped {
+            update = self.apply(learning_rate, measured.factor, &norm)?;
+            self.progress.updates += 1;
+        }
+        self.progress.step = step;
+        self.progress.passes += micro_batches.len() as u64;
+        let seconds = start.elapsed().as_secs_f64();
+        let grad_norm = measured.norm;
+        Ok(StepReport { step, loss, grad_norm, learning_rate, loss_scale: scale, is_skipped, seconds, cost, update })
+    }
+
+    fn apply(&mut self, lr: f64, gradient_factor: f64, norm: &GlobalNorm) -> Result<Cost> {
+        let UpdateRule { betas, eps, weight_decay, .. } = self.update;
+        let step = self.progress.updates + 1;
+        let op = AdamW { lr, betas, eps, weight_decay, step, gradient_factor, undecayed: Arc::new([]) };
+        let cost = update_cost(&op, norm, self.model.params().arena());
+        let grads = self.grads.settled()?;
+        let (m, v) = (&mut self.moments.exp_avg, &mut self.moments.exp_avg_sq);
+        op.update(&self.exec, self.model.params_mut().arena_mut().flat_mut(), grads.flat(), m.flat_mut(), v.flat_mut())?;
+        Ok(cost)
+    }
+
+    /// Names the parameters whose gradients are not finite.
+    fn not_finite(&self, step: u64) -> Error {
+        let bad = |name: &str, view: Option<crate::tensor::View<'_>>| {
+            let v = view.and_then(|v| v.to_f32().ok())?;
+            let at = v.iter().position(|x| !x.is_finite())?;
+            Some(format!("{name}[{at}] = {}", v[at]))
+        };
+        let named: Vec<String> =
+            self.model.params().iter().filter_map(|(p, name)| bad(name, self.grads.get(p))).take(4).collect();
+        Error::non_finite(format!(
+            "step {step}: gradients are not finite: {}; nothing has been updated. Lower learning_rate or clip gradients",
+            named.join(", ")
+        ))
+    }
+}
+
+/// What a configuration's precision computes matrix products in.
+pub fn compute_dtype(precision: Precision) -> Dtype {
+    match precision {
+        Precision::Fp32 => Dtype::F32,
+        Precision::Bf16 => Dtype::Bf16,
+        Precision::Fp16 => Dtype::F16,
+    }
+}
+
+/// Cost of norm and update over an arena: padding is not counted, it is nobody's parameter.
+fn update_cost(op: &AdamW, norm: &GlobalNorm, params: &Arena) -> Cost {
+    let n: usize = params.layout().specs().iter().map(|s| s.len()).sum();
+    let Ok(flat) = crate::tensor::Spec::f32([n]) else { return Cost::ZERO };
+    let update: Flops = op.flops(&[&flat, &flat, &flat, &flat], Mask::NONE).forward;
+    let measure: Flops = norm.flops(&[&flat], Mask::NONE).forward;
+    // The norm reads the gradients; the update reads four and writes three.
+    Cost { flops: update + measure, bytes: 8 * flat.bytes() as u128 }
+}
+
+/// Forward and backward of one micro-batch; its loss, and what ran.
+fn pass_of<M: Model>(
+    model: &M,
+    exec: &Exec,
+    batch: &M::Batch,
+    pass: &Pass,
+    seed: f32,
+    grads: &mut Grads,
+) -> Result<(f32, Profile)> {
+    let mut tape = Tape::with_params(exec, model.params().arena());
+    let loss = model.loss(&mut tape, batch, pass)?;
+    let value = if exec.is_plan() { 0.0 } else { tape.tensor(loss)?.item()? };
+    if value.is_finite() {
+        tape.backward(loss, seed, grads)?;
+    }
+    Ok((value, tape.into_profile()))
+}
+
+/// What one training step costs and needs, without numbers.
+#[derive(Debug)]
+pub struct StepPlan {
+    /// What runs, by module and operator.
+    pub profile: Profile,
+    /// Exact cost of forward and backward of one micro-batch.
+    pub cost: StepCost,
+    /// Cost of norm and update.
+    pub update: Cost,
+    /// Bytes of parameters, gradients, moments and activations at the worst moment.
+    pub memory: Usage,
+}
+
+/// Plans a training step of a model that was made on [`Exec::plan`].
+///
+/// # Errors
+/// Whatever the model's forward pass reports; [`Error::Argument`] if `exec` computes.
+pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &TrainingConfig) -> Result<StepPlan> {
+    if !exec.is_plan() {
+        return Err(Error::argument("plan: expected a device that only plans"));
+    }
+    let layout = model.params().arena().layout().clone();
+    let mut grads = Grads::new(exec, &layout)?;
+    let _moments = Moments { exp_avg: exec.arena(layout.clone())?, exp_avg_sq: exec.arena(layout)? };
+    let pass = Pass { train: true, compute: compute_dtype(config.precision), seed: config.seed, number: 0 };
+    let (_, profile) = pass_of(model, exec, batch, &pass, 1.0, &mut grads)?;
+    let op = AdamW {
+        lr: config.learning_rate,
+        betas: config.betas,
+        eps: config.eps,
+        weight_decay: config.weight_decay,
+        step: 1,
+        gradient_factor: 1.0,
+        undecayed: Arc::new([]),
+    };
+    let norm = GlobalNorm { loss_scale: 1.0, max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping) };
+    let update = update_cost(&op, &norm, model.params().arena());
+    Ok(StepPlan { cost: profile.total(), profile, update, memory: exec.memory() })
+}
