@@ -1,7 +1,14 @@
 //! Training: how a model is configured, fed, stepped, saved and stopped.
 
+pub mod budget;
 pub mod checkpoint;
 pub mod config;
+pub mod evaluation;
 pub mod loss_scale;
+pub mod observer;
+pub mod resume;
+pub mod run;
 pub mod schedule;
+pub mod stop;
 pub mod trainer;
+pub mod weather;

@@ -1,0 +1,245 @@
+//! What a run leaves in a checkpoint, and how it goes on from one.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Faults, Result};
+use crate::io::{StoredDtype, TensorView};
+use crate::models::Model;
+use crate::nn::Params;
+use crate::tensor::Arena;
+use crate::train::checkpoint::{Checkpoint, CheckpointStore, SaveRequest, Saved};
+use crate::train::loss_scale::LossScale;
+use crate::train::run::Position;
+use crate::train::trainer::{Progress, Trainer};
+
+/// Layout of `state.json`; raised when a reader of an older one would misread it.
+const FORMAT: u64 = 1;
+
+/// `state.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Layout of this file.
+    pub format: u64,
+    /// Version of perfrun that wrote it.
+    pub perfrun: String,
+    /// The trainer's counters.
+    pub progress: Progress,
+    /// Where the run is.
+    pub position: Position,
+    /// The loss scale.
+    pub loss_scale: LossScale,
+    /// The configuration of the run.
+    pub config: Value,
+}
+
+/// Where to go on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From nothing.
+    Never,
+    /// From the newest checkpoint of the run that verifies; it is an error if there is none.
+    Latest,
+    /// From this checkpoint.
+    From(PathBuf),
+}
+
+/// The names of AdamW's moments behind a parameter's name.
+const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+
+fn tensors<'a>(arena: &'a Arena, names: &'a [String]) -> Result<Vec<TensorView<'a>>> {
+    let mut out = Vec::with_capacity(names.len());
+    for (i, name) in names.iter().enumerate() {
+        let view = arena.view(i).ok_or_else(|| Error::argument(format!("{name}: no such tensor in the arena")))?;
+        let shape = arena.layout().specs()[i].shape();
+        out.push(TensorView::new(name, StoredDtype::F32, shape, view.bytes()?)?);
+    }
+    Ok(out)
+}
+
+/// Saves trainer and position under `name`.
+///
+/// # Errors
+/// As [`CheckpointStore::save`].
+pub fn save<M: Model>(
+    store: &mut CheckpointStore,
+    name: &str,
+    trainer: &Trainer<M>,
+    position: &Position,
+    config: &Value,
+) -> Result<Saved> {
+    let params = trainer.model().params();
+    let names: Vec<String> = params.iter().map(|(_, n)| n.to_owned()).collect();
+    let moment_names = |m: &str| names.iter().map(|n| format!("{n}.{m}")).collect::<Vec<_>>();
+    let (first, second) = (moment_names(MOMENTS[0]), moment_names(MOMENTS[1]));
+    let moments = trainer.moments();
+    let mut optimizer = tensors(&moments.exp_avg, &first)?;
+    optimizer.extend(tensors(&moments.exp_avg_sq, &second)?);
+    let state = RunState {
+        format: FORMAT,
+        perfrun: env!("CARGO_PKG_VERSION").to_owned(),
+        progress: trainer.progress(),
+        position: position.clone(),
+        loss_scale: trainer.loss_scale(),
+        config: config.clone(),
+    };
+    let state = serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("state.json: {e}")))?;
+    let weights = tensors(params.arena(), &names)?;
+    store.save(name, &SaveRequest { step: trainer.progress().step, weights, optimizer, state: &state })
+}
+
+/// The state of a verified checkpoint.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if `state.json` is not of this program.
+pub fn state_of(checkpoint: &Checkpoint) -> Result<RunState> {
+    let at = checkpoint.path().display();
+    let found = checkpoint.state().get("format").and_then(Value::as_u64);
+    if found != Some(FORMAT) {
+        return Err(Error::checkpoint(format!("{at}: state.json: expected format {FORMAT}, found {found:?}")));
+    }
+    serde_json::from_value(checkpoint.state().clone()).map_err(|e| Error::checkpoint(format!("{at}: state.json: {e}")))
+}
+
+/// Overwrites the parameters of a model with a checkpoint's.
+///
+/// # Errors
+/// [`Error::Checkpoint`] with every tensor that is missing, unexpected or of another shape; nothing is overwritten then.
+pub fn load_weights(params: &mut Params, checkpoint: &Checkpoint) -> Result<()> {
+    let specs: Vec<(String, Vec<usize>)> = params
+        .iter()
+        .zip(params.arena().layout().specs())
+        .map(|((_, name), spec)| (name.to_owned(), spec.shape().to_vec()))
+        .collect();
+    checkpoint.check_weights(specs.iter().map(|(n, s)| (n.as_str(), s.as_slice())))?;
+    let names: Vec<String> = specs.into_iter().map(|(n, _)| n).collect();
+    fill(params.arena_mut(), checkpoint.weights(), &names, checkpoint.path())
+}
+
+/// Restores a trainer from a checkpoint and says where its run is.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if tensors or state do not fit.
+pub fn restore<M: Model>(trainer: &mut Trainer<M>, checkpoint: &Checkpoint) -> Result<RunState> {
+    let state = state_of(checkpoint)?;
+    let names: Vec<String> = trainer.model().params().iter().map(|(_, n)| n.to_owned()).collect();
+    let (model, moments) = trainer.state_mut();
+    load_weights(model.params_mut(), checkpoint)?;
+    for (arena, m) in [(&mut moments.exp_avg, MOMENTS[0]), (&mut moments.exp_avg_sq, MOMENTS[1])] {
+        let names: Vec<String> = names.iter().map(|n| format!("{n}.{m}")).collect();
+        fill(arena, checkpoint.optimizer(), &names, checkpoint.path())?;
+    }
+    trainer.resume(state.progress, state.loss_scale);
+    Ok(state)
+}
+
+fn fill(arena: &mut Arena, file: &crate::io::safetensors::SafetensorsFile, names: &[String], at: &Path) -> Result<()> {
+    let mut faults = Faults::new();
+    for (i, name) in names.iter().enumerate() {
+        let Some(tensor) = file.get(name) else {
+            faults.push(format!("{}: {name}: missing", at.display()));
+            continue;
+        };
+        let spec = arena.layout().specs()[i].clone();
+        if tensor.dtype() != StoredDtype::F32 || tensor.shape() != spec.shape() {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape());
+            faults.push(format!("{}: {name}: expected {spec}, found {shape:?} {dtype:?}", at.display()));
+            continue;
+        }
+        if let Some(mut view) = arena.view_mut(i) {
+            view.bytes()?.copy_from_slice(tensor.bytes());
+        }
+    }
+    faults.into_result(Error::Checkpoint)
+}
+
+/// The checkpoint to go on from, and lines about those that were passed over.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if the one asked for does not verify, or `Latest` finds none.
+pub fn find(store: &CheckpointStore, resume: &Resume) -> Result<(Option<Checkpoint>, Vec<String>)> {
+    match resume {
+        Resume::Never => Ok((None, Vec::new())),
+        Resume::From(path) => Ok((Some(Checkpoint::open(path)?), Vec::new())),
+        Resume::Latest => {
+            let latest = store.latest()?;
+            let passed: Vec<String> =
+                latest.rejected.iter().map(|(p, why)| format!("{}: passed over: {why}", p.display())).collect();
+            match latest.checkpoint {
+                Some(checkpoint) => Ok((Some(checkpoint), passed)),
+                None => {
+                    let mut faults = Faults::new();
+                    passed.into_iter().for_each(|p| faults.push(p));
+                    let dir = store.dir().display();
+                    faults.push(format!("{dir}: no checkpoint to resume from; start without --resume, or name one"));
+                    Err(Error::Checkpoint(faults))
+                }
+            }
+        }
+    }
+}
+
+/// Keys whose change makes a resumed run another run: its checkpoints would mean something else.
+const FIXED: [&str; 10] = [
+    "/model",
+    "/data/sequence_length",
+    "/data/dt",
+    "/data/data_subset",
+    "/data/normalize",
+    "/data/crop",
+    "/training/seed",
+    "/training/batch_size",
+    "/training/gradient_accumulation",
+    "/training/precision",
+];
+
+/// Compares the configuration of a checkpoint with the one it is resumed under: a line for each change that is allowed.
+///
+/// # Errors
+/// [`Error::Config`] with every change that is not.
+pub fn compare_configs(old: &Value, new: &Value) -> Result<Vec<String>> {
+    let mut changes = Vec::new();
+    differences("", old, new, &mut changes);
+    let (mut faults, mut notes) = (Faults::new(), Vec::new());
+    for (key, was, is) in changes {
+        let dotted = key.trim_start_matches('/').replace('/', ".");
+        if FIXED.iter().any(|f| key == *f || key.starts_with(&format!("{f}/"))) {
+            faults.push(format!("{dotted}: expected {was} as in the checkpoint, found {is}; start a new run to change it"));
+        } else {
+            notes.push(format!("{dotted}: {was} in the checkpoint, {is} from here on"));
+        }
+    }
+    faults.into_result(Error::Config)?;
+    Ok(notes)
+}
+
+fn differences(path: &str, old: &Value, new: &Value, out: &mut Vec<(String, Value, Value)>) {
+    if let (Value::Object(a), Value::Object(b)) = (old, new) {
+        let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        for key in keys {
+            let at = format!("{path}/{key}");
+            differences(&at, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), out);
+        }
+    } else if old != new {
+        out.push((path.to_owned(), old.clone(), new.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_makes_another_run_is_refused_and_the_rest_is_noted() {
+        let old = json!({"model": {"embed_dim": 8}, "training": {"seed": 1, "epochs": 3}});
+        let new = json!({"model": {"embed_dim": 8}, "training": {"seed": 1, "epochs": 5}});
+        assert_eq!(compare_configs(&old, &new).unwrap(), ["training.epochs: 3 in the checkpoint, 5 from here on"]);
+        let other = json!({"model": {"embed_dim": 16}, "training": {"seed": 2, "epochs": 3}});
+        let e = compare_configs(&old, &other).unwrap_err().to_string();
+        assert_eq!(e.lines().count(), 2, "{e}");
+        assert!(e.contains("model.embed_dim: expected 8 as in the checkpoint, found 16"));
+    }
+}

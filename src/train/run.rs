@@ -1,0 +1,298 @@
+//! A whole run: epochs of steps, validations, checkpoints, and the ways to end. Every decision is taken between steps and
+//! is a function of what a checkpoint keeps, so a run that was stopped anywhere and goes on ends with the same bytes.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Batches, Dataset, Prefetch, Shuffle};
+use crate::error::{Error, Result};
+use crate::models::Model;
+use crate::train::budget::{Exhausted, Meter, Spent};
+use crate::train::checkpoint::CheckpointStore;
+use crate::train::config::TrainingConfig;
+use crate::train::evaluation::Evaluation;
+use crate::train::observer::{Event, Observer};
+use crate::train::resume;
+use crate::train::schedule::Schedule;
+use crate::train::stop::{Stop, StopReason};
+use crate::train::trainer::Trainer;
+
+/// The size of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunShape {
+    /// Its name.
+    pub name: String,
+    /// Trainable numbers.
+    pub parameters: u64,
+    /// Samples of the training set.
+    pub samples: usize,
+    /// Samples of one step.
+    pub samples_per_step: usize,
+    /// Steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// Steps in total, unless something ends the run earlier.
+    pub total_steps: u64,
+    /// Epochs in total.
+    pub epochs: u64,
+}
+
+/// Where a run is: with the trainer's own state, everything that its continuation depends on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// The epoch that is going on, from 0.
+    pub epoch: u64,
+    /// Micro-batches of it that are done.
+    pub batch: u64,
+    /// The lowest validation loss so far.
+    pub best: Option<f64>,
+    /// Validations since then.
+    pub since_best: u64,
+    /// Budgets.
+    pub spent: Spent,
+    /// Whether all planned steps and the last validation are done.
+    pub is_finished: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// Validation stopped improving.
+    EarlyStopped,
+    /// A budget is used up; the final checkpoint resumes with a larger one.
+    Exhausted(Exhausted),
+    /// It was asked to stop; the final checkpoint resumes.
+    Stopped(StopReason),
+}
+
+impl Outcome {
+    /// Whether the run could go on from its final checkpoint: the exit code is then 75.
+    pub fn is_resumable(&self) -> bool {
+        matches!(self, Outcome::Exhausted(_) | Outcome::Stopped(_))
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Finished => f.write_str("finished"),
+            Outcome::EarlyStopped => f.write_str("finished: validation stopped improving"),
+            Outcome::Exhausted(Exhausted::Flops) => f.write_str("stopped: the FLOPs budget is used up"),
+            Outcome::Exhausted(Exhausted::Time) => f.write_str("stopped: the time budget is used up"),
+            Outcome::Stopped(reason) => write!(f, "stopped by {reason}"),
+        }
+    }
+}
+
+/// A validation: the evaluation, or `None` if it was interrupted.
+pub type Validate<'a, M> = dyn FnMut(&Trainer<M>, &mut dyn Observer) -> Result<Option<Evaluation>> + 'a;
+
+/// Everything that a run works with.
+pub struct Run<'a, M: Model> {
+    /// The trainer, at `position`.
+    pub trainer: &'a mut Trainer<M>,
+    /// Training samples.
+    pub data: Arc<dyn Dataset<Batch = M::Batch>>,
+    /// Threads that read ahead.
+    pub workers: usize,
+    /// How to train.
+    pub config: &'a TrainingConfig,
+    /// The whole configuration, as checkpoints keep it.
+    pub kept_config: serde_json::Value,
+    /// The run's name.
+    pub name: &'a str,
+    /// Where checkpoints go.
+    pub store: &'a mut CheckpointStore,
+    /// Whether to stop.
+    pub stop: Stop,
+    /// Budgets.
+    pub meter: Meter,
+    /// Where the run is.
+    pub position: Position,
+    /// Who listens.
+    pub observer: &'a mut dyn Observer,
+}
+
+impl<M: Model> std::fmt::Debug for Run<'_, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Run({}, {:?})", self.name, self.position)
+    }
+}
+
+/// Whether to go on after a part of a run.
+enum Next {
+    GoOn,
+    End(Outcome),
+}
+
+impl<M: Model> Run<'_, M>
+where
+    M::Batch: Send + 'static,
+{
+    /// The run's size.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the training set does not fill one step.
+    pub fn shape(&self) -> Result<RunShape> {
+        let c = self.config;
+        let batches = self.batches(0)?.len() as u64;
+        let steps_per_epoch = batches / c.gradient_accumulation as u64;
+        if steps_per_epoch == 0 {
+            return Err(Error::config(format!(
+                "gradient_accumulation: expected at most the {batches} batches of an epoch, found {}",
+                c.gradient_accumulation
+            )));
+        }
+        let all = steps_per_epoch.saturating_mul(c.epochs as u64);
+        let total_steps = c.max_steps.map_or(all, |m| m.min(all));
+        Ok(RunShape {
+            name: self.name.to_owned(),
+            parameters: self.trainer.model().params().count(),
+            samples: self.data.len(),
+            samples_per_step: c.samples_per_step(),
+            steps_per_epoch,
+            total_steps,
+            epochs: total_steps.div_ceil(steps_per_epoch),
+        })
+    }
+
+    /// Runs to the end, whichever comes first, and leaves a `final_checkpoint`.
+    ///
+    /// # Errors
+    /// Whatever a step, a validation or a save reports; checkpoints made before stay whole.
+    pub fn run(mut self, validate: &mut Validate<'_, M>) -> Result<Outcome> {
+        let shape = self.shape()?;
+        let schedule = Schedule::new(self.config, shape.total_steps, shape.steps_per_epoch);
+        self.observer.event(&Event::Started { shape: &shape, done: self.trainer.progress().step })?;
+        if let Some(outcome) = self.is_over(&shape) {
+            self.observer.event(&Event::Notice("nothing is left to do: raise epochs or max_steps to go on"))?;
+            self.observer.event(&Event::Ended { outcome: &outcome, spent: &self.meter.spent() })?;
+            return Ok(outcome);
+        }
+        self.position.is_finished = false;
+        let outcome = loop {
+            if let Next::End(outcome) = self.epoch(&shape, &schedule)? {
+                break outcome;
+            }
+            if let Next::End(outcome) = self.end_of_epoch(&shape, validate)? {
+                break outcome;
+            }
+        };
+        self.position.is_finished = outcome == Outcome::Finished;
+        self.save("final_checkpoint")?;
+        self.observer.event(&Event::Ended { outcome: &outcome, spent: &self.meter.spent() })?;
+        Ok(outcome)
+    }
+
+    /// Whether the checkpoint that the run goes on from was its end.
+    fn is_over(&self, shape: &RunShape) -> Option<Outcome> {
+        if self.position.is_finished && self.trainer.progress().step >= shape.total_steps {
+            return Some(Outcome::Finished);
+        }
+        self.is_stale().then_some(Outcome::EarlyStopped)
+    }
+
+    /// Whether validation has stopped improving.
+    fn is_stale(&self) -> bool {
+        self.config.early_stopping_patience.is_some_and(|p| self.position.since_best >= p)
+    }
+
+    fn batches(&self, epoch: u64) -> Result<Batches> {
+        let shuffle = Some((Shuffle::new(self.config.seed), epoch));
+        Batches::new(self.data.len(), self.config.batch_size, true, shuffle)
+            .map_err(|e| Error::config(format!("{e} of the training set; lower batch_size")))
+    }
+
+    /// The rest of the epoch that is going on.
+    fn epoch(&mut self, shape: &RunShape, schedule: &Schedule) -> Result<Next> {
+        let accumulation = self.config.gradient_accumulation as u64;
+        let end = shape.steps_per_epoch * accumulation;
+        if self.position.batch >= end {
+            return Ok(Next::GoOn);
+        }
+        let start = self.position.batch as usize;
+        let mut batches =
+            Prefetch::new(Arc::clone(&self.data), self.batches(self.position.epoch)?, start, self.workers)?;
+        while self.position.batch < end {
+            if self.trainer.progress().step >= shape.total_steps {
+                return Ok(Next::GoOn);
+            }
+            if let Some(reason) = self.stop.reason() {
+                return Ok(Next::End(Outcome::Stopped(reason)));
+            }
+            if let Some(budget) = self.meter.exhausted() {
+                return Ok(Next::End(Outcome::Exhausted(budget)));
+            }
+            let began = self.meter.now();
+            let mut micro = Vec::with_capacity(accumulation as usize);
+            for batch in batches.by_ref().take(accumulation as usize) {
+                micro.push(batch?);
+            }
+            let rate = schedule.rate(self.trainer.progress().step);
+            let report = self.trainer.step(&micro, rate)?;
+            self.position.batch += accumulation;
+            self.meter.step(report.cost.model().flops.total(), shape.samples_per_step as u64, began);
+            let (epoch, spent) = (self.position.epoch, self.meter.spent());
+            self.observer.event(&Event::Step { report: &report, epoch, spent: &spent })?;
+        }
+        Ok(Next::GoOn)
+    }
+
+    /// Validation, early stopping, checkpoints; then the next epoch, or the end.
+    fn end_of_epoch(&mut self, shape: &RunShape, validate: &mut Validate<'_, M>) -> Result<Next> {
+        let epochs_done = self.position.epoch + 1;
+        let step = self.trainer.progress().step;
+        let is_last = step >= shape.total_steps;
+        let mut is_best = false;
+        let due = |every: usize| is_last || epochs_done.is_multiple_of(every as u64);
+        if due(self.config.validate_every) {
+            // A validation that is interrupted belongs to the run that goes on from here: the position stays.
+            let Some(evaluation) = validate(self.trainer, self.observer)? else {
+                let reason = self.stop.reason().unwrap_or(StopReason::Request);
+                return Ok(Next::End(Outcome::Stopped(reason)));
+            };
+            let threshold = self.position.best.map(|b| b - self.config.early_stopping_min_delta);
+            is_best = threshold.is_none_or(|t| evaluation.loss < t);
+            if is_best {
+                self.position.best = Some(evaluation.loss);
+                self.position.since_best = 0;
+            } else {
+                self.position.since_best += 1;
+            }
+            let event = Event::Validated { step, epoch: epochs_done, evaluation: &evaluation, is_best };
+            self.observer.event(&event)?;
+        }
+        // `max_steps` may end a run inside an epoch: that epoch is not done.
+        let is_whole = self.position.batch >= shape.steps_per_epoch * self.config.gradient_accumulation as u64;
+        if is_whole {
+            self.position.epoch = epochs_done;
+            self.position.batch = 0;
+            if due(self.config.save_every) {
+                self.save(&format!("checkpoint_epoch_{epochs_done}"))?;
+            }
+        }
+        if is_best {
+            self.save("best_checkpoint")?;
+        }
+        if is_last {
+            return Ok(Next::End(Outcome::Finished));
+        }
+        if self.is_stale() {
+            return Ok(Next::End(Outcome::EarlyStopped));
+        }
+        Ok(Next::GoOn)
+    }
+
+    fn save(&mut self, name: &str) -> Result<()> {
+        let began = self.meter.now();
+        self.position.spent = self.meter.kept();
+        let saved = resume::save(self.store, name, self.trainer, &self.position, &self.kept_config)?;
+        self.meter.saved(began);
+        for warning in &saved.warnings {
+            self.observer.event(&Event::Notice(warning))?;
+        }
+        self.observer.event(&Event::Saved { step: self.trainer.progress().step, path: &saved.path })
+    }
+}

@@ -1,0 +1,7 @@
+//! The weather transformer's runs: what a configuration opens, trains, validates and forecasts.
+
+mod metrics;
+mod session;
+
+pub use metrics::Scores;
+pub use session::{Session, checkpoint_folder, evaluate, grid_of, log_folder, plan};
