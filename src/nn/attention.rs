@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::nn::{Dropout, Init, Linear, Pass, Scope};
-use crate::ops::attention::Attention;
+use crate::ops::attention::{Attention, ProbabilityDropout};
 use crate::ops::matmul::Activation;
 use crate::tape::{Tape, Var};
 
@@ -62,12 +62,10 @@ impl SelfAttention {
     /// # Errors
     /// As [`Linear::forward`] and [`Attention`].
     pub fn forward(&self, tape: &mut Tape<'_>, x: Var, pass: &Pass) -> Result<Var> {
-        let [b, n, c] = *crate::tensor::expect_rank("self_attention", "x", tape.spec(x)?, ["B", "N", "C"])?;
         let qkv = self.qkv.forward(tape, x, Activation::None, pass)?;
-        let qkv = tape.reshape(qkv, [b, n, 3, self.heads, c / self.heads.max(1)])?;
-        let op = Attention { dropout: self.drop_weights.p(pass), stream: pass.stream(self.drop_weights.site()), ..Attention::default() };
-        let y = tape.apply(op, [qkv])?;
-        let y = tape.reshape(y, [b, n, c])?;
+        let p = self.drop_weights.p(pass);
+        let dropout = (p > 0.0).then(|| ProbabilityDropout { p, stream: pass.stream(self.drop_weights.site()) });
+        let y = tape.apply(Attention { dropout, ..Attention::full(self.heads) }, [qkv])?;
         let y = self.proj.forward(tape, y, Activation::None, pass)?;
         self.drop_out.forward(tape, y, pass)
     }
