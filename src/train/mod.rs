@@ -4,6 +4,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod evaluation;
+pub mod log;
 pub mod loss_scale;
 pub mod observer;
 pub mod resume;
