@@ -11,3 +11,4 @@ mod layers;
 mod rooms;
 mod source;
 mod validate;
+mod models;

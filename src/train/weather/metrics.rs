@@ -15,7 +15,8 @@
 
 use rayon::prelude::*;
 
-use crate::data::weather::{latitude_weights, Statistics};
+use crate::data::weather::Statistics;
+use crate::data::weather::grid::latitude_weights;
 use crate::error::{Error, Result};
 use crate::tensor::Spec;
 use crate::train::evaluation::Evaluation;
