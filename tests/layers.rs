@@ -51,8 +51,10 @@ fn imports(module: &[String], tokens: &[Token]) -> Vec<Import> {
             }
             "mod" if text(i + 2) == "{" => inline.push((text(i + 1).to_owned(), depth + 1)),
             "crate" | "super" if is_path(i + 1) && (i < 2 || !is_path(i - 2)) => {
-                let is_reexport =
-                    (i.saturating_sub(5)..i).any(|k| text(k) == "pub") && text(i.wrapping_sub(1)) == "use";
+                // Back over `pub`, `pub(crate)`, but not into the statement before.
+                let before = (i.saturating_sub(5)..i).rev().map(text).take_while(|t| ![";", "}", "{"].contains(t));
+                let before: Vec<&str> = before.collect();
+                let is_reexport = before.first() == Some(&"use") && before.contains(&"pub");
                 let mut base: Vec<String> = module.iter().chain(inline.iter().map(|(n, _)| n)).cloned().collect();
                 let is_in_tests = base.iter().any(|m| m == "tests");
                 if text(i) == "crate" {

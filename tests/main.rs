@@ -8,7 +8,7 @@ mod config;
 mod data;
 mod formats;
 mod layers;
+mod models;
 mod rooms;
 mod source;
 mod validate;
-mod models;

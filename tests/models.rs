@@ -56,7 +56,7 @@ fn tiny(head: Head) -> WeatherVitConfig {
 }
 
 fn model(config: &WeatherVitConfig) -> WeatherVit {
-    let mut model = WeatherVit::new(&Exec::cpu(), config).unwrap();
+    let mut model = WeatherVit::new(config, |layout| Exec::cpu().arena(layout)).unwrap();
     let params = model.params();
     let filled: Vec<(String, Tensor)> = params
         .iter()
@@ -120,7 +120,8 @@ fn gradients(model: &WeatherVit) -> (Vec<(String, f64)>, f64) {
     let value = f64::from(tape.tensor(loss).unwrap().item().unwrap());
     let mut grads = Grads::new(&exec, model.params().arena().layout()).unwrap();
     tape.backward(loss, 1.0, &mut grads).unwrap();
-    let norm = |p: Param| grads.get(p).unwrap().f32().unwrap().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let norm =
+        |p: Param| grads.get(p).unwrap().f32().unwrap().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     (model.params().iter().map(|(p, name)| (name.to_owned(), norm(p))).collect(), value)
 }
 
@@ -271,15 +272,17 @@ fn plain_training() -> TrainingConfig {
 
 #[test]
 fn six_steps_of_adamw_give_the_stored_losses() {
-    let config = WeatherVitConfig {
-        dropout: 0.0,
-        attention_dropout: 0.0,
-        stochastic_depth: 0.0,
-        ..tiny(Head::Unpatchify)
-    };
+    let config =
+        WeatherVitConfig { dropout: 0.0, attention_dropout: 0.0, stochastic_depth: 0.0, ..tiny(Head::Unpatchify) };
     let mut trainer = Trainer::new(model(&config), &Exec::cpu(), &plain_training()).unwrap();
-    let want =
-        [1.4331889402458775, 1.371959911566027, 1.3146544638698163, 1.262557718331001, 1.21624665030129, 1.175588171021284];
+    let want = [
+        1.4331889402458775,
+        1.371959911566027,
+        1.3146544638698163,
+        1.262557718331001,
+        1.21624665030129,
+        1.175588171021284,
+    ];
     for want in want {
         near("loss", trainer.step(&[batch()], 1e-3).unwrap().loss, want, 1.0);
     }
@@ -310,10 +313,12 @@ fn parameters_and_names_are_the_published_ones() {
     assert_eq!(of(768, 24, 16, [360, 720], 8), 175_187_712);
     assert_eq!(of(768, 12, 12, [720, 1440], 8), 99_464_448);
     assert_eq!(WeatherVit::parameter_count(&WeatherVitConfig::default()), 23_349_140);
-    let model = WeatherVit::new(&Exec::plan(), &tiny(Head::Unpatchify)).unwrap();
+    let model = WeatherVit::new(&tiny(Head::Unpatchify), |layout| Exec::plan().arena(layout)).unwrap();
     let names: Vec<&str> = model.params().iter().map(|(_, n)| n).collect();
     assert_eq!(names.len(), 3 + 12 * 2 + 3);
-    for name in ["pos_embed", "patch_embed.proj.bias", "blocks.1.norm2.norm.weight", "blocks.0.mlp.0.bias", "head.weight"] {
+    for name in
+        ["pos_embed", "patch_embed.proj.bias", "blocks.1.norm2.norm.weight", "blocks.0.mlp.0.bias", "head.weight"]
+    {
         assert!(names.contains(&name), "{name}");
     }
 }
@@ -323,7 +328,7 @@ fn matrix_flops_are_the_closed_form() {
     for (head, grid) in [(Head::Bilinear, [64, 128]), (Head::Unpatchify, [24, 40])] {
         let config = WeatherVitConfig { img_size: grid, num_layers: 3, head, ..WeatherVitConfig::default() };
         let exec = Exec::plan();
-        let model = WeatherVit::new(&exec, &config).unwrap();
+        let model = WeatherVit::new(&config, |layout| exec.arena(layout)).unwrap();
         let b = 2;
         let [h, w] = grid;
         let batch = WeatherBatch {
@@ -350,5 +355,5 @@ fn what_the_model_cannot_take_is_an_error_that_names_it() {
     let e = model.forward(&mut tape, wrong, &Pass::eval()).unwrap_err().to_string();
     assert!(e.contains("weather_vit: state: expected [B=2, V_in=3, H=8, W=12], found [2, 4, 8, 12]"), "{e}");
     let bad = WeatherVitConfig { num_heads: 5, ..tiny(Head::Bilinear) };
-    assert!(WeatherVit::new(&exec, &bad).unwrap_err().to_string().contains("num_heads"));
+    assert!(WeatherVit::new(&bad, |layout| exec.arena(layout)).unwrap_err().to_string().contains("num_heads"));
 }

@@ -30,7 +30,14 @@ impl Mlp {
     ///
     /// # Errors
     /// [`Error::Config`](crate::error::Error::Config) if a name is taken.
-    pub fn new(scope: &mut Scope<'_>, c: usize, hidden: usize, activation: Activation, dropout: f64, init: Init) -> Result<Mlp> {
+    pub fn new(
+        scope: &mut Scope<'_>,
+        c: usize,
+        hidden: usize,
+        activation: Activation,
+        dropout: f64,
+        init: Init,
+    ) -> Result<Mlp> {
         Ok(Mlp {
             up: Linear::new(&mut scope.scope("0"), c, hidden, true, init)?,
             down: Linear::new(&mut scope.scope("3"), hidden, c, true, init)?,

@@ -19,8 +19,8 @@ pub use init::Init;
 pub use linear::{Linear, cast};
 pub use mlp::Mlp;
 pub use norm::{Norm, NormKind};
-pub use patch::{GridHead, PatchEmbed};
 pub use params::{Builder, Params, Scope};
+pub use patch::{GridHead, PatchEmbed};
 
 use crate::rng::Stream;
 use crate::tensor::Dtype;

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use crate::backend::Exec;
 use crate::error::{Error, Faults, Result};
 use crate::nn::{Init, Site};
 use crate::tape::Param;
@@ -129,12 +128,13 @@ impl Builder {
         Scope { builder: self, path: String::new() }
     }
 
-    /// The table, its arena on `exec`, all values zero: [`Params::initialise`] or [`Params::load`] fills them.
+    /// The table over the arena that `alloc` gives, all values zero: [`Params::initialise`] or [`Params::load`] fills
+    /// them.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::TooLarge`].
-    pub fn build(self, exec: &Exec) -> Result<Params> {
-        let arena = exec.arena(Layout::new(Dtype::F32, self.shapes)?)?;
+    /// What `alloc` returns; [`Error::TooLarge`].
+    pub fn build(self, alloc: impl FnOnce(Layout) -> Result<Arena>) -> Result<Params> {
+        let arena = alloc(Layout::new(Dtype::F32, self.shapes)?)?;
         Ok(Params { names: self.names, inits: self.inits, arena })
     }
 }
@@ -193,7 +193,7 @@ mod tests {
         let mut root = builder.root();
         let w = root.scope("blocks.0").scope("mlp").param("weight", [2, 3], Init::Ones).unwrap();
         root.param("bias", [3], Init::Zeros).unwrap();
-        let mut params = builder.build(&Exec::cpu()).unwrap();
+        let mut params = builder.build(|layout| Ok(Arena::zeros(layout))).unwrap();
         params.initialise(1).unwrap();
         (params, w)
     }

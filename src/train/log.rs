@@ -163,7 +163,8 @@ impl Observer for TensorBoard {
             }
             Event::Validated { step, evaluation, .. } => {
                 let loss = std::iter::once(("val/loss".to_owned(), evaluation.loss));
-                let all: Vec<_> = loss.chain(evaluation.metrics.iter().map(|(n, v)| (format!("val/{n}"), *v))).collect();
+                let all: Vec<_> =
+                    loss.chain(evaluation.metrics.iter().map(|(n, v)| (format!("val/{n}"), *v))).collect();
                 self.scalars(*step, all)
             }
             Event::Ended { .. } => self.file.sync_data().map_err(Error::io("sync", &self.path)),
@@ -217,7 +218,10 @@ mod tests {
         }
         let text = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!((&lines[0]["loss"], &lines[0]["rmse"], &lines[1]["loss"]), (&json!(0.25), &json!(0.5), &json!("NaN")));
+        assert_eq!(
+            (&lines[0]["loss"], &lines[0]["rmse"], &lines[1]["loss"]),
+            (&json!(0.25), &json!(0.5), &json!("NaN"))
+        );
     }
 
     #[test]

@@ -206,7 +206,9 @@ pub fn compare_configs(old: &Value, new: &Value) -> Result<Vec<String>> {
     for (key, was, is) in changes {
         let dotted = key.trim_start_matches('/').replace('/', ".");
         if FIXED.iter().any(|f| key == *f || key.starts_with(&format!("{f}/"))) {
-            faults.push(format!("{dotted}: expected {was} as in the checkpoint, found {is}; start a new run to change it"));
+            faults.push(format!(
+                "{dotted}: expected {was} as in the checkpoint, found {is}; start a new run to change it"
+            ));
         } else {
             notes.push(format!("{dotted}: {was} in the checkpoint, {is} from here on"));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backend::{Exec, Usage};
+use crate::backend::Exec;
 use crate::cost::{Cost, Flops};
 use crate::error::{Error, Result};
 use crate::models::Model;
@@ -212,7 +212,13 @@ impl<M: Model> Trainer<M> {
         let cost = update_cost(&op, norm, self.model.params().arena());
         let grads = self.grads.settled()?;
         let (m, v) = (&mut self.moments.exp_avg, &mut self.moments.exp_avg_sq);
-        op.update(&self.exec, self.model.params_mut().arena_mut().flat_mut(), grads.flat(), m.flat_mut(), v.flat_mut())?;
+        op.update(
+            &self.exec,
+            self.model.params_mut().arena_mut().flat_mut(),
+            grads.flat(),
+            m.flat_mut(),
+            v.flat_mut(),
+        )?;
         Ok(cost)
     }
 
@@ -279,7 +285,7 @@ pub struct StepPlan {
     /// Cost of norm and update.
     pub update: Cost,
     /// Bytes of parameters, gradients, moments and activations at the worst moment.
-    pub memory: Usage,
+    pub peak_bytes: usize,
 }
 
 /// Plans a training step of a model that was made on [`Exec::plan`].
@@ -304,7 +310,8 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
         gradient_factor: 1.0,
         undecayed: Arc::new([]),
     };
-    let norm = GlobalNorm { loss_scale: 1.0, max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping) };
+    let norm =
+        GlobalNorm { loss_scale: 1.0, max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping) };
     let update = update_cost(&op, &norm, model.params().arena());
-    Ok(StepPlan { cost: profile.total(), profile, update, memory: exec.memory() })
+    Ok(StepPlan { cost: profile.total(), profile, update, peak_bytes: exec.memory().peak })
 }

@@ -4,19 +4,18 @@ pub mod config;
 
 pub use config::WeatherVitConfig;
 
-use crate::backend::Exec;
 use crate::data::weather::WeatherBatch;
 use crate::error::{Error, Faults, Result};
 use crate::models::Model;
 use crate::nn::{
-    Builder, DropPath, Dropout, GridHead, Init, Linear, Mlp, Norm, NormKind, Params, Pass, PatchEmbed, Scope, SelfAttention,
-    SelfAttentionShape,
+    Builder, DropPath, Dropout, GridHead, Init, Linear, Mlp, Norm, NormKind, Params, Pass, PatchEmbed, Scope,
+    SelfAttention, SelfAttentionShape,
 };
 use crate::ops::add::Add;
 use crate::ops::matmul::Activation as MatmulActivation;
 use crate::ops::relative_l2::RelativeL2;
 use crate::tape::{Param, Tape, Var};
-use crate::tensor::{Dtype, expect_shape};
+use crate::tensor::{Arena, Dtype, Layout, expect_shape};
 use config::{Activation, Head, NORM_GROUPS, Normalization};
 
 use crate::nn::cast;
@@ -65,11 +64,12 @@ struct Block {
 }
 
 impl WeatherVit {
-    /// A model of this shape on `exec`, every parameter zero: [`Params::initialise`] or [`Params::load`] fills them.
+    /// A model of this shape, its parameters in the arena that `alloc` gives (`|layout| exec.arena(layout)`), all zero:
+    /// [`Params::initialise`] or [`Params::load`] fills them.
     ///
     /// # Errors
-    /// [`Error::Config`] with every fault of the configuration; [`Error::OutOfMemory`].
-    pub fn new(exec: &Exec, config: &WeatherVitConfig) -> Result<WeatherVit> {
+    /// [`Error::Config`] with every fault of the configuration; what `alloc` returns.
+    pub fn new(config: &WeatherVitConfig, alloc: impl FnOnce(Layout) -> Result<Arena>) -> Result<WeatherVit> {
         let mut faults = Faults::new();
         config.validate(&mut faults);
         faults.into_result(Error::Config)?;
@@ -86,7 +86,7 @@ impl WeatherVit {
         }
         let norm = Norm::new(&mut root.scope("norm.norm"), kind, d)?;
         let head = head(&mut root.scope("head"), config)?;
-        let params = builder.build(exec)?;
+        let params = builder.build(alloc)?;
         Ok(WeatherVit { config: config.clone(), params, embed, position, drop, blocks, norm, head })
     }
 
@@ -98,7 +98,8 @@ impl WeatherVit {
     /// Trainable numbers of a model of this shape, without building it.
     pub fn parameter_count(config: &WeatherVitConfig) -> u64 {
         let [d, l, p, n, m] =
-            [config.embed_dim, config.num_layers, config.patch_size, config.tokens(), config.mlp_dim()].map(|x| x as u64);
+            [config.embed_dim, config.num_layers, config.patch_size, config.tokens(), config.mlp_dim()]
+                .map(|x| x as u64);
         let (cin, cout) = (config.input_channels as u64, config.output_channels as u64);
         let norm = if config.normalization_type == Normalization::Rms { d } else { 2 * d };
         let qkv_bias = if config.qkv_bias { 3 * d } else { 0 };

@@ -53,7 +53,13 @@ impl Scores {
     /// For fields of `channels` on a grid of `rows`.
     pub fn new(channels: usize, rows: usize) -> Scores {
         let none = vec![Sums::default(); channels];
-        Scores { weights: latitude_weights(rows), forecast: none.clone(), persistence: Some(none), loss: 0.0, samples: 0 }
+        Scores {
+            weights: latitude_weights(rows),
+            forecast: none.clone(),
+            persistence: Some(none),
+            loss: 0.0,
+            samples: 0,
+        }
     }
 
     /// Adds a batch: forecast and target `[B, C, H, W]`, and the last frame of the input, `[B, C', H, W]`, as the forecast

@@ -78,7 +78,7 @@ impl Session {
                 store.dir().display()
             )));
         }
-        let mut model = WeatherVit::new(exec, &config.network())?;
+        let mut model = WeatherVit::new(&config.network(), |layout| exec.arena(layout))?;
         model.params_mut().initialise(config.training.seed)?;
         let mut trainer = Trainer::new(model, exec, &config.training)?;
         let mut position = Position::default();
@@ -114,7 +114,8 @@ impl Session {
             observer.event(&Event::Notice(notice))?;
         }
         let meter = Meter::new(Budget::new(&self.config.training), self.position.spent, clock);
-        let (valid, workers, batch) = (Arc::clone(&self.valid), self.config.data.num_workers, self.config.training.batch_size);
+        let (valid, workers, batch) =
+            (Arc::clone(&self.valid), self.config.data.num_workers, self.config.training.batch_size);
         let asked = stop.clone();
         let run = Run {
             trainer: &mut self.trainer,
@@ -216,7 +217,7 @@ fn last_frame(state: &Tensor, grid: WeatherGrid) -> Result<Option<Vec<f32>>> {
 pub fn plan(config: &RunConfig) -> Result<StepPlan> {
     let exec = Exec::plan();
     let network = config.network();
-    let model = WeatherVit::new(&exec, &network)?;
+    let model = WeatherVit::new(&network, |layout| exec.arena(layout))?;
     let [h, w] = network.img_size;
     let b = config.training.batch_size;
     let batch = WeatherBatch {
