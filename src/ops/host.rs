@@ -1,8 +1,13 @@
 //! Runs an operator's f32 text over operands in host memory, whatever their storage type: 16-bit operands are widened
 //! before and rounded once after, and gradients are set or added as their slots say.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 
+use crate::backend::Exec;
+use crate::backend::cpu::gemm::Source;
+use crate::backend::cpu::vector;
 use crate::error::Result;
 use crate::ops::operator::{Backward, Forward, GradSlot, RefBackward, RefForward, RefInput, Reference, ReferenceGrad};
 use crate::tensor::{Dtype, Spec, View, ViewMut};
@@ -91,19 +96,77 @@ fn narrow(numbers: &[f32], to: &mut ViewMut<'_>, add: bool) -> Result<()> {
                 *to = if add { *to + x } else { x };
             }
         }
+        Dtype::Bf16 if !add => vector::narrow_bf16(numbers, to.bf16()?),
+        Dtype::F16 if !add => vector::narrow_f16(numbers, to.f16()?),
         Dtype::Bf16 => {
             for (to, &x) in to.bf16()?.iter_mut().zip(numbers) {
-                *to = bf16::from_f32(if add { to.to_f32() + x } else { x });
+                *to = bf16::from_f32(to.to_f32() + x);
             }
         }
         Dtype::F16 => {
             for (to, &x) in to.f16()?.iter_mut().zip(numbers) {
-                *to = f16::from_f32(if add { to.to_f32() + x } else { x });
+                *to = f16::from_f32(to.to_f32() + x);
             }
         }
         Dtype::I32 => return Err(crate::error::Error::dtype("result: expected a floating-point type, found i32")),
     }
     Ok(())
+}
+
+/// The numbers of `view` as an operand of a matrix product, in whatever floating-point type they are.
+pub(crate) fn source<'a>(view: &View<'a>) -> Result<Source<'a>> {
+    Ok(match view.spec().dtype() {
+        Dtype::F32 => view.f32()?.into(),
+        Dtype::Bf16 => view.bf16()?.into(),
+        Dtype::F16 => view.f16()?.into(),
+        Dtype::I32 => return Err(crate::error::Error::dtype("operand: expected a floating-point type, found i32")),
+    })
+}
+
+/// The numbers of `view` in f32: borrowed or widened.
+pub(crate) fn floats<'a>(view: &View<'a>) -> Result<Cow<'a, [f32]>> {
+    Ok(if view.spec().dtype() == Dtype::F32 { Cow::Borrowed(view.f32()?) } else { Cow::Owned(view.to_f32()?) })
+}
+
+/// Lets `f` write all of `to` in f32 (its content before is unspecified) and rounds once.
+pub(crate) fn write(exec: &Exec, to: &mut ViewMut<'_>, f: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+    if to.spec().dtype() == Dtype::F32 {
+        return f(to.f32()?);
+    }
+    scratch(exec, to.spec().len(), |numbers| {
+        f(numbers)?;
+        narrow(numbers, to, false)
+    })
+}
+
+/// Lets `f` set or add a gradient in f32: `f(numbers, add)` adds to `numbers` if `add`, else writes all of them. An f32
+/// gradient is added in place. Nothing happens where the gradient is not wanted.
+pub(crate) fn accumulate(
+    exec: &Exec,
+    slot: &mut GradSlot<'_>,
+    f: impl FnOnce(&mut [f32], bool) -> Result<()>,
+) -> Result<()> {
+    let (to, add) = match slot {
+        GradSlot::Unwanted => return Ok(()),
+        GradSlot::Set(to) => (to, false),
+        GradSlot::Add(to) => (to, true),
+    };
+    if to.spec().dtype() == Dtype::F32 {
+        return f(to.f32()?, add);
+    }
+    scratch(exec, to.spec().len(), |numbers| {
+        f(numbers, false)?;
+        narrow(numbers, to, add)
+    })
+}
+
+/// Lends `f` memory of the device for `len` numbers, whose content is unspecified.
+pub(crate) fn scratch<R>(exec: &Exec, len: usize, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
+    let mut lent = exec.alloc(Spec::f32([len])?)?;
+    match lent.view_mut() {
+        Some(mut view) => f(view.f32()?),
+        None => unreachable!("a tensor that was just allocated is not shared"),
+    }
 }
 
 /// Runs [`Reference::forward_cpu`] over `io`.

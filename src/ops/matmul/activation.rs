@@ -65,10 +65,12 @@ impl Activation {
                 dy * (half * (one + t) + x * (one - t * t) * slope)
             }
             Activation::Relu => {
-                if x <= S::zero() {
+                if x > S::zero() {
+                    dy
+                } else if x <= S::zero() {
                     S::zero()
                 } else {
-                    dy
+                    x
                 }
             }
             Activation::Silu => {

@@ -2,6 +2,7 @@
 
 mod activation;
 mod cases;
+mod cpu;
 mod reference;
 
 #[cfg(test)]
@@ -13,7 +14,6 @@ use crate::backend::Exec;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::Room;
-use crate::ops::host;
 use crate::ops::operator::{Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs};
 use crate::tensor::{Dtype, Spec, expect_dtype, expect_rank, expect_shape};
 
@@ -125,8 +125,8 @@ impl Operator for Matmul {
         OpFlops { forward, backward, recomputed: Flops::ZERO }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        host::forward(self, io)
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        cpu::forward(self, exec, io)
     }
 }
 
@@ -142,8 +142,8 @@ impl Differentiable for Matmul {
         Keeps { x, y: if self.activation == Activation::Relu { Mask::of([0]) } else { Mask::NONE } }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        cpu::backward(self, exec, io)
     }
 }
 
