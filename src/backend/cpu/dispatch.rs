@@ -14,6 +14,9 @@
 //! }
 //! ```
 //!
+//! Write loops, not closures: what is not inlined into the body is compiled for the baseline, and a fused multiply-add there
+//! is a call of the C library. Functions that a body calls must be `#[inline(always)]`.
+//!
 //! Inside, `F:` [`Arith`] gives the fused multiply-add that the instruction set has. Results do not depend on the
 //! instruction set as long as `F` is used with values whose emulation is exact enough; they never depend on threads.
 #![allow(unsafe_code, reason = "a function compiled for an instruction set may only be called where the CPU has it")]

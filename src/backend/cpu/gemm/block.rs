@@ -16,8 +16,9 @@ use super::epilogue::{Activation, finish};
 use super::operand::{Mat, MatMut, Source};
 use super::tile::{Job, Tile, tile};
 
-/// Longest run of K that a tile sums before it is added to C: an A panel of it stays in the first-level cache.
-const RUN: usize = 256;
+/// Longest run of K that a tile sums before it is added to C: an A panel of it fits the first-level cache, and a panel of B
+/// streams past it from the second.
+const RUN: usize = 512;
 /// Longest part of K that is packed at a time, and most columns.
 const DEPTH: usize = 2048;
 const COLUMNS: usize = 4096;
@@ -132,16 +133,24 @@ fn tasks<'c>(
     pre: Option<MatMut<'c>>,
     threads: usize,
 ) -> Vec<Task<'c>> {
-    let fits = (A_VALUES / k.clamp(1, DEPTH)).next_multiple_of(tile.mr);
-    let share = if threads > 1 { m.div_ceil(3 * threads).max(2 * tile.mr) } else { m };
-    let height = share.min(fits).next_multiple_of(tile.mr);
-    let bands = m.div_ceil(height);
-    let wanted = if threads > 1 { (2 * threads).div_ceil(bands) } else { 1 };
-    let width = n.div_ceil(wanted).next_multiple_of(2 * tile.nr);
+    let tiles = m.div_ceil(tile.mr);
+    let fits = (A_VALUES / (k.clamp(1, DEPTH) * tile.mr)).max(1);
+    // As many bands as keep packed A in the cache, and two for each thread, of equal height but for one tile.
+    let wanted = if threads > 1 {
+        tiles.div_ceil(fits).max(2).next_multiple_of(threads).max(2 * threads)
+    } else {
+        tiles.div_ceil(fits)
+    };
+    let bands = wanted.min(tiles);
+    // Few tiles cannot be shared out evenly: the columns are cut too.
+    let parts = if threads > 1 && tiles < 8 * threads { (4 * threads).div_ceil(bands).max(2) } else { 1 };
+    let width = n.div_ceil(parts).next_multiple_of(2 * tile.nr);
     let mut c = c.into_rows().into_iter();
     let mut pre = pre.map(MatMut::into_rows).unwrap_or_default().into_iter();
     let mut tasks = Vec::with_capacity(bands * n.div_ceil(width));
-    for row in (0..m).step_by(height) {
+    for band in 0..bands {
+        let row = band * tiles / bands * tile.mr;
+        let height = ((band + 1) * tiles / bands * tile.mr).min(m) - row;
         let mut band_c: Vec<&mut [f32]> = c.by_ref().take(height).collect();
         let mut band_pre: Vec<&mut [f32]> = pre.by_ref().take(height).collect();
         for from in (0..n).step_by(width) {

@@ -105,7 +105,7 @@ macro_rules! register_tile {
                         step(&mut acc, a, b);
                     }
                 }
-                finish(&acc, job.alpha, job.add, job.col, job.width, job.c);
+                finish(&acc, job);
             }
 
             #[inline]
@@ -124,35 +124,43 @@ macro_rules! register_tile {
                 }
             }
 
+            /// A whole tile goes from the registers to C.
             #[inline]
             #[target_feature(enable = $features)]
-            fn finish<const M: usize, const V: usize>(
-                acc: &[[$vector; V]; M],
-                alpha: f32,
-                add: bool,
-                col: usize,
-                width: usize,
-                c: &mut [&mut [f32]],
-            ) {
+            fn finish<const M: usize, const V: usize>(acc: &[[$vector; V]; M], job: Job<'_, '_>) {
+                let Job { c, col, width, alpha, add, .. } = job;
+                if width != V * LANES || c.len() != M {
+                    return edge(*acc, c, col..col + width, alpha, add);
+                }
                 let factor = $splat(alpha);
                 for i in 0..M {
-                    let Some(row) = c.get_mut(i) else { return };
-                    let Some(row) = row.get_mut(col..col + width) else { return };
-                    if width == V * LANES {
-                        let (row, _) = row.as_chunks_mut::<LANES>();
-                        for v in 0..V {
-                            let Some(to) = row.get_mut(v) else { return };
-                            let new = if add { $fma(acc[i][v], factor, load(to)) } else { $mul(acc[i][v], factor) };
-                            store(to, new);
-                        }
-                    } else {
-                        let mut sums = [[0.0f32; LANES]; V];
-                        for v in 0..V {
-                            store(&mut sums[v], acc[i][v]);
-                        }
-                        for (to, &sum) in row.iter_mut().zip(sums.as_flattened()) {
-                            *to = if add { sum.mul_add(alpha, *to) } else { sum * alpha };
-                        }
+                    let (to, _) = c[i][col..col + V * LANES].as_chunks_mut::<LANES>();
+                    for v in 0..V {
+                        let new =
+                            if add { $fma(acc[i][v], factor, load(&to[v])) } else { $mul(acc[i][v], factor) };
+                        store(&mut to[v], new);
+                    }
+                }
+            }
+
+            /// A tile at the edge goes through memory. By value, so that the sums of others need no address.
+            #[cold]
+            #[inline(never)]
+            #[target_feature(enable = $features)]
+            fn edge<const M: usize, const V: usize>(
+                acc: [[$vector; V]; M],
+                c: &mut [&mut [f32]],
+                cols: std::ops::Range<usize>,
+                alpha: f32,
+                add: bool,
+            ) {
+                for (row, acc) in c.iter_mut().zip(&acc) {
+                    let mut sums = [[0.0f32; LANES]; V];
+                    for (to, from) in sums.iter_mut().zip(acc) {
+                        store(to, *from);
+                    }
+                    for (to, &sum) in row[cols.clone()].iter_mut().zip(sums.as_flattened()) {
+                        *to = if add { sum.mul_add(alpha, *to) } else { sum * alpha };
                     }
                 }
             }

@@ -232,12 +232,14 @@ pub(super) fn gelu_tanh_slope<F: Arith>(x: f32) -> f32 {
 
 /// max(x, 0), NaN stays.
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters, reason = "one form for all functions")]
 pub(super) fn relu<F: Arith>(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
 /// 1 for x > 0, else 0; NaN stays.
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters, reason = "one form for all functions")]
 pub(super) fn relu_slope<F: Arith>(x: f32) -> f32 {
     let y = if x > 0.0 { 1.0 } else { 0.0 };
     if x.is_nan() { x } else { y }

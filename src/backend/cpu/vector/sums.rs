@@ -1,55 +1,78 @@
-//! Sums, maxima and what is made of them. The order is fixed: 32 lanes side by side, folded in halves, and blocks of
+//! Sums, maxima and what is made of them. The order is fixed: 16 lanes side by side, folded in halves, and blocks of
 //! 4096 values added up in f64, so that the error does not grow with the length.
 
 use super::math;
 use crate::backend::cpu::dispatch::wide;
 
-const LANES: usize = 32;
+const LANES: usize = 16;
 const BLOCK: usize = 4096;
 
-/// Folds lanes in halves.
-#[inline(always)]
-fn fold<const N: usize>(mut lanes: [f32; N], op: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut n = N;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            lanes[i] = op(lanes[i], lanes[i + n]);
+/// Folds lanes in halves. A macro, as all here: a closure would be compiled for the baseline, where it is not inlined.
+macro_rules! fold {
+    ($lanes:ident, $a:ident, $b:ident; $op:expr) => {{
+        let mut n = $lanes.len();
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                let ($a, $b) = ($lanes[i], $lanes[i + n]);
+                $lanes[i] = $op;
+            }
         }
-    }
-    lanes[0]
+        $lanes[0]
+    }};
 }
 
-/// The sum of `f(x, y)` over one block.
-#[inline(always)]
-fn block(x: &[f32], y: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let ((xs, x_end), (ys, y_end)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    for (x, y) in xs.iter().zip(ys) {
-        for i in 0..LANES {
-            lanes[i] = f(x[i], y[i], lanes[i]);
+/// The sum of terms over one block: `LANES` sums side by side.
+macro_rules! lanes {
+    ($sum:ident, $($x:ident in $slice:expr),+; $term:expr) => {{
+        let mut lanes = [0.0f32; LANES];
+        let n = [$($slice.len()),+].into_iter().min().unwrap_or(0);
+        let mut at = 0;
+        while at + LANES <= n {
+            $(let Some($x) = $slice[at..].first_chunk::<LANES>() else { break };)+
+            for i in 0..LANES {
+                let $sum = lanes[i];
+                $(let $x = $x[i];)+
+                lanes[i] = $term;
+            }
+            at += LANES;
         }
-    }
-    for ((l, &x), &y) in lanes.iter_mut().zip(x_end).zip(y_end) {
-        *l = f(x, y, *l);
-    }
-    fold(lanes, |a, b| a + b)
+        for i in at..n {
+            let $sum = lanes[i - at];
+            $(let $x = $slice[i];)+
+            lanes[i - at] = $term;
+        }
+        fold!(lanes, a, b; a + b)
+    }};
 }
 
+/// The sum of terms over slices of any length.
+macro_rules! total {
+    ($sum:ident, $($x:ident in $slice:expr),+; $term:expr) => {{
+        let n = [$($slice.len()),+].into_iter().min().unwrap_or(0);
+        if n <= BLOCK {
+            lanes!($sum, $($x in $slice[..n]),+; $term)
+        } else {
+            let (mut total, mut at) = (0.0f64, 0);
+            while at < n {
+                let end = (at + BLOCK).min(n);
+                total += f64::from(lanes!($sum, $($x in $slice[at..end]),+; $term));
+                at = end;
+            }
+            total as f32
+        }
+    }};
+}
+
+/// The larger of two; a NaN on either side wins, because the comparison with it is false.
 #[inline(always)]
-fn blocks(x: &[f32], y: &[f32], f: impl Fn(f32, f32, f32) -> f32 + Copy) -> f32 {
-    let n = x.len().min(y.len());
-    if n <= BLOCK {
-        return block(&x[..n], &y[..n], f);
-    }
-    x[..n].chunks(BLOCK).zip(y[..n].chunks(BLOCK)).map(|(x, y)| f64::from(block(x, y, f))).sum::<f64>() as f32
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b || a.is_nan() { a } else { b }
 }
 
 /// The maximum; NaN if there is one. −∞ of nothing.
 #[inline(always)]
 fn maximum(x: &[f32]) -> f32 {
-    // A NaN on either side wins: the comparison with it is false.
-    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (xs, end) = x.as_chunks::<LANES>();
     for x in xs {
@@ -60,23 +83,23 @@ fn maximum(x: &[f32]) -> f32 {
     for (l, &x) in lanes.iter_mut().zip(end) {
         *l = larger(*l, x);
     }
-    fold(lanes, larger)
+    fold!(lanes, a, b; larger(a, b))
 }
 
 wide! {
     /// Σ x.
     pub fn sum<F>(x: &[f32]) -> f32 {
-        blocks(x, x, |x, _, s| s + x)
+        total!(s, x in x; s + x)
     }
 
     /// Σ x y.
     pub fn dot<F>(x: &[f32], y: &[f32]) -> f32 {
-        blocks(x, y, F::fma)
+        total!(s, x in x, y in y; F::fma(x, y, s))
     }
 
     /// Σ (x − `mean`)²: the second pass of a variance.
     pub fn sum_squared_deviations<F>(x: &[f32], mean: f32) -> f32 {
-        blocks(x, x, |x, _, s| F::fma(x - mean, x - mean, s))
+        total!(s, x in x; F::fma(x - mean, x - mean, s))
     }
 
     /// Σ x² in f64, where no square of an f32 overflows: the sum is infinite or NaN exactly if an `x` is.
@@ -104,7 +127,7 @@ wide! {
         for x in x.iter_mut() {
             *x = math::exp::<F>(*x - shift);
         }
-        blocks(x, x, |x, _, s| s + x)
+        total!(s, x in x; s + x)
     }
 
     /// Softmax over each row of `width` values, in place: `exp(x − max) / Σ`. A row of −∞ alone gives NaN.
@@ -114,7 +137,7 @@ wide! {
             for x in row.iter_mut() {
                 *x = math::exp::<F>(*x - shift);
             }
-            let scale = 1.0 / blocks(row, row, |x, _, s| s + x);
+            let scale = 1.0 / total!(s, x in row; s + x);
             for x in row.iter_mut() {
                 *x *= scale;
             }
@@ -125,7 +148,7 @@ wide! {
     pub fn softmax_rows_backward<F>(y: &[f32], dy: &[f32], dx: &mut [f32], width: usize, add: bool) {
         let width = width.max(1);
         for ((y, dy), dx) in y.chunks(width).zip(dy.chunks(width)).zip(dx.chunks_mut(width)) {
-            let inner = blocks(y, dy, F::fma);
+            let inner = total!(s, y in y, dy in dy; F::fma(y, dy, s));
             for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
                 let g = y * (dy - inner);
                 *dx = if add { *dx + g } else { g };
