@@ -9,6 +9,7 @@ mod data;
 mod formats;
 mod layers;
 mod models;
+mod malformed_data;
 mod rooms;
 mod source;
 mod validate;

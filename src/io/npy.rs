@@ -95,7 +95,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<NpyArray> {
 /// The fault, without the file's name.
 pub fn parse(bytes: &[u8]) -> std::result::Result<NpyArray, String> {
     let data = check_header(bytes)?;
-    let header = NpyHeader::from_reader(bytes).map_err(|e| format!("malformed npy header: {e}"))?;
+    let header = NpyHeader::from_reader(bytes).map_err(|e| malformed(&e))?;
     let (dtype, size) = float_type(&header.dtype())?;
     let shape = header.shape().iter().map(|&n| usize::try_from(n)).collect::<std::result::Result<Vec<_>, _>>();
     let shape = shape.map_err(|_| format!("shape {:?} is too large for this machine", header.shape()))?;
@@ -118,6 +118,18 @@ pub fn parse(bytes: &[u8]) -> std::result::Result<NpyArray, String> {
         NpyDtype::F8 => NpyValues::F64(c_order(numbers(header, data)?, &shape, order)),
     };
     Ok(NpyArray { shape, dtype, values })
+}
+
+/// The parser's error on one line; it answers text that is no Python with a drawing of several.
+fn malformed(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let (head, drawing) = text.split_once('\n').unwrap_or((&text, ""));
+    match drawing.rsplit_once("= ") {
+        Some((_, expected)) => {
+            format!("malformed npy header: {}: {expected}", head.split(" -->").next().unwrap_or(head))
+        }
+        None => format!("malformed npy header: {head}"),
+    }
 }
 
 fn numbers<T: Deserialize>(header: NpyHeader, data: &[u8]) -> std::result::Result<Vec<T>, String> {

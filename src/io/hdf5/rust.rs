@@ -10,7 +10,7 @@ use hdf5_reader::messages::HdfMessage;
 use hdf5_reader::messages::layout::DataLayout;
 use hdf5_reader::{ByteOrder, Dataset, Datatype, H5Type, Hdf5File, OpenOptions, SliceInfo, SliceInfoElem};
 
-use super::{Facts, H5Float, H5Layout};
+use super::{Facts, H5Float, H5Layout, MAX_EXPANSION};
 use crate::error::{Error, Result};
 use crate::io::mmap::MappedFile;
 
@@ -52,12 +52,14 @@ impl AsRef<[u8]> for SharedMap {
 impl File {
     pub(super) fn open(path: &Path) -> Result<File> {
         let map = Arc::new(MappedFile::open(path)?);
-        let options = OpenOptions::default().with_chunk_cache_bytes(CHUNK_CACHE);
+        // A chunk that the file cannot hold even compressed is refused before memory is asked for.
+        let largest = usize::try_from((map.bytes().len() as u64).saturating_mul(MAX_EXPANSION)).unwrap_or(usize::MAX);
+        let options = OpenOptions::default().with_chunk_cache_bytes(CHUNK_CACHE).with_max_chunk_bytes(largest);
         let file = Hdf5File::from_owner(SharedMap(Arc::clone(&map)), options).map_err(|e| {
             let fault = match explain(e) {
                 Fault::Unsupported(f) | Fault::Broken(f) => f,
             };
-            Error::data(format!("{}: {fault}", path.display()))
+            Error::data(format!("{}: {fault}{}", path.display(), kind_of_file(map.bytes())))
         })?;
         Ok(File { map, file })
     }
@@ -67,7 +69,7 @@ impl File {
     }
 
     pub(super) fn dataset(&self, name: &str) -> std::result::Result<(Data, Facts), Fault> {
-        let dataset = self.file.dataset(name).map_err(|e| self.name_what_is_there(e))?;
+        let dataset = self.file.dataset(name).map_err(|e| self.name_what_is_there(name, e))?;
         let layout_fault = |e| explain(e);
         let header = self.file.get_or_parse_header(dataset.address()).map_err(layout_fault)?;
         if header.messages.iter().any(|m| matches!(m, HdfMessage::ExternalFiles(_))) {
@@ -78,6 +80,10 @@ impl File {
         let shape: Vec<usize> = shape
             .collect::<std::result::Result<_, _>>()
             .map_err(|_| Fault::Broken(format!("shape {:?} is too large for this machine", dataset.shape())))?;
+        // A null data space has no axes either, but unlike a scalar no number.
+        if shape.is_empty() && dataset.num_elements().is_ok_and(|n| n == 0) {
+            return Err(Fault::Broken("its data space is null: it holds no numbers".to_owned()));
+        }
         let filters = filters(&header.messages)?;
         let layout = header.messages.iter().find_map(|m| match m {
             HdfMessage::DataLayout(l) => Some(&l.layout),
@@ -108,14 +114,14 @@ impl File {
         let undefined = address >= u64::MAX >> (64 - 8 * u64::from(self.file.superblock().offset_size.clamp(1, 8)));
         let needed = shape.iter().try_fold(dtype.bytes() as u64, |n, &d| n.checked_mul(d as u64));
         let Some(needed) = needed else { return Ok(None) };
-        if undefined || needed == 0 {
-            return Ok(None);
-        }
         // Old layouts store no size: 0 there.
-        if size != needed && size != 0 {
+        if size != needed && size != 0 && !undefined {
             return Err(Fault::Broken(format!(
                 "shape {shape:?} of {dtype} needs {needed} bytes, but the file says {size}"
             )));
+        }
+        if undefined || needed == 0 {
+            return Ok(None);
         }
         let start = self.file.superblock().base_address.checked_add(address);
         let end = start.and_then(|s| s.checked_add(needed)).filter(|&e| e <= self.len());
@@ -130,7 +136,7 @@ impl File {
     }
 
     /// A dataset that is not found is answered with those that are.
-    fn name_what_is_there(&self, error: hdf5_reader::error::Error) -> Fault {
+    fn name_what_is_there(&self, name: &str, error: hdf5_reader::error::Error) -> Fault {
         let root = innermost(&error);
         if !matches!(root, hdf5_reader::error::Error::DatasetNotFound(_)) {
             return explain(error);
@@ -138,7 +144,10 @@ impl File {
         let names = self.file.root_group().and_then(|g| g.member_names());
         Fault::Broken(match names {
             Ok((groups, datasets)) if groups.is_empty() && datasets.is_empty() => {
-                "no such dataset: the file is empty".to_owned()
+                "no such dataset, nor any other; links to other files or to nothing are not followed".to_owned()
+            }
+            Ok((groups, _)) if groups.iter().any(|g| g == name.trim_matches('/')) => {
+                "expected a dataset, found a group".to_owned()
             }
             Ok((groups, datasets)) => {
                 let groups = groups.iter().map(|g| format!("{g}/"));
@@ -147,6 +156,19 @@ impl File {
             }
             Err(_) => "no such dataset".to_owned(),
         })
+    }
+}
+
+/// What a file that is not HDF5 may be instead.
+fn kind_of_file(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [] => " (the file is empty)",
+        [b'C', b'D', b'F', 1 | 2 | 5, ..] => " (this is NetCDF-3: convert it with nccopy -k nc4)",
+        [b'G', b'R', b'I', b'B', ..] => " (this is GRIB: convert it first)",
+        [b'P', b'K', 3, 4, ..] => " (this is a zip archive)",
+        [0x1F, 0x8B, ..] => " (this is gzip: unpack it first)",
+        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => " (this is npy)",
+        _ => "",
     }
 }
 
