@@ -1,10 +1,13 @@
 //! Checkpoints: what a save promises when processes die, disks fail and bits flip.
 
+mod bad_inputs;
 mod convert;
 mod disk;
+mod evil;
 mod flips;
 mod kills;
 mod rotation;
+mod system_calls;
 
 use std::path::Path;
 

@@ -115,6 +115,12 @@ pub fn printable(name: &str) -> String {
     text
 }
 
+/// A foreign message as it may be printed: one line, control characters escaped.
+pub fn escaped(message: &str) -> String {
+    let one = |c: char| if c.is_control() { c.escape_debug().collect() } else { c.to_string() };
+    message.chars().take(600).map(one).collect()
+}
+
 /// Bytes that `shape` elements of `dtype` take; none if the product does not fit an integer.
 pub fn byte_len(dtype: StoredDtype, shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(dtype.size(), |n, &axis| n.checked_mul(axis))

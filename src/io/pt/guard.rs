@@ -13,7 +13,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
 use crate::io::bytes::read_file;
-use crate::io::stored::printable;
+use crate::io::stored::{escaped, printable};
 
 /// Bytes that an object costs in memory, beside its text.
 const OBJECT: u64 = 72;
@@ -60,7 +60,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
 
 /// Checks the archive's directory, then its pickle.
 fn archive(path: &Path, size: u64) -> Result<(), String> {
-    let text = |e: &dyn std::fmt::Display| format!("zip: {e}");
+    let text = |e: &dyn std::fmt::Display| format!("zip: {}", escaped(&e.to_string()));
     let file = File::open(path).map_err(|e| text(&e))?;
     let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| text(&e))?;
     let mut pickle: Option<(usize, String)> = None;

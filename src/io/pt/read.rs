@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use pytorch_reader::{DType, PickleValue, PytorchReader, Tensor};
 
 use crate::error::{Error, Faults, Result};
-use crate::io::stored::{StoredDtype, TensorView, printable};
+use crate::io::stored::{StoredDtype, TensorView, escaped, printable};
 
 /// The keys under which programs keep a model's weights, in the order in which they are looked for.
 const WEIGHT_KEYS: [&str; 4] = ["model_state_dict", "state_dict", "model", "module"];
@@ -51,7 +51,8 @@ impl PtFile {
     /// elements are more than the file has.
     pub fn open(path: &Path) -> Result<PtFile> {
         super::guard::check(path)?;
-        let fault = |e: pytorch_reader::PytorchError| Error::data(format!("{}: {e}", path.display()));
+        let fault =
+            |e: pytorch_reader::PytorchError| Error::data(format!("{}: {}", path.display(), escaped(&e.to_string())));
         let reader = PytorchReader::new(path).map_err(fault)?;
         let root = PytorchReader::read_pickle_data(path, None).map_err(fault)?;
         let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
@@ -86,7 +87,11 @@ impl PtFile {
         let at = self.path.display();
         let tensor = self.tensors.get(name);
         let tensor = tensor.ok_or_else(|| Error::data(format!("{at}: {}: no tensor of that name", printable(name))))?;
-        let bytes = tensor.read().map_err(|e| Error::data(format!("{at}: {}: {e}", printable(name))))?;
+        let bytes = tensor.read().map_err(|e| {
+            let text = e.to_string();
+            let text = text.strip_prefix(&format!("tensor '{name}': ")).unwrap_or(&text);
+            Error::data(format!("{at}: {}: {}", printable(name), escaped(text)))
+        })?;
         Ok(OwnedTensor { name: name.into(), dtype: stored(tensor.dtype()), shape: tensor.shape().to_vec(), bytes })
     }
 

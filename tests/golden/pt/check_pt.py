@@ -4,6 +4,7 @@
     python check_pt.py /tmp/exports
 """
 
+import copy
 import pathlib
 import sys
 
@@ -27,7 +28,8 @@ assert everything["config"]["training"]["betas"] == [0.9, 0.999]
 parameters = [(n, torch.nn.Parameter(t.clone())) for n, t in weights.items()]
 for named in (parameters, [p for _, p in parameters]):
     optimizer = torch.optim.AdamW(named, lr=1.0)
-    optimizer.load_state_dict(everything["optimizer_state_dict"])
+    # A deep copy: PyTorch keeps the very tensors, and the step below changes them.
+    optimizer.load_state_dict(copy.deepcopy(everything["optimizer_state_dict"]))
     assert optimizer.param_groups[0]["lr"] == 1e-4 and optimizer.param_groups[0]["betas"] == (0.9, 0.999)
     for name, parameter in parameters:
         state = optimizer.state[parameter]
