@@ -15,10 +15,10 @@ pub struct Rates {
     pub flops: f64,
 }
 
-/// The rates of this machine, measured at the first call (about 0.2 s) and kept.
+/// The rates of this machine, measured at the first call (about 0.1 s) and kept.
 pub fn rates() -> Rates {
     static RATES: OnceLock<Rates> = OnceLock::new();
-    *RATES.get_or_init(|| Rates { bytes: copy_rate(16 << 20), flops: product_rate(768) })
+    *RATES.get_or_init(|| Rates { bytes: copy_rate(12 << 20), flops: product_rate(768) })
 }
 
 /// The best of a few runs of `work`, in `amount` a second.

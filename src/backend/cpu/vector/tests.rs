@@ -3,6 +3,9 @@ use half::{bf16, f16};
 use super::*;
 use crate::backend::cpu::dispatch::forced::each_level;
 
+type Function = fn(&[f32], &mut [f32]);
+type Backward = fn(&[f32], &[f32], &mut [f32], bool);
+
 /// Every `step`-th bit pattern of the whole range, and patterns around the places where a formula changes.
 fn samples(step: usize) -> Vec<f32> {
     let mut x: Vec<f32> = (0..=u32::MAX).step_by(step).map(f32::from_bits).filter(|x| x.is_finite()).collect();
@@ -91,7 +94,6 @@ fn check_functions(step: usize) {
 fn check_slopes(step: usize) {
     let x = samples(step);
     let ones = vec![1.0; x.len()];
-    type Backward = fn(&[f32], &[f32], &mut [f32], bool);
     let slope = |f: Backward| {
         let mut dx = vec![f32::NAN; x.len()];
         f(&x, &ones, &mut dx, false);
@@ -129,7 +131,7 @@ fn slopes_are_within_their_bounds_over_all_magnitudes() {
 }
 
 #[test]
-#[ignore = "minutes: a hundred times as many samples"]
+#[ignore = "seconds: a hundred times as many samples"]
 fn functions_and_slopes_are_within_their_bounds_densely() {
     check_functions(1_501);
     check_slopes(1_501);
@@ -139,7 +141,6 @@ fn functions_and_slopes_are_within_their_bounds_densely() {
 fn nan_and_infinity_come_out_as_the_formula_says() {
     let inf = f32::INFINITY;
     let x = [f32::NAN, inf, -inf, 0.0, -0.0];
-    type Function = fn(&[f32], &mut [f32]);
     let cases: [(&str, Function, [f32; 5]); 9] = [
         ("exp", exp, [f32::NAN, inf, 0.0, 1.0, 1.0]),
         ("ln", ln, [f32::NAN, inf, f32::NAN, -inf, -inf]),
@@ -162,7 +163,7 @@ fn nan_and_infinity_come_out_as_the_formula_says() {
             }
         }
         let mut dx = [0.0; 5];
-        let slopes: [(fn(&[f32], &[f32], &mut [f32], bool), [f32; 5]); 5] = [
+        let slopes: [(Backward, [f32; 5]); 5] = [
             (sigmoid_backward, [f32::NAN, 0.0, 0.0, 0.25, 0.25]),
             (silu_backward, [f32::NAN, 1.0, 0.0, 0.5, 0.5]),
             (gelu_backward, [f32::NAN, 1.0, 0.0, 0.5, 0.5]),
@@ -185,7 +186,7 @@ fn nan_and_infinity_come_out_as_the_formula_says() {
 #[test]
 fn in_place_gives_the_same_bits() {
     let x = samples(10_000_019);
-    let pairs: [(fn(&[f32], &mut [f32]), fn(&mut [f32])); 9] = [
+    let pairs: [(Function, fn(&mut [f32])); 9] = [
         (exp, exp_in_place),
         (ln, ln_in_place),
         (tanh, tanh_in_place),
