@@ -278,6 +278,8 @@ fn pass_of<M: Model>(
 /// What one training step costs and needs, without numbers.
 #[derive(Debug)]
 pub struct StepPlan {
+    /// Trainable numbers.
+    pub parameters: u64,
     /// What runs, by module and operator.
     pub profile: Profile,
     /// Exact cost of forward and backward of one micro-batch.
@@ -313,5 +315,11 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
     let norm =
         GlobalNorm { loss_scale: 1.0, max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping) };
     let update = update_cost(&op, &norm, model.params().arena());
-    Ok(StepPlan { cost: profile.total(), profile, update, peak_bytes: exec.memory().peak })
+    Ok(StepPlan {
+        parameters: model.params().count(),
+        cost: profile.total(),
+        profile,
+        update,
+        peak_bytes: exec.memory().peak,
+    })
 }

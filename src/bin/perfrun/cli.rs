@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::outcome::Outcome;
-use crate::{bench, check, config, data, doctor, shell, synth};
+use crate::{bench, check, config, data, doctor, plan, shell, synth, train};
 
 const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
      Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal or a budget with a verified checkpoint.";
@@ -19,6 +19,10 @@ pub(crate) struct Cli {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Train a model
+    Train(Box<train::TrainArgs>),
+    /// Say what a training step would cost and need, by room; opens no data
+    Plan(plan::PlanArgs),
     /// Prove rooms on this machine: shapes, counted cost, gradients, device against reference
     Check(check::CheckArgs),
     /// Time rooms: seconds, GB/s, GFLOP/s, percent of the floor
@@ -43,6 +47,8 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         match self {
+            Command::Train(args) => args.run(),
+            Command::Plan(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Config(command) => command.run(),

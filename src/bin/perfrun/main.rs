@@ -8,14 +8,17 @@ mod bench;
 mod check;
 mod cli;
 mod config;
+mod console;
 mod data;
 mod device;
 mod doctor;
 mod outcome;
 mod output;
+mod plan;
 mod record;
 mod shell;
 mod synth;
+mod train;
 mod units;
 mod vendors;
 

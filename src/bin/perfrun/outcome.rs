@@ -12,6 +12,8 @@ pub(crate) enum Outcome {
     Failed,
     /// The input is at fault, and what is wrong with it has been printed.
     BadInput,
+    /// Stopped by a signal or a budget, with a final checkpoint that verifies.
+    Stopped,
 }
 
 /// The exit code of a result; an error is shown first, a line each fault.
@@ -20,6 +22,7 @@ pub(crate) fn exit_code(result: anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::Done) => return ExitCode::SUCCESS,
         Ok(Outcome::Failed) => return ExitCode::from(1),
         Ok(Outcome::BadInput) => return ExitCode::from(2),
+        Ok(Outcome::Stopped) => return ExitCode::from(75),
         Err(error) => error,
     };
     // Whoever reads the output has had enough.

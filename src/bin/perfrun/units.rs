@@ -35,6 +35,19 @@ pub(crate) fn three_digits(x: f64) -> String {
     format!("{x:.places$}")
 }
 
+/// `482 G`: operations, or a rate of them, in powers of a thousand.
+pub(crate) fn flops(n: f64) -> String {
+    let units = ["", "k", "M", "G", "T", "P", "E", "Z", "Y"];
+    let mut power = 0;
+    let mut value = n;
+    while value >= 999.5 && power + 1 < units.len() {
+        value /= 1000.0;
+        power += 1;
+    }
+    let digits = if power == 0 && value.fract() == 0.0 { format!("{value}") } else { three_digits(value) };
+    format!("{digits} {}", units[power]).trim_end().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +58,8 @@ mod tests {
         assert_eq!(seconds(0.0012345), "1.23 ms");
         assert_eq!(seconds(0.00099999), "1000 µs");
         assert_eq!(seconds(2.5e-8), "25.0 ns");
+        assert_eq!((flops(0.0).as_str(), flops(999.0).as_str(), flops(482.3e9).as_str()), ("0", "999", "482 G"));
+        assert_eq!((flops(999.6).as_str(), flops(3e30).as_str()), ("1.00 k", "3000000 Y"));
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.50 KiB");

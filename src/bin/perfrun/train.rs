@@ -1,0 +1,170 @@
+//! `perfrun train`: the trainer, with everything that a queue and a person need around it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use perfrun::data::weather::synthetic::SyntheticWeather;
+use perfrun::error::Error;
+use perfrun::train::budget::SystemClock;
+use perfrun::train::config::{LoggingBackend, RunConfig};
+use perfrun::train::log::{MetricsLog, TensorBoard};
+use perfrun::train::observer::{Event, Observer, Observers};
+use perfrun::train::resume::Resume;
+use perfrun::train::stop::Stop;
+use perfrun::train::weather::{Session, log_folder};
+
+use crate::config::ConfigArgs;
+use crate::console::Console;
+use crate::device::DeviceArgs;
+use crate::outcome::Outcome;
+use crate::output::Progress;
+
+/// Flags of `perfrun train`.
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Name of the configuration; the same as --config-name
+    #[arg(value_name = "NAME", conflicts_with = "config_name")]
+    name: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Make the documented synthetic years first if the data folder is empty
+    #[arg(long)]
+    synth: bool,
+    /// Number type of matrix products: fp32, bf16, fp16, 32-true, bf16-mixed, ...
+    #[arg(long, value_name = "NAME")]
+    precision: Option<String>,
+    /// How devices share the work; this version runs on one
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+    /// Devices of a node; this version runs on one
+    #[arg(long, value_name = "N")]
+    devices: Option<usize>,
+    /// Nodes; this version runs on one
+    #[arg(long, value_name = "N")]
+    num_nodes: Option<usize>,
+    /// Go on from this checkpoint, or without a path from the newest one that verifies
+    #[arg(long, value_name = "PATH", num_args = 0..=1, alias = "resume-from-checkpoint")]
+    resume: Option<Option<PathBuf>>,
+    /// Stop before this many model FLOPs, forward and backward, would be exceeded
+    #[arg(long, value_name = "FLOPS")]
+    flops_budget: Option<f64>,
+    /// Stop before this many hours would be exceeded
+    #[arg(long, value_name = "HOURS")]
+    time_budget: Option<f64>,
+    /// Newest checkpoints to keep; 0 = all
+    #[arg(long, value_name = "N")]
+    max_checkpoints: Option<usize>,
+    /// Seed of initialisation, shuffling, dropout and drop path
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Name of the run: its folder below the checkpoint and log folders
+    #[arg(long, value_name = "NAME")]
+    run_name: Option<String>,
+    /// What is written besides metrics.jsonl: tensorboard or none
+    #[arg(long, value_name = "NAME")]
+    logging_backend: Option<String>,
+    /// Stop, with a checkpoint, when this file appears
+    #[arg(long, value_name = "FILE")]
+    stop_file: Option<PathBuf>,
+    /// Open everything, print what would run, and stop before the first step
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl TrainArgs {
+    pub(crate) fn run(self) -> anyhow::Result<Outcome> {
+        let config = self.load()?;
+        let exec = self.device.open()?;
+        if self.synth {
+            synthesise(&config)?;
+        }
+        let resume = match &self.resume {
+            None => Resume::Never,
+            Some(None) => Resume::Latest,
+            Some(Some(path)) => Resume::From(path.clone()),
+        };
+        let session = Session::open(&config, &exec, &resume)?;
+        if self.dry_run {
+            return crate::plan::show(&config, false, (None, None));
+        }
+        let stop_file = self.stop_file.clone().unwrap_or_else(|| log_folder(&config).join("stop"));
+        if stop_file.exists() {
+            let file = stop_file.display();
+            return Err(Error::argument(format!("{file}: the stop file exists already; remove it to train")).into());
+        }
+        let stop = Stop::new().on_file(stop_file).on_signals()?;
+        let mut observers = observers(&config)?;
+        let outcome = session.run(&stop, Box::<SystemClock>::default(), &mut observers)?;
+        Ok(if outcome.is_resumable() { Outcome::Stopped } else { Outcome::Done })
+    }
+
+    fn load(&self) -> anyhow::Result<RunConfig> {
+        let mut args = self.config.clone();
+        if let Some(name) = &self.name {
+            args.config_name = Some(name.clone());
+        }
+        Ok(args.load_with(&self.overrides())?)
+    }
+
+    /// Flags that stand for keys of the configuration; the flag wins.
+    fn overrides(&self) -> Vec<String> {
+        let text = |key: &str, value: &Option<String>| value.as_ref().map(|v| format!("{key}={v}"));
+        let count = |key: &str, value: Option<u64>| value.map(|v| format!("{key}={v}"));
+        let real = |key: &str, value: Option<f64>| value.map(|v| format!("{key}={v:e}"));
+        [
+            text("precision", &self.precision),
+            text("strategy", &self.strategy),
+            count("num_gpus", self.devices.map(|n| n as u64)),
+            count("num_nodes", self.num_nodes.map(|n| n as u64)),
+            real("flops_budget", self.flops_budget),
+            real("time_budget_hours", self.time_budget),
+            count("max_checkpoints", self.max_checkpoints.map(|n| n as u64)),
+            count("seed", self.seed),
+            text("experiment.name", &self.run_name),
+            text("logging_backend", &self.logging_backend),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// Makes the documented years where there are none, and says so.
+fn synthesise(config: &RunConfig) -> anyhow::Result<()> {
+    let (data, model) = (&config.data, &config.model);
+    if data.train_data_path.exists() {
+        eprintln!("notice: --synth: {} is there already and is used as it is", data.train_data_path.display());
+        return Ok(());
+    }
+    let weather = SyntheticWeather {
+        height: model.img_size[0],
+        width: model.img_size[1],
+        channels: model.input_channels.max(model.output_channels),
+        ..SyntheticWeather::default()
+    };
+    eprintln!(
+        "notice: --synth: making synthetic years below {} (3 for training, 3 for validation, 3 for tests)",
+        data.data_dir.display()
+    );
+    let mut progress = Progress::new("synth weather");
+    let written = weather.write(&data.data_dir, |p| progress.set(p.done, p.total, p.file.display()));
+    progress.finish();
+    written?;
+    Ok(())
+}
+
+/// Everybody who listens: the console, the log, TensorBoard.
+fn observers(config: &RunConfig) -> anyhow::Result<Observers> {
+    let folder = log_folder(config);
+    let mut all = Observers::new();
+    all.push(Console::new(&config.training));
+    all.push(MetricsLog::open(&folder, config.training.log_frequency)?);
+    if config.training.logging_backend == LoggingBackend::Tensorboard {
+        all.push(TensorBoard::create(&folder.join("tensorboard"), config.training.log_frequency)?);
+    }
+    let written = format!("logs go to {}", folder.display());
+    all.event(&Event::Notice(&written))?;
+    Ok(all)
+}
