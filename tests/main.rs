@@ -11,5 +11,7 @@ mod layers;
 mod malformed_data;
 mod models;
 mod rooms;
+mod signals;
 mod source;
+mod train;
 mod validate;

@@ -72,7 +72,7 @@ impl Session {
         let (Some(train), Some(valid)) = (train, valid) else { return Err(Error::Data(faults)) };
         let store = CheckpointStore::new(checkpoint_folder(config), config.training.max_checkpoints);
         let (checkpoint, mut notices) = resume::find(&store, resume)?;
-        if checkpoint.is_none() && !store.list()?.is_empty() {
+        if checkpoint.is_none() && store.dir().exists() && !store.list()?.is_empty() {
             return Err(Error::checkpoint(format!(
                 "{}: holds checkpoints of an earlier run; continue it with --resume, or choose another --run-name",
                 store.dir().display()

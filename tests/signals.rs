@@ -1,0 +1,140 @@
+//! Training as a process: signals, kills and the stop file, and what a resumed process leaves.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use perfrun::data::weather::synthetic::SyntheticWeather;
+use perfrun::rng::Stream;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// 16 training samples, 8 steps of 2 an epoch, dropout and shuffling on.
+const CONFIG: &str = "
+run:
+  embed_dim: 16
+  num_layers: 2
+  num_heads: 2
+  img_size: [8, 16]
+  patch_size: 4
+  input_channels: 2
+  output_channels: 2
+  batch_size: 2
+  epochs: 4
+  learning_rate: 1.0e-3
+  warmup_steps: 3
+  precision: fp32
+  num_workers: 1
+  log_frequency: 1
+  max_checkpoints: 2
+";
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let small = SyntheticWeather { height: 8, width: 16, channels: 2, steps: 9, ..SyntheticWeather::default() };
+        small.write(&dir.path().join("data"), |_| {}).unwrap();
+        std::fs::remove_file(dir.path().join("data/train/weather_2012.h5")).unwrap();
+        std::fs::write(dir.path().join("run.yaml"), CONFIG).unwrap();
+        Place(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn train(&self, name: &str, more: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_perfrun"))
+            .args(["train", "--config", "run.yaml", "--run-name", name])
+            .args(more)
+            .current_dir(self.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn checkpoint(&self, name: &str) -> PathBuf {
+        self.path().join("checkpoints").join(name).join("final_checkpoint")
+    }
+}
+
+/// Reads the process's lines until one begins with `prefix`; `false` if it ends before.
+fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, prefix: &str) -> bool {
+    lines.by_ref().map_while(Result::ok).any(|l| l.starts_with(prefix))
+}
+
+fn weights(path: &Path) -> Vec<Vec<u8>> {
+    ["model.safetensors", "optimizer.safetensors"].map(|f| std::fs::read(path.join(f)).unwrap()).to_vec()
+}
+
+/// Lets the process go on to its end and gives the exit code.
+fn finish(mut child: Child, lines: impl Iterator<Item = std::io::Result<String>>) -> Option<i32> {
+    lines.for_each(drop);
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn a_run_that_is_killed_and_stopped_at_random_ends_with_the_bytes_of_one_that_was_not() {
+    let place = Place::new();
+    let mut whole = place.train("whole", &[]);
+    let lines = BufReader::new(whole.stderr.take().unwrap()).lines();
+    assert_eq!(finish(whole, lines), Some(0));
+    let want = weights(&place.checkpoint("whole"));
+    let pick = Stream::new(7, 11);
+    let signals = [Signal::TERM, Signal::KILL, Signal::INT, Signal::USR1];
+    let mut resumable = false;
+    for (i, signal) in signals.into_iter().chain(signals).enumerate() {
+        let more: &[&str] = if resumable { &["--resume"] } else { &[] };
+        let mut child = place.train("broken", more);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        // Two to five steps further, so that a run of 32 steps lives long enough for eight interruptions.
+        let mut alive = true;
+        for _ in 0..2 + pick.below(i as u64, 4) {
+            alive &= wait_for(&mut lines, "step ");
+        }
+        if alive {
+            let _ = kill_process(Pid::from_child(&child), signal);
+        }
+        let code = finish(child, lines);
+        let expected = if signal == Signal::KILL { None } else { Some(75) };
+        assert!(code == expected || code == Some(0), "{signal:?} ended with {code:?}");
+        // A kill before the first checkpoint leaves nothing to resume.
+        resumable |= has_checkpoint(&place.path().join("checkpoints/broken"));
+    }
+    let more: &[&str] = if resumable { &["--resume"] } else { &[] };
+    let mut last = place.train("broken", more);
+    let lines = BufReader::new(last.stderr.take().unwrap()).lines();
+    assert_eq!(finish(last, lines), Some(0));
+    assert!(weights(&place.checkpoint("broken")) == want, "the interrupted run ends with other weights");
+}
+
+fn has_checkpoint(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.filter_map(Result::ok).any(|e| !e.file_name().to_string_lossy().starts_with('.'))
+}
+
+#[test]
+fn a_stop_file_ends_a_run_in_a_verified_checkpoint() {
+    let place = Place::new();
+    let mut child = place.train("file", &["--stop-file", "enough"]);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(wait_for(&mut lines, "step 3/"));
+    std::fs::write(place.path().join("enough"), "").unwrap();
+    assert_eq!(finish(child, lines), Some(75));
+    let path = place.checkpoint("file");
+    perfrun::train::checkpoint::verify(&path).unwrap();
+    let mut again = place.train("file", &["--resume", "--stop-file", "enough"]);
+    let lines = BufReader::new(again.stderr.take().unwrap()).lines();
+    assert_eq!(finish(again, lines), Some(2), "a stop file that is there already is said, not obeyed");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let place = Place::new();
+    let mut child = place.train("dry", &["--dry-run"]);
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert_eq!(finish(child, lines), Some(0));
+    assert!(!place.path().join("checkpoints").exists() && !place.path().join("logs").exists());
+}
