@@ -67,6 +67,12 @@ fn detect() -> Level {
 pub trait Arith {
     /// `a·b + c`, rounded once ([`Fused`]) or, in [`Emulated`], through f64, which differs from it in rare half-way cases.
     fn fma(a: f32, b: f32, c: f32) -> f32;
+
+    /// `a·b + c` as the register tile of matrix products computes it: for a sum that must cancel with one of theirs.
+    #[inline(always)]
+    fn mac(a: f32, b: f32, c: f32) -> f32 {
+        Self::fma(a, b, c)
+    }
 }
 
 /// The hardware's fused multiply-add.
@@ -88,6 +94,11 @@ impl Arith for Emulated {
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         (f64::from(a) * f64::from(b) + f64::from(c)) as f32
+    }
+
+    #[inline(always)]
+    fn mac(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
     }
 }
 

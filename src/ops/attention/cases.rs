@@ -64,6 +64,9 @@ pub(super) fn cases() -> Vec<Case> {
         packed(Attention { dropout: drop(0.5), ..causal(top) }, [1, 34, 2, 4], false),
         separate(full(), [1, 3, 5, 1, 1, 160], false),
         separate(full(), [1, 2, 3, 1, 1, 512], false),
+        // Several tiles of keys; several tasks for one head, with a ragged last.
+        separate(causal(bottom), [1, 3, 401, 1, 1, 4], true),
+        separate(full(), [1, 527, 5, 2, 1, 3], false),
         joined(),
         joined_packed(),
     ]
@@ -111,8 +114,16 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
             &[&q, &k, &k],
             "scale: expected a finite number",
         ),
-        BadCase::new(drop(1.0), &[&q, &k, &k], "dropout: expected p in [0, 1), found 1"),
-        BadCase::new(drop(f32::NAN), &[&q, &k, &k], "dropout: expected p in [0, 1), found NaN"),
+        BadCase::new(
+            drop(1.0),
+            &[&q, &k, &k],
+            "dropout: p: expected a probability of 0 or more and less than 1, found 1",
+        ),
+        BadCase::new(
+            drop(f32::NAN),
+            &[&q, &k, &k],
+            "dropout: p: expected a probability of 0 or more and less than 1, found NaN",
+        ),
         BadCase::new(with(&[1]), &[&q, &k, &k], "key_lengths: expected B=2 lengths of at most Nk=7, found [1]"),
         BadCase::new(with(&[1, 8]), &[&q, &k, &k], "key_lengths: expected B=2 lengths of at most Nk=7, found [1, 8]"),
         BadCase::of_specs(op.clone(), vec![f32(&q), f32(&k).with_dtype(Dtype::F16), f32(&k)], "k: expected f32"),

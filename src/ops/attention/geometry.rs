@@ -61,10 +61,8 @@ impl Geometry {
         if !g.scale.is_finite() {
             return Err(Error::argument(format!("attention: scale: expected a finite number, found {}", g.scale)));
         }
-        if let Some(drop) = op.dropout
-            && !(0.0..1.0).contains(&drop.p)
-        {
-            return Err(Error::argument(format!("attention: dropout: expected p in [0, 1), found {}", drop.p)));
+        if let Some(drop) = op.dropout {
+            drop.keep().check("attention: dropout")?;
         }
         if let Some(i) = g.bias {
             expect_dtype("attention", "bias", inputs[i], &[Dtype::F32])?;

@@ -1,6 +1,7 @@
 //! `attention`: softmax(q·kᵀ) over the keys that a mask lets through, times v, without ever storing the scores.
 
 mod cases;
+mod cpu;
 mod geometry;
 mod reference;
 
@@ -16,6 +17,7 @@ use crate::cost::Flops;
 use crate::error::Result;
 use crate::ops::contract::Room;
 use crate::ops::host;
+use crate::ops::keep::Keep;
 use crate::ops::operator::{Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs};
 use crate::rng::Stream;
 use crate::tensor::{Dtype, Spec};
@@ -104,14 +106,13 @@ impl Attention {
 }
 
 impl ProbabilityDropout {
-    /// First random number of a row of `nk` probabilities.
-    fn row(nk: usize, row: usize) -> u64 {
-        row as u64 * (nk.next_multiple_of(4) as u64)
+    fn keep(self) -> Keep {
+        Keep { p: self.p, stream: self.stream }
     }
 
-    /// Factor of a kept probability.
-    fn keep_factor(self) -> f32 {
-        1.0 / (1.0 - self.p)
+    /// Number of the first probability of a row of `nk`: rows begin at multiples of 4, as random numbers are made.
+    fn row(nk: usize, row: usize) -> usize {
+        row * nk.next_multiple_of(4)
     }
 }
 

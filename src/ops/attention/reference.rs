@@ -1,6 +1,6 @@
 //! The plain text: a row of scores at a time.
 
-use super::{Attention, Geometry, ProbabilityDropout, Wanted};
+use super::{Attention, Geometry, ProbabilityDropout, Wanted, cpu};
 use crate::ops::operator::{RefBackward, RefForward, RefInput, Reference, ReferenceGrad};
 use crate::scalar::{Scalar, sum};
 use crate::tensor::Spec;
@@ -15,9 +15,7 @@ impl Attention {
     fn factors<S: Scalar>(&self, nk: usize, row: usize, n: usize) -> Vec<S> {
         let Some(drop) = self.dropping() else { return Vec::new() };
         let first = ProbabilityDropout::row(nk, row);
-        let keep = S::of(f64::from(drop.keep_factor()));
-        let factor = |j: u64| if drop.stream.uniform(first + j) >= drop.p { keep } else { S::zero() };
-        (0..n as u64).map(factor).collect()
+        (first..first + n).map(|i| drop.keep().factor(i)).collect()
     }
 }
 
@@ -112,6 +110,13 @@ impl Reference for Attention {
             }
         });
     }
+
+    fn forward_cpu(&self, io: RefForward<'_, f32>) {
+        let Some(g) = self.geometry(io.x) else { return };
+        if let ([y], [lse]) = (io.y, io.saved) {
+            cpu::forward(self, &g, io.x, y, lse);
+        }
+    }
 }
 
 impl ReferenceGrad for Attention {
@@ -162,6 +167,12 @@ impl ReferenceGrad for Attention {
                 }
             }
         });
+    }
+
+    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
+        if let Some(g) = self.geometry(io.x) {
+            cpu::backward(self, &g, io);
+        }
     }
 }
 

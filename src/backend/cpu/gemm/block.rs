@@ -290,7 +290,7 @@ thread_local! {
 
 /// Hands `len` values with any content to `f`. The buffer is taken off the list while `f` runs, because a thread that
 /// waits inside `f` may be given a task of another product.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut lines = SCRATCH.with_borrow_mut(|list| {
         // The smallest that is large enough, else the largest, which then grows.
         let fit = (0..list.len()).filter(|&i| list[i].len() * 16 >= len).min_by_key(|&i| list[i].len());

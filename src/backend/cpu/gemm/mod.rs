@@ -19,6 +19,7 @@ mod block;
 mod epilogue;
 mod operand;
 mod pack;
+mod panels;
 mod tile;
 
 #[cfg(test)]
@@ -26,6 +27,9 @@ mod tests;
 
 pub use epilogue::Activation;
 pub use operand::{Mat, MatMut, Source};
+
+pub(crate) use block::with_scratch;
+pub(crate) use panels::Panels;
 
 use rayon::prelude::*;
 

@@ -23,6 +23,24 @@ pub(super) struct Job<'t, 'c> {
     pub(super) add: bool,
 }
 
+/// One tile's work over plain memory: `c[i·stride + j] = alpha·Σₖ a(i, k)·b[k·NR + j] [+ c]` for `i` in `0..rows` and `j` in
+/// `0..width`.
+pub(super) struct Flat<'t> {
+    /// `a(i, k)` is `a[k·a_step + i]` for [`Tile::lanes`], `a[i·NR + k]` for [`Tile::rows`].
+    pub(super) a: &'t [f32],
+    pub(super) a_step: usize,
+    /// At most `MR`.
+    pub(super) rows: usize,
+    /// `NR` values for each k; their number is the depth (`NR` for [`Tile::rows`]).
+    pub(super) b: &'t [f32],
+    pub(super) c: &'t mut [f32],
+    pub(super) stride: usize,
+    /// At most `NR`.
+    pub(super) width: usize,
+    pub(super) alpha: f32,
+    pub(super) add: bool,
+}
+
 /// A tile for one instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
@@ -32,6 +50,10 @@ pub(super) struct Tile {
     pub(super) nr: usize,
     /// Does the work.
     pub(super) run: fn(Job<'_, '_>),
+    /// Does it where the rows of A lie side by side for each k.
+    pub(super) lanes: fn(Flat<'_>),
+    /// Does it where a row of A is `NR` values long, and so is K.
+    pub(super) rows: fn(Flat<'_>),
     /// Packs rows of A.
     pub(super) pack_a: super::pack::Pack,
     /// Packs columns of B (give it the transpose).
@@ -43,10 +65,34 @@ pub(super) fn tile() -> Tile {
     use super::pack::panel;
     match level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => Tile { mr: 12, nr: 32, run: avx512::checked, pack_a: panel::<12>, pack_b: panel::<32> },
+        Level::Avx512 => Tile {
+            mr: 12,
+            nr: 32,
+            run: avx512::checked,
+            lanes: avx512::lanes_checked,
+            rows: avx512::rows_checked,
+            pack_a: panel::<12>,
+            pack_b: panel::<32>,
+        },
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => Tile { mr: 6, nr: 16, run: avx2::checked, pack_a: panel::<6>, pack_b: panel::<16> },
-        _ => Tile { mr: 4, nr: 8, run: portable, pack_a: panel::<4>, pack_b: panel::<8> },
+        Level::Avx2 => Tile {
+            mr: 6,
+            nr: 16,
+            run: avx2::checked,
+            lanes: avx2::lanes_checked,
+            rows: avx2::rows_checked,
+            pack_a: panel::<6>,
+            pack_b: panel::<16>,
+        },
+        _ => Tile {
+            mr: 4,
+            nr: 8,
+            run: portable,
+            lanes: |job| portable_flat(job, |k, (step, i)| k * step + i),
+            rows: |job| portable_flat(job, |k, (_, i)| i * 8 + k),
+            pack_a: panel::<4>,
+            pack_b: panel::<8>,
+        },
     }
 }
 
@@ -55,7 +101,7 @@ macro_rules! register_tile {
      $vector:ident, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident, $mul:ident) => {
         #[cfg(target_arch = "x86_64")]
         mod $name {
-            use super::Job;
+            use super::{Flat, Job};
             use std::arch::x86_64::{$vector, $fma, $load, $mul, $splat, $store, $zero};
 
             const MR: usize = $mr;
@@ -74,6 +120,60 @@ macro_rules! register_tile {
                 $(if rows <= $rows {
                     return if job.width <= LANES { sums::<$rows, 1>(job) } else { sums::<$rows, { NR / LANES }>(job) };
                 })+
+            }
+
+            /// Reached through `tile` alone.
+            pub(super) fn lanes_checked(job: Flat<'_>) {
+                // SAFETY: `tile` hands this function out only where `level` has found the features.
+                unsafe { pick_lanes(job) }
+            }
+
+            /// Reached through `tile` alone.
+            pub(super) fn rows_checked(job: Flat<'_>) {
+                // SAFETY: `tile` hands this function out only where `level` has found the features.
+                unsafe { pick_rows(job) }
+            }
+
+            #[target_feature(enable = $features)]
+            fn pick_lanes(job: Flat<'_>) {
+                $(if job.rows <= $rows {
+                    return if job.width <= LANES { lanes::<$rows, 1>(job) } else { lanes::<$rows, { NR / LANES }>(job) };
+                })+
+            }
+
+            #[target_feature(enable = $features)]
+            fn pick_rows(job: Flat<'_>) {
+                $(if job.rows <= $rows {
+                    return if job.width <= LANES { rows::<$rows, 1>(job) } else { rows::<$rows, { NR / LANES }>(job) };
+                })+
+            }
+
+            #[target_feature(enable = $features)]
+            fn lanes<const M: usize, const V: usize>(job: Flat<'_>) {
+                let mut acc = [[$zero(); V]; M];
+                for (a, b) in job.a.chunks(job.a_step).zip(job.b.as_chunks::<NR>().0) {
+                    let Some(a) = a.first_chunk::<M>() else { break };
+                    step(&mut acc, a, b);
+                }
+                finish_flat(&acc, job);
+            }
+
+            #[target_feature(enable = $features)]
+            fn rows<const M: usize, const V: usize>(job: Flat<'_>) {
+                let (a, _) = job.a.as_chunks::<NR>();
+                let (b, _) = job.b.as_chunks::<NR>();
+                let (Some(last), Some(b)) = (a.len().min(job.rows).checked_sub(1), b.first_chunk::<NR>()) else { return };
+                // Rows beyond the last repeat it; their sums are dropped.
+                let a: [&[f32; NR]; M] = std::array::from_fn(|i| &a[i.min(last)]);
+                let mut acc = [[$zero(); V]; M];
+                for k in 0..NR {
+                    let mut column = [0.0; M];
+                    for i in 0..M {
+                        column[i] = a[i][k];
+                    }
+                    step(&mut acc, &column, &b[k]);
+                }
+                finish_flat(&acc, job);
             }
 
             #[inline]
@@ -110,7 +210,11 @@ macro_rules! register_tile {
 
             #[inline]
             #[target_feature(enable = $features)]
-            fn step<const M: usize, const V: usize>(acc: &mut [[$vector; V]; M], a: &[f32; MR], b: &[f32; NR]) {
+            fn step<const M: usize, const V: usize, const A: usize>(
+                acc: &mut [[$vector; V]; M],
+                a: &[f32; A],
+                b: &[f32; NR],
+            ) {
                 let (b, _) = b.as_chunks::<LANES>();
                 let mut bs = [$zero(); V];
                 for v in 0..V {
@@ -130,7 +234,7 @@ macro_rules! register_tile {
             fn finish<const M: usize, const V: usize>(acc: &[[$vector; V]; M], job: Job<'_, '_>) {
                 let Job { c, col, width, alpha, add, .. } = job;
                 if width != V * LANES || c.len() != M {
-                    return edge(*acc, c, col..col + width, alpha, add);
+                    return edge(*acc, c.iter_mut().map(|row| &mut **row), col..col + width, alpha, add);
                 }
                 let factor = $splat(alpha);
                 for i in 0..M {
@@ -143,18 +247,39 @@ macro_rules! register_tile {
                 }
             }
 
+            /// The same over plain memory.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn finish_flat<const M: usize, const V: usize>(acc: &[[$vector; V]; M], job: Flat<'_>) {
+                let Flat { rows, c, stride, width, alpha, add, .. } = job;
+                let mut rows = c.chunks_mut(stride).take(rows);
+                if width != V * LANES || rows.len() != M {
+                    return edge(*acc, rows, 0..width, alpha, add);
+                }
+                let factor = $splat(alpha);
+                for i in 0..M {
+                    let Some(row) = rows.next() else { return };
+                    let (to, _) = row[..V * LANES].as_chunks_mut::<LANES>();
+                    for v in 0..V {
+                        let new =
+                            if add { $fma(acc[i][v], factor, load(&to[v])) } else { $mul(acc[i][v], factor) };
+                        store(&mut to[v], new);
+                    }
+                }
+            }
+
             /// A tile at the edge goes through memory. By value, so that the sums of others need no address.
             #[cold]
             #[inline(never)]
             #[target_feature(enable = $features)]
-            fn edge<const M: usize, const V: usize>(
+            fn edge<'c, const M: usize, const V: usize>(
                 acc: [[$vector; V]; M],
-                c: &mut [&mut [f32]],
+                c: impl Iterator<Item = &'c mut [f32]>,
                 cols: std::ops::Range<usize>,
                 alpha: f32,
                 add: bool,
             ) {
-                for (row, acc) in c.iter_mut().zip(&acc) {
+                for (row, acc) in c.zip(&acc) {
                     let mut sums = [[0.0f32; LANES]; V];
                     for (to, from) in sums.iter_mut().zip(acc) {
                         store(to, *from);
@@ -173,11 +298,30 @@ register_tile!(avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma", 12 x 32, l
 register_tile!(avx2, "avx2,fma", 6 x 16, lanes 8, rows [1 2 4 6],
     __m256, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_mul_ps);
 
+/// Multiply-add, fused where the target's baseline has it.
+#[inline(always)]
+fn mac(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_feature = "fma") || cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// 4 × 8 sums over plain memory; `at(k, (a_step, i))` says where a(i, k) lies.
+fn portable_flat(job: Flat<'_>, at: impl Fn(usize, (usize, usize)) -> usize) {
+    for i in 0..job.rows {
+        let mut sums = [0.0f32; 8];
+        for (k, b) in job.b.as_chunks::<8>().0.iter().enumerate() {
+            let Some(&a) = job.a.get(at(k, (job.a_step, i))) else { break };
+            for (sum, &b) in sums.iter_mut().zip(b) {
+                *sum = mac(a, b, *sum);
+            }
+        }
+        for (to, &sum) in job.c[i * job.stride..].iter_mut().zip(&sums).take(job.width) {
+            *to = if job.add { mac(sum, job.alpha, *to) } else { sum * job.alpha };
+        }
+    }
+}
+
 /// 4 × 8 sums in plain loops, without fused arithmetic where the target's baseline has none.
 fn portable(job: Job<'_, '_>) {
-    let mac = |a: f32, b: f32, c: f32| {
-        if cfg!(target_feature = "fma") || cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
-    };
     let mut acc = [[0.0f32; 8]; 4];
     for (a, b) in job.a.as_chunks::<4>().0.iter().zip(job.b.chunks(job.b_step)) {
         let Some(b) = b.first_chunk::<8>() else { break };

@@ -39,7 +39,7 @@ fn power(n: i32) -> f32 {
 
 /// eˣ, subnormal results included.
 #[inline(always)]
-pub(super) fn exp<F: Arith>(x: f32) -> f32 {
+pub(crate) fn exp<F: Arith>(x: f32) -> f32 {
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };
     let (n, r) = reduce::<F>(x);

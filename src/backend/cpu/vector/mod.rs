@@ -14,7 +14,7 @@
 mod adamw;
 mod convert;
 mod map;
-mod math;
+pub(crate) mod math;
 mod sums;
 
 #[cfg(test)]
