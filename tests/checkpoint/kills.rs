@@ -148,6 +148,20 @@ fn everything_is_on_the_disk_before_the_one_rename_and_the_rename_before_the_end
 }
 
 #[test]
+fn the_folder_of_the_store_is_on_the_disk_with_all_that_lead_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new(Fault::None);
+    let mut store = CheckpointStore::on(Arc::new(disk.clone()), dir.path().join("runs/base"), 3);
+    Sample::new(0).save(&mut store, "checkpoint_epoch_1").unwrap();
+    let log = disk.log();
+    let top = dir.path().file_name().unwrap().to_string_lossy().into_owned();
+    let expected = format!("create_folders base\nsync_folder runs\nsync_folder {top}\n");
+    assert!(log.contains(&expected), "{log}");
+    Sample::new(1).save(&mut store, "checkpoint_epoch_2").unwrap();
+    assert_eq!(disk.log().matches("create_folders").count(), 1);
+}
+
+#[test]
 fn a_full_disk_is_refused_before_the_first_byte() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::new(Fault::None).full();

@@ -113,7 +113,7 @@ impl CheckpointStore {
     pub fn save(&mut self, name: &str, request: &SaveRequest<'_>) -> Result<Saved> {
         let name = CheckpointName::parse(name)?;
         let plan = Plan::new(request)?;
-        self.ops.create_folders(&self.dir).map_err(Error::io("create", &self.dir))?;
+        self.create_dir()?;
         self.take_lock()?;
         let mut warnings = self.clean()?;
         let target = self.dir.join(name.to_string());
@@ -133,6 +133,27 @@ impl CheckpointStore {
         }
         let removed = self.rotate(&name, &mut warnings);
         Ok(Saved { path: target, removed, warnings })
+    }
+
+    /// Makes the store's folder, if missing, so that it survives a power cut: a new name is on the disk when the folder
+    /// that holds it is.
+    fn create_dir(&self) -> Result<()> {
+        let mut missing = Vec::new();
+        for folder in self.dir.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+            if self.ops.kind(folder).map_err(Error::io("look at", folder))?.is_some() {
+                break;
+            }
+            missing.push(folder);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.ops.create_folders(&self.dir).map_err(Error::io("create", &self.dir))?;
+        for folder in missing {
+            let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            self.ops.sync_folder(parent).map_err(Error::io("sync", parent))?;
+        }
+        Ok(())
     }
 
     /// Gives the finished folder its name.
