@@ -60,7 +60,7 @@ impl Step {
         let training = TrainingConfig { precision: Precision::Fp32, ..TrainingConfig::default() };
         let trainer = Trainer::new(model, &exec, &training)?;
         let batch =
-            |i| Ok::<_, perfrun::error::Error>(WeatherBatch { state: fields(2 * i)?, target: fields(2 * i + 1)? });
+            |i: u64| Ok::<_, perfrun::error::Error>(WeatherBatch { state: fields(2 * i)?, target: fields(2 * i + 1)? });
         Ok(Step { trainer, batches: (0..4).map(batch).collect::<Result<_, _>>()?, next: 0 })
     }
 
