@@ -106,5 +106,13 @@ pub(super) fn bad_cases<O: Operator + Clone>(op: O) -> Vec<BadCase> {
 /// The models' sums: a residual, a bias, a position embedding.
 pub(super) fn bench_cases<O: ReferenceGrad + Clone>(op: O) -> Vec<Case> {
     let case = |x: &[usize], b: &[usize]| Case::new(op.clone(), [shaped("x", x), shaped("b", b)]);
-    vec![case(&[4, 4050, 384], &[4, 4050, 384]), case(&[4, 4050, 384], &[384]), case(&[4, 4050, 384], &[4050, 384])]
+    let (large, small): (&[usize], &[usize]) = (&[4, 4050, 384], &[4, 128, 384]);
+    vec![
+        case(large, large),
+        case(large, &[384]),
+        case(large, &[4050, 384]),
+        case(small, small),
+        case(small, &[384]),
+        case(small, &[128, 384]),
+    ]
 }

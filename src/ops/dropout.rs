@@ -156,7 +156,7 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![Case::new(op(0.1), [Input::new("x", [4050, 384])])]
+    vec![Case::new(op(0.1), [Input::new("x", [4050, 384])]), Case::new(op(0.1), [Input::new("x", [512, 384])])]
 }
 
 #[cfg(test)]

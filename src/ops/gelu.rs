@@ -162,7 +162,7 @@ fn bad_cases() -> Vec<BadCase> {
 
 fn bench_cases() -> Vec<Case> {
     let shape = |op, rows, c| Case::new(op, [Input::new("x", [rows, c])]);
-    vec![shape(BOTH[0], 4050, 1536), shape(BOTH[1], 4050, 1536), shape(BOTH[0], 512, 512)]
+    vec![shape(BOTH[0], 4050, 1536), shape(BOTH[1], 4050, 1536), shape(BOTH[0], 512, 1536), shape(BOTH[0], 512, 512)]
 }
 
 #[cfg(test)]

@@ -217,7 +217,7 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(2048, 768), case(16_200, 384)]
+    vec![case(2048, 768), case(16_200, 384), case(512, 384), case(512, 128)]
 }
 
 #[cfg(test)]

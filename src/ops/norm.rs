@@ -96,11 +96,10 @@ impl RowBackward<'_> {
         let tall = unit_rows(c);
         let (units, width) = (rows.div_ceil(tall), tall * c);
         let x = || [In::new(self.x, width), In::new(self.dy, width)];
-        let first_row = |unit: usize| unit * tall;
         if dgamma.is_none() && dbeta.is_none() {
             if let Some(dx) = dx {
-                map(units, 2 * TOUCH * width, x(), [dx.rows_of(width)], |unit, [x, dy], [dx]| {
-                    self.inputs(first_row(unit), (x, dy), dx);
+                map(units, 2 * TOUCH * width, x(), [dx.rows_of(width)], |unit, x, [dx]| {
+                    self.rows(unit * tall, x, Some(dx), None);
                 });
             }
             return;
@@ -111,13 +110,12 @@ impl RowBackward<'_> {
             Some(dx) => {
                 let [gamma, beta] = sums;
                 let y = [dx.rows_of(width), gamma, beta];
-                map(units, 3 * TOUCH * width, x(), y, |unit, [x, dy], [dx, gamma, beta]| {
-                    self.inputs(first_row(unit), (x, dy), dx);
-                    self.parameters(first_row(unit), (x, dy), (gamma, beta));
+                map(units, 3 * TOUCH * width, x(), y, |unit, x, [dx, gamma, beta]| {
+                    self.rows(unit * tall, x, Some(dx), Some((gamma, beta)));
                 });
             }
-            None => map(units, 2 * TOUCH * width, x(), sums, |unit, [x, dy], [gamma, beta]| {
-                self.parameters(first_row(unit), (x, dy), (gamma, beta));
+            None => map(units, 2 * TOUCH * width, x(), sums, |unit, x, [gamma, beta]| {
+                self.rows(unit * tall, x, None, Some((gamma, beta)));
             }),
         }
         for (to, sums) in [(dgamma, &gamma_sums), (dbeta, &beta_sums)] {
@@ -127,32 +125,26 @@ impl RowBackward<'_> {
         }
     }
 
-    fn statistics(&self, row: usize) -> (f32, f32) {
-        (self.mean.map_or(0.0, |m| m[row]), self.rstd[row])
-    }
-
-    /// dx of rows from `first` on.
-    fn inputs(&self, first: usize, (x, dy): (&[f32], &[f32]), dx: &mut [f32]) {
-        let c = self.c;
-        for (r, ((x, dy), dx)) in x.chunks(c).zip(dy.chunks(c)).zip(dx.chunks_mut(c)).enumerate() {
-            let at = self.statistics(first + r);
-            let (sum_g, sum_gn) = gradient_sums(x, dy, self.gamma, at);
-            let avg_g = if self.mean.is_some() { sum_g / c as f32 } else { 0.0 };
-            gradient(x, dy, self.gamma, at, (avg_g, sum_gn / c as f32), dx);
+    /// The rows from `first` on, each visited once: `dx` of a row, and what it adds to its unit's parameter gradients.
+    fn rows(&self, first: usize, [x, dy]: [&[f32]; 2], dx: Option<&mut [f32]>, sums: Option<(&mut [f32], &mut [f32])>) {
+        let (c, tall) = (self.c, unit_rows(self.c));
+        let (mut dx, mut sums) = (dx, sums);
+        if let Some((gamma, beta)) = &mut sums {
+            gamma.fill(0.0);
+            beta.fill(0.0);
         }
-    }
-
-    /// What units of rows from `first` on add to the gradients of the parameters.
-    fn parameters(&self, first: usize, (x, dy): (&[f32], &[f32]), (gamma, beta): (&mut [f32], &mut [f32])) {
-        let c = self.c;
-        gamma.fill(0.0);
-        beta.fill(0.0);
-        let tall = unit_rows(c);
         for (r, (x, dy)) in x.chunks(c).zip(dy.chunks(c)).enumerate() {
-            let to = r / tall * c..(r / tall + 1) * c;
-            add_gamma_gradient(x, dy, self.statistics(first + r), &mut gamma[to.clone()]);
+            let at = (self.mean.map_or(0.0, |m| m[first + r]), self.rstd[first + r]);
+            if let Some(dx) = dx.as_deref_mut() {
+                let (sum_g, sum_gn) = gradient_sums(x, dy, self.gamma, at);
+                let avg_g = if self.mean.is_some() { sum_g / c as f32 } else { 0.0 };
+                gradient(x, dy, self.gamma, at, (avg_g, sum_gn / c as f32), &mut dx[r * c..][..c]);
+            }
+            let Some((gamma, beta)) = &mut sums else { continue };
+            let unit = r / tall * c..(r / tall + 1) * c;
+            add_gamma_gradient(x, dy, at, &mut gamma[unit.clone()]);
             if self.mean.is_some() {
-                vector::add_in_place(dy, &mut beta[to]);
+                vector::add_in_place(dy, &mut beta[unit]);
             }
         }
     }

@@ -202,7 +202,7 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(2048, 896), case(16_200, 384)]
+    vec![case(2048, 896), case(16_200, 384), case(512, 384)]
 }
 
 #[cfg(test)]

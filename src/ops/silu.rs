@@ -94,7 +94,7 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![Case::new(Silu, [Input::new("x", [4050, 1536])])]
+    vec![Case::new(Silu, [Input::new("x", [4050, 1536])]), Case::new(Silu, [Input::new("x", [512, 1536])])]
 }
 
 #[cfg(test)]
