@@ -1,5 +1,7 @@
 //! What `add` and `mul` share: the second operand has the last axes of the first and is repeated over the others.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, Out, TOUCH, map_flat};
 use crate::ops::contract::{BadCase, Case, Input};
@@ -42,8 +44,11 @@ pub(super) fn map(x: Floats<'_>, b: Floats<'_>, to: Out<'_>, f: fn(&[f32], &[f32
     if len == period {
         return map_flat(len, 3 * TOUCH, [x, b], [to], |_, [x, b], [y]| f(x, b, y));
     }
-    let once = b.widened();
-    let b = once.repeat(LONG.div_ceil(period.max(1)).min(len / period.max(1)).max(1));
+    let b: Cow<'_, [f32]> = match b {
+        Floats::F32(b) if period >= LONG => b.into(),
+        b if period >= LONG => b.widened().into(),
+        b => b.widened().repeat(LONG.div_ceil(period.max(1)).min(len / period.max(1)).max(1)).into(),
+    };
     map_flat(len, 2 * TOUCH, [x], [to], |first, [x], [y]| {
         let mut at = 0;
         while at < y.len() {
