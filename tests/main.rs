@@ -15,3 +15,4 @@ mod signals;
 mod source;
 mod train;
 mod validate;
+mod verify;

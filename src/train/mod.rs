@@ -12,4 +12,5 @@ pub mod run;
 pub mod schedule;
 pub mod stop;
 pub mod trainer;
+pub mod verify;
 pub mod weather;

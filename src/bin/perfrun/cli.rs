@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::outcome::Outcome;
-use crate::{bench, check, config, data, doctor, plan, shell, synth, train};
+use crate::{bench, check, config, data, doctor, plan, shell, synth, train, verify};
 
 const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
      Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal or a budget with a verified checkpoint.";
@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Check(check::CheckArgs),
     /// Time rooms: seconds, GB/s, GFLOP/s, percent of the floor
     Bench(bench::BenchArgs),
+    /// Run reference cases of other implementations and compare every tensor
+    Verify(verify::VerifyArgs),
     /// Look at configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -51,6 +53,7 @@ impl Command {
             Command::Plan(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
+            Command::Verify(args) => args.run(),
             Command::Config(command) => command.run(),
             Command::Data(command) => command.run(),
             Command::Synth(command) => command.run(),

@@ -21,6 +21,7 @@ mod synth;
 mod train;
 mod units;
 mod vendors;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -34,6 +34,7 @@ pub use export::{Contents, export};
 pub use file_ops::{Disk, DurableFile, FileOps, Kind, Lock};
 pub use import::{ImportOptions, Imported, import};
 pub use name::CheckpointName;
+pub(crate) use open::check_names;
 pub use open::{Checkpoint, Verification, verify};
 pub use report::{ListReport, Listed, ShowReport, list, resolve, show};
 pub use store::{CheckpointStore, Found, Latest, SaveRequest, Saved};

@@ -1,0 +1,134 @@
+//! Optimiser cases: steps of AdamW with clipping and a loss scale, over one arena.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::{Case, Computed};
+use crate::backend::Exec;
+use crate::error::{Error, Result};
+use crate::ops::adamw::AdamW;
+use crate::ops::global_norm::GlobalNorm;
+use crate::tensor::{Arena, Dtype, Layout};
+use crate::train::loss_scale::LossScale;
+
+/// `attrs` of an optimiser case.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OptimizerCase {
+    shapes: Vec<Vec<usize>>,
+    steps: usize,
+    lr: f64,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+    max_norm: Option<f64>,
+    init_scale: Option<f64>,
+    growth: Option<f64>,
+    backoff: Option<f64>,
+    growth_interval: Option<u64>,
+    /// Which gradients the generator made infinite, and how large the others are; the gradients tell.
+    #[serde(rename = "inf_steps")]
+    _inf_steps: Option<Vec<usize>>,
+    #[serde(rename = "grad_size")]
+    _grad_size: Option<f64>,
+}
+
+impl OptimizerCase {
+    /// The loss scale before the first step. The generator takes 0 for none.
+    fn loss_scale(&self) -> Result<LossScale> {
+        let Some(scale) = self.init_scale.filter(|s| *s != 0.0) else { return Ok(LossScale::NONE) };
+        let (Some(growth), Some(backoff), Some(window)) = (self.growth, self.backoff, self.growth_interval) else {
+            return Err(Error::argument("attrs: expected growth, backoff and growth_interval beside init_scale"));
+        };
+        Ok(LossScale { scale, good_steps: 0, backoff, growth, window, min: f64::MIN_POSITIVE })
+    }
+}
+
+/// One run of the optimiser.
+struct Steps<'a> {
+    case: &'a Case,
+    exec: &'a Exec,
+    attrs: OptimizerCase,
+    params: Arena,
+    grads: Arena,
+    exp_avg: Arena,
+    exp_avg_sq: Arena,
+    scale: LossScale,
+    /// Scale, norm and whether it was skipped, a step each.
+    log: Vec<f64>,
+}
+
+pub(super) fn run(case: &Case, exec: &Exec) -> Result<Vec<Computed>> {
+    let attrs: OptimizerCase = case.attrs()?;
+    // Before anything is allocated: the file has tensors of these shapes.
+    let first = |i: usize, shape: &[usize]| case.floats(&format!("in.param.{i}"), shape, Dtype::F32);
+    let first = attrs.shapes.iter().enumerate().map(|(i, s)| first(i, s)).collect::<Result<Vec<_>>>()?;
+    let layout = Layout::new(Dtype::F32, attrs.shapes.iter().map(|s| s.as_slice().into()))?;
+    let arena = || exec.arena(layout.clone());
+    let (mut params, grads, exp_avg, exp_avg_sq) = (arena()?, arena()?, arena()?, arena()?);
+    for (i, from) in first.iter().enumerate() {
+        if let Some(mut to) = params.view_mut(i) {
+            to.bytes()?.copy_from_slice(from.bytes());
+        }
+    }
+    let scale = attrs.loss_scale()?;
+    let mut steps = Steps { case, exec, attrs, params, grads, exp_avg, exp_avg_sq, scale, log: Vec::new() };
+    let mut updates = 0;
+    for step in 0..steps.attrs.steps {
+        updates = steps.step(step, updates)?;
+    }
+    steps.computed()
+}
+
+impl Steps<'_> {
+    /// One step after `updates` that were not skipped; how many there are then.
+    fn step(&mut self, step: usize, updates: u64) -> Result<u64> {
+        let scale = self.scale.scale;
+        for (i, shape) in self.attrs.shapes.iter().enumerate() {
+            let mut grad = self.case.floats(&format!("in.grad.{step}.{i}"), shape, Dtype::F32)?.to_f32()?;
+            // What a backward pass of the scaled loss gives.
+            grad.iter_mut().for_each(|g| *g *= scale as f32);
+            if let Some(mut to) = self.grads.view_mut(i) {
+                to.f32()?.copy_from_slice(&grad);
+            }
+        }
+        let norm = GlobalNorm { loss_scale: scale, max_norm: self.attrs.max_norm.filter(|n| *n != 0.0) };
+        let measured = norm.measure(&self.grads.flat())?;
+        let is_skipped = !measured.finite;
+        if is_skipped && !self.scale.skips() {
+            return Err(Error::non_finite(format!(
+                "step {step}: gradients are not finite, and no loss scale skips them"
+            )));
+        }
+        let logged = if is_skipped { -1.0 } else { measured.norm };
+        self.log.extend([scale, logged, f64::from(u8::from(is_skipped))]);
+        if !self.scale.update(is_skipped) {
+            return Err(Error::non_finite(format!("step {step}: the loss scale cannot fall any further")));
+        }
+        if is_skipped {
+            return Ok(updates);
+        }
+        let OptimizerCase { lr, betas, eps, weight_decay, .. } = self.attrs;
+        let (step, gradient_factor) = (updates + 1, measured.factor);
+        let op = AdamW { lr, betas, eps, weight_decay, step, gradient_factor, undecayed: Arc::new([]) };
+        let (m, v) = (self.exp_avg.flat_mut(), self.exp_avg_sq.flat_mut());
+        op.update(self.exec, self.params.flat_mut(), self.grads.flat(), m, v)?;
+        Ok(step)
+    }
+
+    fn computed(self) -> Result<Vec<Computed>> {
+        let mut out = Vec::new();
+        for (key, arena) in [("param", &self.params), ("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)] {
+            for i in 0..self.attrs.shapes.len() {
+                if let Some(view) = arena.view(i) {
+                    out.push(Computed::of(format!("out.{key}.{i}"), &view)?);
+                }
+            }
+        }
+        let log = Computed::new("out.log", &[self.attrs.steps, 3], self.log);
+        out.push(Computed { columns: &["scale", "norm", "skipped"], ..log });
+        out.push(Computed::new("out.final_scale", &[1], vec![self.scale.scale]));
+        Ok(out)
+    }
+}
