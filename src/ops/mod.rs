@@ -17,6 +17,7 @@ pub mod absolute_error;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod batch_norm;
 pub mod cast;
 pub mod concat;
 pub mod cross_entropy;
@@ -39,6 +40,7 @@ pub mod relu;
 pub mod resize_bilinear;
 pub mod rms_norm;
 pub mod roll;
+pub mod rope;
 pub mod scale;
 pub mod sigmoid;
 pub mod silu;
@@ -56,6 +58,7 @@ pub static ROOMS: &[&Room] = &[
     &adamw::ROOM,
     &add::ROOM,
     &attention::ROOM,
+    &batch_norm::ROOM,
     &cast::ROOM,
     &concat::ROOM,
     &cross_entropy::ROOM,
@@ -76,6 +79,7 @@ pub static ROOMS: &[&Room] = &[
     &resize_bilinear::ROOM,
     &rms_norm::ROOM,
     &roll::ROOM,
+    &rope::ROOM,
     &scale::ROOM,
     &sigmoid::ROOM,
     &silu::ROOM,

@@ -44,7 +44,7 @@ pub(crate) fn backward(op: &dyn Differentiable, x: &[Numbers<'_>], dy: Option<&[
             x: &x.iter().map(|t| Some(t.view())).collect::<Vec<_>>(),
             y: &y.iter().map(|t| Some(t.view())).collect::<Vec<_>>(),
             saved: &saved.iter().map(Tensor::view).collect::<Vec<_>>(),
-            dy: &[dy.as_ref().map(Tensor::view)],
+            dy: &(0..y.len()).map(|i| dy.as_ref().filter(|_| i == 0).map(Tensor::view)).collect::<Vec<_>>(),
             dx: &mut slots,
         };
         op.backward(&Exec::cpu(), io).unwrap();
