@@ -34,7 +34,7 @@ fn bench(c: &mut Criterion, setting: &Setting, room: &Room, case: &Case, dtype: 
             bytes: cost.bytes.try_into()?,
         });
         group.sample_size(10);
-        group.bench_function(format!("{}/{dtype}/{}", case.label, pass.name()), |b| {
+        group.bench_function(format!("{}/{dtype}/{}", pass.name(), case.label), |b| {
             b.iter_custom(|n| {
                 let start = time(&mut made, setting, room, case, dtype, pass, n);
                 start.unwrap_or_else(|e| {

@@ -8,6 +8,7 @@ mod flips;
 mod kills;
 mod rotation;
 mod system_calls;
+mod traced;
 
 use std::path::Path;
 
