@@ -8,7 +8,6 @@ mod flips;
 mod kills;
 mod rotation;
 mod system_calls;
-mod traced;
 
 use std::path::Path;
 

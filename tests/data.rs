@@ -30,7 +30,7 @@ fn write(folder: &Path, name: &str, file: usize, shape: [usize; 4]) {
     }
     // Both layouts in turn, so that every test reads both.
     let gzip = H5Storage::Gzip { chunk: vec![2, 1, height, width], level: 1, shuffle: true };
-    let storage = if file % 2 == 0 { H5Storage::Contiguous } else { gzip };
+    let storage = if file.is_multiple_of(2) { H5Storage::Contiguous } else { gzip };
     write_f32(&folder.join(name), Replace, "fields", &shape, &values, &storage).unwrap();
 }
 

@@ -78,6 +78,9 @@ impl Exec {
     }
 
     /// A host tensor as this device sees it: itself on the CPU, a size without content on a plan.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a tensor without numbers on a device that computes.
     pub fn import(&self, x: &Tensor) -> Result<Tensor> {
         if self.is_plan() && !x.is_planned() {
             return self.alloc(x.spec().clone());

@@ -151,7 +151,7 @@ impl Reference for CrossEntropy {
     fn forward_cpu(&self, io: RefForward<'_, f32>) {
         let ([logits, labels], [loss], [lse]) = (io.x, io.y, io.saved) else { return };
         let (n, v) = logits.spec.rows_cols();
-        let parts = (Rows::new(logits.v, v), Rows::new(labels.ints, 1), RowsMut::new(&mut **lse, 1));
+        let parts = (Rows::new(logits.v, v), Rows::new(labels.ints, 1), RowsMut::new(lse, 1));
         rows(n, 24 * v, parts, |_, (x, labels, lse)| {
             for ((x, &label), lse) in x.data.chunks(v).zip(labels.data).zip(lse.data) {
                 *lse = if self.label(label).is_some() { log_sum_exp(x) } else { 0.0 };
@@ -196,7 +196,7 @@ impl ReferenceGrad for CrossEntropy {
         let ([logits, labels], [lse], [dloss], [Some(dx), ..]) = (io.x, io.saved, io.dy, io.dx) else { return };
         let (n, v) = logits.spec.rows_cols();
         let scale = dloss[0] / self.labelled(labels.ints) as f32;
-        let parts = (Rows::new(logits.v, v), RowsMut::new(&mut **dx, v));
+        let parts = (Rows::new(logits.v, v), RowsMut::new(dx, v));
         rows(n, 24 * v, parts, |first, (x, dx)| {
             for (r, (x, dx)) in x.data.chunks(v).zip(dx.data.chunks_mut(v)).enumerate() {
                 let r = first + r;

@@ -190,7 +190,7 @@ impl Reference for ResizeBilinear {
         let (planes, h, w) = ResizeBilinear::sizes(x.spec);
         let (down, across) = self.both_taps(h, w);
         let [to_h, to_w] = self.size;
-        let parts = (RowsMut::new(&mut **y, to_h * to_w), Rows::new(x.v, h * w));
+        let parts = (RowsMut::new(y, to_h * to_w), Rows::new(x.v, h * w));
         rows(planes, 8 * to_h * to_w, parts, |_, (y, x)| {
             let mut wide = Vec::with_capacity(h * to_w);
             for (y, x) in y.data.chunks_exact_mut(to_h * to_w).zip(x.data.chunks_exact(h * w)) {
@@ -253,7 +253,7 @@ impl ReferenceGrad for ResizeBilinear {
         let (down, across) = self.both_taps(h, w);
         let (down, across) = (reaches(&down, h), reaches(&across, w));
         let [to_h, to_w] = self.size;
-        let parts = (RowsMut::new(&mut **dx, h * w), Rows::new(dy.as_ref(), to_h * to_w));
+        let parts = (RowsMut::new(dx, h * w), Rows::new(dy, to_h * to_w));
         rows(planes, 16 * to_h * to_w, parts, |_, (dx, dy)| {
             let mut wide = vec![0.0; to_w];
             for (dx, dy) in dx.data.chunks_exact_mut(h * w).zip(dy.data.chunks_exact(to_h * to_w)) {

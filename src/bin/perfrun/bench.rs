@@ -33,6 +33,9 @@ pub(crate) struct BenchArgs {
     /// Seconds to measure each pass for
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = positive)]
     seconds: f64,
+    /// Print the cases that would be timed
+    #[arg(long, conflicts_with_all = ["once", "json", "record"])]
+    list: bool,
     /// Run each pass once after one warm run, without a report: what a profiler wants
     #[arg(long, conflicts_with_all = ["json", "record"])]
     once: bool,
@@ -65,6 +68,12 @@ impl BenchArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let exec = self.device.open()?;
         let cases = self.cases()?;
+        if self.list {
+            for (room, case, _) in &cases {
+                output::line(format!("{}: {}", room.name, case.label))?;
+            }
+            return Ok(Outcome::Done);
+        }
         let record = self.record.as_deref().map(Record::create).transpose()?;
         let pool = rayon::ThreadPoolBuilder::new().build()?;
         pool.install(|| {
@@ -102,7 +111,7 @@ impl BenchArgs {
         }
         found.retain(|(_, _, dtypes)| !dtypes.is_empty());
         if found.is_empty() {
-            let text = "bench: no case fits --case and --dtype; see the cases with `perfrun bench ROOM --seconds 0.01`";
+            let text = "bench: no case fits the room, --case and --dtype; see them with `perfrun bench --list`";
             return Err(Error::argument(text).into());
         }
         Ok(found)

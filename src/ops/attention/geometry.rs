@@ -146,7 +146,7 @@ fn separate(op: &Attention, q: &Spec, k: &Spec, v: &Spec, bias: Option<usize>) -
         [b, m, c] if q.rank() == 3 && b == batch && d > 0 && c % d == 0 => Some((m, c / d)),
         _ => None,
     };
-    let Some((nk, kv_heads)) = keys.filter(|&(_, kv)| kv > 0 && h % kv == 0) else {
+    let Some((nk, kv_heads)) = keys.filter(|&(_, kv)| kv > 0 && h.is_multiple_of(kv)) else {
         let axes = if q.rank() == 4 { format!("Hkv, D={d}") } else { format!("Hkv·D, D={d}") };
         return Err(Error::shape(format!(
             "attention: k: expected [B={batch}, Nk, {axes}] with Hkv a divisor of H={h}, found {:?} (q is {:?})",
