@@ -73,7 +73,7 @@ pub enum GridHead {
         /// Rows and columns of the grid.
         grid: [usize; 2],
     },
-    /// A patch of numbers a token and variable, put in place; features ordered [row in patch][column in patch][variable].
+    /// A patch of numbers a token and variable, put in place; features ordered `[row in patch][column in patch][variable]`.
     ///
     /// Parameters `weight [C·P², D]`.
     Unpatchify {

@@ -3,7 +3,7 @@
 //! An operator is a struct whose fields are its named parameters. It says what it makes of which shapes
 //! ([`infer`](Operator::infer)), what that costs ([`flops`](Operator::flops)), and does it ([`forward`](Operator::forward)).
 //! Only what is also [`Differentiable`] can be applied on a tape. The mathematics is written once, as plain text over any
-//! [`Scalar`](crate::scalar::Scalar), in [`Reference`] and [`ReferenceGrad`].
+//! [`Scalar`], in [`Reference`] and [`ReferenceGrad`].
 
 use std::fmt;
 
