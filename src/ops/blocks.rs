@@ -101,7 +101,7 @@ impl<'a> In<'a> {
     }
 
     /// The next `rows` rows.
-    fn next(&mut self, rows: usize) -> &[f32] {
+    pub(crate) fn next(&mut self, rows: usize) -> &[f32] {
         let (n, len) = (rows.saturating_mul(self.width), self.data.len());
         let block = self.data.part(0..n);
         self.data = self.data.part(n..len);
@@ -295,6 +295,25 @@ pub(crate) fn map_flat<const N: usize, const M: usize>(
     let x = x.map(|x| In::new(x, UNIT));
     let y = y.map(|y| y.rows_of(UNIT));
     map(len.div_ceil(UNIT), work * UNIT, x, y, |first, x, y| f(first * UNIT, x, y));
+}
+
+/// The sums, block after block, of what `f` gives for each block of operands of the same `len`; `work` is that of one
+/// element.
+pub(crate) fn sum_flat<const N: usize, const K: usize>(
+    len: usize,
+    work: usize,
+    x: [Floats<'_>; N],
+    f: impl Fn([&[f32]; N]) -> [f64; K] + Sync,
+) -> [f64; K] {
+    let add = |a: [f64; K], b: [f64; K]| std::array::from_fn(|k| a[k] + b[k]);
+    let piece = |at: Range<usize>| {
+        let mut readers = x.map(|x| In::new(x.part(at.clone()), 1));
+        (0..at.len()).step_by(BLOCK).fold([0.0; K], |sums, start| {
+            let n = BLOCK.min(at.len() - start);
+            add(sums, f(readers.each_mut().map(|r| r.next(n))))
+        })
+    };
+    threads::reduce(len, work, piece, add).unwrap_or([0.0; K])
 }
 
 /// `to[c] = Σ_r term(x[r, c])` for `x` of `rows` rows of `width`: `term` adds what a stretch of one row gives to a stretch of

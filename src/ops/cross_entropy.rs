@@ -3,12 +3,11 @@
 use std::ops::Range;
 
 use crate::backend::Exec;
-use crate::backend::cpu::threads::{Rows, RowsMut, rows};
 use crate::backend::cpu::vector;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::{Floats, In, Out, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::host;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -50,6 +49,8 @@ pub struct CrossEntropy {
 
 /// Numbers whose exponentials are summed at a time.
 const BLOCK: usize = 512;
+/// Work of one logit as [`threads`](crate::backend::cpu::threads) counts it.
+const WORK: usize = 24;
 
 impl CrossEntropy {
     /// The label as an index, `None` for a row that takes no part.
@@ -113,10 +114,27 @@ impl Operator for CrossEntropy {
     }
 
     fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        if let [logits, labels] = io.x {
-            self.check(labels.i32()?, logits.spec().last())?;
-        }
-        host::forward(self, io)
+        let ([logits, labels], [loss], [lse]) = (io.x, io.y, io.saved) else {
+            return Err(wrong_operands("cross_entropy"));
+        };
+        let ((n, v), labels) = (logits.spec().rows_cols(), labels.i32()?);
+        self.check(labels, v)?;
+        let mut each = vec![0.0; n];
+        let to = [Out::of(lse, 1)?, Out::f32(&mut each, 1)];
+        map(n, WORK * v, [In::new(Floats::of(logits)?, v)], to, |first, [x], [lse, each]| {
+            for (r, (x, (lse, each))) in x.chunks(v).zip(lse.iter_mut().zip(each)).enumerate() {
+                (*lse, *each) = match self.label(labels[first + r]) {
+                    Some(label) => {
+                        let all = log_sum_exp(x);
+                        (all, all - x[label])
+                    }
+                    None => (0.0, 0.0),
+                };
+            }
+        });
+        let total: f64 = each.iter().map(|&e| f64::from(e)).sum();
+        loss.f32()?.fill((total / self.labelled(labels) as f64) as f32);
+        Ok(())
     }
 }
 
@@ -126,7 +144,26 @@ impl Differentiable for CrossEntropy {
     }
 
     fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+        let ([logits, Some(labels)], [lse], [dloss], [dx, _]) = (io.x, io.saved, io.dy, &mut *io.dx) else {
+            return Err(wrong_operands("cross_entropy"));
+        };
+        let Some(dloss) = dloss else { return no_gradient(io.dx) };
+        let ((n, v), labels, lse) = (io.specs[0].rows_cols(), labels.i32()?, lse.f32()?);
+        let Some(dx) = Out::slot(dx, v)? else { return Ok(()) };
+        let scale = dloss.f32()?.iter().sum::<f32>() / self.labelled(labels) as f32;
+        map(n, WORK * v, [In::new(Floats::kept(Some(logits))?, v)], [dx], |first, [x], [dx]| {
+            for (r, (x, dx)) in x.chunks(v).zip(dx.chunks_mut(v)).enumerate() {
+                let Some(label) = self.label(labels[first + r]) else {
+                    dx.fill(0.0);
+                    continue;
+                };
+                dx.copy_from_slice(x);
+                vector::exp_shifted(dx, lse[first + r]);
+                dx[label] -= 1.0;
+                vector::scale_in_place(scale, dx);
+            }
+        });
+        Ok(())
     }
 }
 
@@ -146,20 +183,6 @@ impl Reference for CrossEntropy {
             lse[r] = if label.is_some() { all } else { S::zero() };
         }
         loss[0] = total / S::count(self.labelled(labels.ints));
-    }
-
-    fn forward_cpu(&self, io: RefForward<'_, f32>) {
-        let ([logits, labels], [loss], [lse]) = (io.x, io.y, io.saved) else { return };
-        let (n, v) = logits.spec.rows_cols();
-        let parts = (Rows::new(logits.v, v), Rows::new(labels.ints, 1), RowsMut::new(lse, 1));
-        rows(n, 24 * v, parts, |_, (x, labels, lse)| {
-            for ((x, &label), lse) in x.data.chunks(v).zip(labels.data).zip(lse.data) {
-                *lse = if self.label(label).is_some() { log_sum_exp(x) } else { 0.0 };
-            }
-        });
-        let label = |r: usize| self.label(labels.ints[r]).map(|l| f64::from(lse[r] - logits[r * v + l]));
-        let total: f64 = (0..n).filter_map(label).sum();
-        loss[0] = (total / self.labelled(labels.ints) as f64) as f32;
     }
 }
 
@@ -190,26 +213,6 @@ impl ReferenceGrad for CrossEntropy {
                 dx[r * v + i] = if label.is_some() { d } else { S::zero() };
             }
         }
-    }
-
-    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
-        let ([logits, labels], [lse], [dloss], [Some(dx), ..]) = (io.x, io.saved, io.dy, io.dx) else { return };
-        let (n, v) = logits.spec.rows_cols();
-        let scale = dloss[0] / self.labelled(labels.ints) as f32;
-        let parts = (Rows::new(logits.v, v), RowsMut::new(dx, v));
-        rows(n, 24 * v, parts, |first, (x, dx)| {
-            for (r, (x, dx)) in x.data.chunks(v).zip(dx.data.chunks_mut(v)).enumerate() {
-                let r = first + r;
-                let Some(label) = self.label(labels.ints[r]) else {
-                    dx.fill(0.0);
-                    continue;
-                };
-                dx.copy_from_slice(x);
-                vector::exp_shifted(dx, lse[r]);
-                dx[label] -= 1.0;
-                vector::scale_in_place(scale, dx);
-            }
-        });
     }
 }
 
@@ -281,7 +284,7 @@ fn bench_cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::operator::RefInput;
+    use crate::ops::operator::GradSlot;
     use crate::tensor::Tensor;
 
     crate::room_tests!(ROOM);
@@ -314,14 +317,22 @@ mod tests {
 
     #[test]
     fn nothing_labelled_has_the_gradient_zero() {
-        let specs = [Spec::f32([2, 3]).unwrap(), Spec::new(Dtype::I32, [2]).unwrap()];
-        let logits = RefInput { spec: &specs[0], v: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], ints: &[] };
-        let labels = RefInput { spec: &specs[1], v: &[], ints: &[-100, -100] };
-        let mut dx = [f32::NAN; 6];
-        let mut slots = [Some(&mut dx[..]), None];
-        let io = RefBackward { x: &[logits, labels], y: &[], saved: &[&[0.0; 2]], dy: &[&[1.0]], dx: &mut slots };
-        OP.backward_cpu(io);
-        assert_eq!(dx, [0.0; 6]);
+        let logits = Tensor::from_f32([2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let labels = Tensor::from_i32([2], &[-100, -100]).unwrap();
+        let (lse, one) = (Tensor::from_f32([2], &[0.0; 2]).unwrap(), Tensor::from_f32([], &[1.0]).unwrap());
+        for dy in [Some(one.view()), None] {
+            let mut dx = Tensor::from_f32([2, 3], &[f32::NAN; 6]).unwrap();
+            let io = Backward {
+                specs: &[logits.spec(), labels.spec()],
+                x: &[Some(logits.view()), Some(labels.view())],
+                y: &[None],
+                saved: &[lse.view()],
+                dy: &[dy],
+                dx: &mut [GradSlot::Set(dx.view_mut().unwrap()), GradSlot::Unwanted],
+            };
+            OP.backward(&Exec::cpu(), io).unwrap();
+            assert_eq!(dx.to_f32().unwrap(), [0.0; 6]);
+        }
     }
 
     #[test]

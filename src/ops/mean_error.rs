@@ -1,13 +1,16 @@
 //! What `squared_error` and `absolute_error` share: the mean over all numbers of a function of their difference, with
 //! optional weights of the rows.
 
-use crate::backend::cpu::threads::{Rows, RowsMut, reduce, rows};
+use crate::backend::cpu::threads::reduce;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::{Floats, In, Out, TOUCH, map, map_flat, no_gradient, sum_flat, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input};
-use crate::ops::operator::{Keeps, Mask, OpFlops, Outputs, RefBackward, RefForward, ReferenceGrad};
+use crate::ops::operator::{
+    Backward, Forward, GradSlot, Keeps, Mask, OpFlops, Outputs, RefBackward, RefForward, ReferenceGrad,
+};
 use crate::scalar::{Scalar, sum};
-use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
+use crate::tensor::{Dtype, Spec, View, expect_dtype, expect_shape};
 
 /// One function of the difference. [`mean_error!`] makes an operator of it.
 pub(crate) trait MeanError: ReferenceGrad {
@@ -114,20 +117,30 @@ pub(crate) fn forward_ref<E: MeanError, S: Scalar>(io: RefForward<'_, S>) {
 }
 
 /// Sums in f64.
-pub(crate) fn forward_cpu<E: MeanError>(io: RefForward<'_, f32>) {
-    let ([p, y, weight @ ..], [loss]) = (io.x, io.y) else { return };
-    let w = Weighting::of(p.spec, weight.first().map(|w| w.spec));
+pub(crate) fn forward<E: MeanError>(io: Forward<'_>) -> Result<()> {
+    let ([p, y, weight @ ..], [loss]) = (io.x, io.y) else { return Err(wrong_operands(E::NAME)) };
+    let n = p.spec().len();
+    let w = Weighting::of(p.spec(), weight.first().map(View::spec));
+    let (p, y) = (Floats::of(p)?, Floats::of(y)?);
     let total = match weight.first() {
-        None => reduce(p.len(), 8, |at| E::sum_line(&p[at.clone()], &y[at]), |a, b| a + b),
+        None => sum_flat(n, TOUCH, [p, y], |[p, y]| [E::sum_line(p, y)])[0],
         Some(weight) => {
-            let row = |r: usize| {
-                let at = r * w.width..(r + 1) * w.width;
-                f64::from(weight[r % w.weights]) * E::sum_line(&p[at.clone()], &y[at])
-            };
-            reduce(w.rows, 8 * w.width, |at| at.map(row).sum::<f64>(), |a, b| a + b)
+            let weight = weight.f32()?;
+            lines::<E>(w, p, y, |r, line| f64::from(weight[r % w.weights]) * line)
         }
     };
-    loss[0] = (total.unwrap_or(0.0) / p.len() as f64) as f32;
+    loss.f32()?.fill((total / n as f64) as f32);
+    Ok(())
+}
+
+/// The sum over all rows of `f(row, its error)`, in their order.
+fn lines<E: MeanError>(w: Weighting, p: Floats<'_>, y: Floats<'_>, f: impl Fn(usize, f64) -> f64 + Sync) -> f64 {
+    let piece = |at: std::ops::Range<usize>| {
+        let all = at.start * w.width..at.end * w.width;
+        let [mut p, mut y] = [p, y].map(|x| In::new(x.part(all.clone()), w.width));
+        at.map(|r| f(r, E::sum_line(p.next(1), y.next(1)))).sum::<f64>()
+    };
+    reduce(w.rows, TOUCH * w.width, piece, |a, b| a + b).unwrap_or(0.0)
 }
 
 pub(crate) fn backward_ref<E: MeanError, S: Scalar>(io: RefBackward<'_, S>) {
@@ -159,39 +172,48 @@ pub(crate) fn backward_ref<E: MeanError, S: Scalar>(io: RefBackward<'_, S>) {
     }
 }
 
-pub(crate) fn backward_cpu<E: MeanError>(io: RefBackward<'_, f32>) {
-    let ([p, y, weight @ ..], [dloss], [dp, dy, dweight @ ..]) = (io.x, io.dy, io.dx) else { return };
-    let w = Weighting::of(p.spec, weight.first().map(|w| w.spec));
-    let n = p.spec.len();
-    let scale = (E::FACTOR / n as f64) as f32 * dloss[0];
+pub(crate) fn backward<E: MeanError>(io: Backward<'_>) -> Result<()> {
+    let ([p, y, weight @ ..], [dloss], [dp, dy, dweight @ ..]) = (io.x, io.dy, &mut *io.dx) else {
+        return Err(wrong_operands(E::NAME));
+    };
+    let Some(dloss) = dloss else { return no_gradient(io.dx) };
+    let dloss = dloss.f32()?.iter().sum::<f32>();
+    let (w, n) = (Weighting::of(io.specs[0], io.specs.get(2).copied()), io.specs[0].len());
+    let (p, y) = (Floats::kept(Some(p))?, Floats::kept(Some(y))?);
+    let scale = (E::FACTOR / n as f64) as f32 * dloss;
     // The gradient of y is that of p with the other sign.
-    for (d, sign) in [(dp, 1.0), (dy, -1.0)] {
-        let Some(d) = d else { continue };
-        let (p, y, d) = (Rows::new(p.v, 1), Rows::new(y.v, 1), &mut **d);
+    for (slot, scale) in [(dp, scale), (dy, -scale)] {
+        let Some(d) = Out::slot(slot, w.width)? else { continue };
         match weight.first() {
-            None => rows(n, 16, (RowsMut::new(d, 1), p, y), |_, (d, p, y)| {
-                E::pull_line(sign * scale, p.data, y.data, d.data);
-            }),
+            None => map_flat(n, 2 * TOUCH, [p, y], [d], |_, [p, y], [d]| E::pull_line(scale, p, y, d)),
             Some(weight) => {
-                let parts = (RowsMut::new(d, w.width), Rows { width: w.width, ..p }, Rows { width: w.width, ..y });
-                rows(w.rows, 16 * w.width, parts, |first, (d, p, y)| {
-                    let lines = d.data.chunks_mut(w.width).zip(p.data.chunks(w.width).zip(y.data.chunks(w.width)));
-                    for (r, (d, (p, y))) in lines.enumerate() {
-                        E::pull_line(sign * (weight[(first + r) % w.weights] * scale), p, y, d);
+                let weight = Floats::kept(Some(weight))?.widened();
+                let x = [p, y].map(|x| In::new(x, w.width));
+                map(w.rows, 2 * TOUCH * w.width, x, [d], |first, [p, y], [d]| {
+                    let rows = d.chunks_mut(w.width).zip(p.chunks(w.width).zip(y.chunks(w.width)));
+                    for (r, (d, (p, y))) in rows.enumerate() {
+                        E::pull_line(weight[(first + r) % w.weights] * scale, p, y, d);
                     }
                 });
             }
         }
     }
-    if let [Some(dweight)] = dweight {
-        let mut sums = vec![0.0_f64; w.weights];
-        for (r, (p, y)) in p.chunks(w.width).zip(y.chunks(w.width)).enumerate() {
-            sums[r % w.weights] += E::sum_line(p, y);
-        }
-        for (d, s) in dweight.iter_mut().zip(sums) {
-            *d = (s * f64::from(dloss[0]) / n as f64) as f32;
-        }
+    if let [slot @ (GradSlot::Set(_) | GradSlot::Add(_))] = dweight
+        && let Some(to) = Out::slot(slot, 1)?
+    {
+        let share = f64::from(dloss) / n as f64;
+        map(w.weights, 2 * TOUCH * (n / w.weights), [], [to], |first, [], [to]| {
+            for (h, to) in to.iter_mut().enumerate() {
+                let rows = (first + h..w.rows).step_by(w.weights).map(|r| r * w.width..(r + 1) * w.width);
+                let line = |at: std::ops::Range<usize>| {
+                    let [mut p, mut y] = [p, y].map(|x| In::new(x.part(at.clone()), w.width));
+                    E::sum_line(p.next(1), y.next(1))
+                };
+                *to = (rows.map(line).sum::<f64>() * share) as f32;
+            }
+        });
     }
+    Ok(())
 }
 
 /// Σ f(p − y) in eight interleaved f64 sums.
@@ -272,7 +294,7 @@ macro_rules! mean_error {
             }
 
             fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-                host::forward(self, io)
+                mean_error::forward::<$op>(io)
             }
         }
 
@@ -282,7 +304,7 @@ macro_rules! mean_error {
             }
 
             fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-                host::backward(self, io)
+                mean_error::backward::<$op>(io)
             }
         }
 
@@ -290,19 +312,11 @@ macro_rules! mean_error {
             fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
                 mean_error::forward_ref::<$op, S>(io);
             }
-
-            fn forward_cpu(&self, io: RefForward<'_, f32>) {
-                mean_error::forward_cpu::<$op>(io);
-            }
         }
 
         impl ReferenceGrad for $op {
             fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
                 mean_error::backward_ref::<$op, S>(io);
-            }
-
-            fn backward_cpu(&self, io: RefBackward<'_, f32>) {
-                mean_error::backward_cpu::<$op>(io);
             }
         }
     };
@@ -368,38 +382,30 @@ pub(crate) fn bench_cases<E: MeanError + Copy>(op: E) -> Vec<Case> {
     vec![plain(op, [4, 20, 64, 128]), weighted(op, [1, 20, 360, 720])]
 }
 
-/// The f32 path and the plain text agree on a tensor of many pieces, forward and for every gradient.
+/// The CPU's path and the plain text agree on a tensor of many pieces, forward and for every gradient.
 #[cfg(test)]
 pub(crate) fn holds_at_size<E: MeanError>(op: &E) {
     use crate::ops::operator::RefInput;
+    use crate::ops::trial;
     let specs = [Spec::f32([6, 50, 130]).unwrap(), Spec::f32([6, 50, 130]).unwrap(), Spec::f32([50]).unwrap()];
     let numbers = |s: &Spec, k: usize| (0..s.len()).map(|i| (i * k % 16) as f32).collect::<Vec<f32>>();
     let v: Vec<Vec<f32>> = specs.iter().zip([7, 5, 3]).map(|(s, k)| numbers(s, k)).collect();
     for inputs in [2, 3] {
         let x: Vec<RefInput<'_, f32>> =
             specs.iter().zip(&v).map(|(spec, v)| RefInput { spec, v, ints: &[] }).take(inputs).collect();
-        let run = |fast: bool| {
-            let mut loss = [0.0];
-            let mut dx: Vec<Vec<f32>> = x.iter().map(|x| vec![0.0; x.len()]).collect();
-            let io = RefForward { x: &x, y: &mut [&mut loss], saved: &mut [] };
-            if fast {
-                op.forward_cpu(io)
-            } else {
-                op.forward_ref(io)
-            };
-            let mut slots: Vec<Option<&mut [f32]>> = dx.iter_mut().map(|d| Some(&mut d[..])).collect();
-            let io = RefBackward { x: &x, y: &[], saved: &[], dy: &[&[4096.0]], dx: &mut slots };
-            if fast {
-                op.backward_cpu(io)
-            } else {
-                op.backward_ref(io)
-            };
-            dx.push(loss.to_vec());
-            dx
-        };
-        for (fast, plain) in run(true).iter().zip(run(false)) {
+        let mut loss = [0.0];
+        op.forward_ref(RefForward { x: &x, y: &mut [&mut loss], saved: &mut [] });
+        let mut want: Vec<Vec<f32>> = x.iter().map(|x| vec![0.0; x.len()]).collect();
+        let mut slots: Vec<Option<&mut [f32]>> = want.iter_mut().map(|d| Some(&mut d[..])).collect();
+        op.backward_ref(RefBackward { x: &x, y: &[], saved: &[], dy: &[&[4096.0]], dx: &mut slots });
+        want.push(loss.to_vec());
+        let numbers: Vec<trial::Numbers<'_>> = x.iter().map(|x| (x.spec.shape(), x.v)).collect();
+        let mut got = trial::backward(op, &numbers, Some(&[4096.0]));
+        got.push(trial::forward(op, &numbers));
+        for (got, want) in got.iter().zip(want) {
             // Small integers: only the divisions round, and long f32 sums.
-            assert!(fast.iter().zip(&plain).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs()), "{inputs} inputs");
+            assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs()), "{inputs} inputs");
         }
+        assert!(trial::backward(op, &numbers, None).iter().flatten().all(|&d| d == 0.0));
     }
 }

@@ -3,8 +3,10 @@
 use rayon::prelude::*;
 
 use crate::backend::Exec;
+use crate::backend::cpu::threads::{RowsMut, rows};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Input, Room};
 use crate::ops::host;
 use crate::ops::operator::{
@@ -140,8 +142,16 @@ impl Operator for Reduce {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        host::forward(self, io)
+    /// Sums in f64.
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("reduce")) };
+        let dims = self.dims(x.spec());
+        let divisor = if self.reduction == Reduction::Mean { self.terms(x.spec()) as f64 } else { 1.0 };
+        let x = Floats::of(x)?;
+        host::write(exec, y, |y| {
+            reduce(x, y, &dims, divisor);
+            Ok(())
+        })
     }
 }
 
@@ -151,7 +161,25 @@ impl Differentiable for Reduce {
     }
 
     fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+        let ([x], [dy], [dx]) = (io.specs, io.dy, &mut *io.dx) else { return Err(wrong_operands("reduce")) };
+        let Some(dy) = dy else { return no_gradient(io.dx) };
+        let terms = if self.reduction == Reduction::Mean { self.terms(x) as f32 } else { 1.0 };
+        let mut share = Floats::of(dy)?.widened();
+        share.iter_mut().for_each(|dy| *dy /= terms);
+        if x.is_empty() {
+            return Ok(());
+        }
+        let dims = self.dims(x);
+        let (&(n, kept), rest) = dims.split_first().unwrap_or((&(1, true), &[]));
+        let (inner, out) = (x.len() / n, if kept { share.len() / n } else { 0 });
+        let Some(dx) = Out::slot(dx, inner)? else { return Ok(()) };
+        map(n, TOUCH * inner, [], [dx], |first, [], [dx]| {
+            for (i, dx) in dx.chunks_mut(inner).enumerate() {
+                let share = if kept { &share[(first + i) * out..][..out] } else { &share };
+                spread(dx, share, rest);
+            }
+        });
+        Ok(())
     }
 }
 
@@ -166,41 +194,38 @@ impl Reference for Reduce {
             y.iter_mut().for_each(|y| *y = *y / terms);
         }
     }
+}
 
-    /// Sums in f64.
-    fn forward_cpu(&self, io: RefForward<'_, f32>) {
-        let ([x], [y]) = (io.x, io.y) else { return };
-        if x.is_empty() {
-            return;
+/// `y` is the sums of `x` with axes `dims`, over `divisor`.
+fn reduce(x: Floats<'_>, y: &mut [f32], dims: &[Dim], divisor: f64) {
+    let len = x.len();
+    match dims.split_first() {
+        _ if len == 0 => y.fill(0.0),
+        Some((&(n, true), rest)) => {
+            let (inner, out) = (len / n, y.len() / n);
+            rows(n, TOUCH * inner, RowsMut::new(y, out), |first, y| {
+                let here = y.data.len() / out;
+                let x = x.part(first * inner..(first + here) * inner);
+                store(y.data, &sum_of(y.data.len(), x, &[&[(here, true)], rest].concat()), divisor);
+            });
         }
-        let dims = self.dims(x.spec);
-        let divisor = if self.reduction == Reduction::Mean { self.terms(x.spec) as f64 } else { 1.0 };
-        match dims.split_first() {
-            Some((&(n, true), rest)) if x.len() >= 2 * CHUNK => {
-                let (inner, out) = (x.len() / n, y.len() / n);
-                let together = (CHUNK / inner).max(1);
-                let pieces = x.par_chunks(together * inner).zip(y.par_chunks_mut(together * out));
-                pieces.for_each(|(x, y)| {
-                    let sums = sum_of(y.len(), x, &[&[(x.len() / inner, true)], rest].concat());
-                    store(y, &sums, divisor);
-                });
+        Some((&(n, false), rest)) if len >= 2 * CHUNK => {
+            // Partial sums of stretches long enough that adding these up costs little.
+            let inner = len / n;
+            let together = (CHUNK.max(4 * y.len()) / inner).max(1);
+            let part = |i: usize| {
+                let at = i * together..n.min((i + 1) * together);
+                let x = x.part(at.start * inner..at.end * inner);
+                sum_of(y.len(), x, &[&[(at.len(), false)], rest].concat())
+            };
+            let parts: Vec<Vec<f64>> = (0..n.div_ceil(together)).into_par_iter().map(part).collect();
+            let mut sums = vec![0.0; y.len()];
+            for part in parts {
+                sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
             }
-            Some((&(n, false), rest)) if x.len() >= 2 * CHUNK => {
-                // Partial sums of stretches long enough that adding these up costs little.
-                let inner = x.len() / n;
-                let together = (CHUNK.max(4 * y.len()) / inner).max(1);
-                let parts: Vec<Vec<f64>> = x
-                    .par_chunks(together * inner)
-                    .map(|x| sum_of(y.len(), x, &[&[(x.len() / inner, false)], rest].concat()))
-                    .collect();
-                let mut sums = vec![0.0; y.len()];
-                for part in parts {
-                    sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
-                }
-                store(y, &sums, divisor);
-            }
-            _ => store(y, &sum_of(y.len(), x, &dims), divisor),
+            store(y, &sums, divisor);
         }
+        _ => store(y, &sum_of(y.len(), x, dims), divisor),
     }
 }
 
@@ -210,9 +235,10 @@ fn store(y: &mut [f32], sums: &[f64], divisor: f64) {
     }
 }
 
-fn sum_of(len: usize, x: &[f32], dims: &[Dim]) -> Vec<f64> {
+fn sum_of(len: usize, x: Floats<'_>, dims: &[Dim]) -> Vec<f64> {
     let mut sums = vec![0.0; len];
-    add(&mut sums, x, dims);
+    let n = x.len();
+    add(&mut sums, In::new(x, 1).next(n), dims);
     sums
 }
 
@@ -261,26 +287,6 @@ impl ReferenceGrad for Reduce {
         for (dx, to) in dx.iter_mut().zip(self.targets(x.spec)) {
             *dx = share[to];
         }
-    }
-
-    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
-        let ([x], [dy], [Some(dx)]) = (io.x, io.dy, io.dx) else { return };
-        if dx.is_empty() {
-            return;
-        }
-        let terms = if self.reduction == Reduction::Mean { self.terms(x.spec) as f32 } else { 1.0 };
-        let share: Vec<f32> = dy.iter().map(|dy| dy / terms).collect();
-        let dims = self.dims(x.spec);
-        let Some((&(n, kept), rest)) = dims.split_first().filter(|_| dx.len() >= 2 * CHUNK) else {
-            return spread(dx, &share, &dims);
-        };
-        let (inner, out) = (dx.len() / n, if kept { share.len() / n } else { 0 });
-        let together = (CHUNK / inner).max(1);
-        dx.par_chunks_mut(together * inner).enumerate().for_each(|(i, dx)| {
-            let here = dx.len() / inner;
-            let dy = if kept { &share[i * together * out..][..here * out] } else { &share };
-            spread(dx, dy, &[&[(here, kept)], rest].concat());
-        });
     }
 }
 
@@ -351,6 +357,7 @@ fn bench_cases() -> Vec<Case> {
 mod tests {
     use super::*;
     use crate::ops::operator::RefInput;
+    use crate::ops::trial::{backward, forward};
 
     crate::room_tests!(ROOM);
 
@@ -362,21 +369,14 @@ mod tests {
             let x: Vec<f32> = (0..spec.len()).map(|i| (i * 7919 % 64) as f32).collect();
             let out = op.infer(&[&spec]).unwrap().y.remove(0);
             let input = RefInput { spec: &spec, v: &x, ints: &[] };
-            let (mut fast, mut plain) = (vec![0.0; out.len()], vec![0.0; out.len()]);
-            op.forward_cpu(RefForward { x: &[input], y: &mut [&mut fast], saved: &mut [] });
-            op.forward_ref(RefForward { x: &[input], y: &mut [&mut plain], saved: &mut [] });
+            let mut want = vec![0.0; out.len()];
+            op.forward_ref(RefForward { x: &[input], y: &mut [&mut want], saved: &mut [] });
             // Sums of small integers are exact either way.
-            assert_eq!(fast, plain, "{op:?}");
-            let (mut dfast, mut dplain) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-            op.backward_cpu(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&fast], dx: &mut [Some(&mut dfast)] });
-            op.backward_ref(RefBackward {
-                x: &[input],
-                y: &[],
-                saved: &[],
-                dy: &[&fast],
-                dx: &mut [Some(&mut dplain)],
-            });
-            assert_eq!(dfast, dplain, "{op:?}");
+            assert_eq!(forward(&op, &[(spec.shape(), &x)]), want, "{op:?}");
+            let mut dwant = vec![0.0; x.len()];
+            op.backward_ref(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&want], dx: &mut [Some(&mut dwant)] });
+            assert_eq!(backward(&op, &[(spec.shape(), &x)], Some(&want)), [dwant], "{op:?}");
+            assert_eq!(backward(&op, &[(spec.shape(), &x)], None), [vec![0.0; x.len()]], "{op:?}");
         }
     }
 }

@@ -2,11 +2,10 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::dispatch::wide;
-use crate::backend::cpu::threads::{Rows, RowsMut, reduce, rows};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::{Floats, Out, TOUCH, map_flat, no_gradient, sum_flat, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::host;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -92,8 +91,22 @@ impl Operator for RelativeL2 {
         }
     }
 
+    /// Sums in f64: neither rounding nor overflow of the squares.
     fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        host::forward(self, io)
+        let ([p, y], [loss], [error, length]) = (io.x, io.y, io.saved) else {
+            return Err(wrong_operands("relative_l2"));
+        };
+        let (b, n) = RelativeL2::sizes(p.spec());
+        let (p, y) = (Floats::of(p)?, Floats::of(y)?);
+        let mut total = 0.0;
+        for (i, (error, length)) in error.f32()?.iter_mut().zip(length.f32()?).enumerate() {
+            let sample = [p, y].map(|x| x.part(i * n..(i + 1) * n));
+            let [e, l] = sum_flat(n, TOUCH, sample, |[p, y]| squares(p, y)).map(f64::sqrt);
+            (*error, *length) = (e as f32, l as f32);
+            total += e / l;
+        }
+        loss.f32()?.fill((total / b as f64) as f32);
+        Ok(())
     }
 }
 
@@ -103,7 +116,27 @@ impl Differentiable for RelativeL2 {
     }
 
     fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+        let ([p, y], [error, length], [dloss], [dp, dy]) = (io.x, io.saved, io.dy, &mut *io.dx) else {
+            return Err(wrong_operands("relative_l2"));
+        };
+        let Some(dloss) = dloss else { return no_gradient(io.dx) };
+        let dloss: f64 = dloss.f32()?.iter().map(|&d| f64::from(d)).sum();
+        let (b, n) = RelativeL2::sizes(io.specs[0]);
+        let (p, y) = (Floats::kept(Some(p))?, Floats::kept(Some(y))?);
+        let (mut dp, mut dy) = (Out::slot(dp, 1)?, Out::slot(dy, 1)?);
+        for (i, (&e, &l)) in error.f32()?.iter().zip(length.f32()?).enumerate() {
+            let (e, l) = (f64::from(e), f64::from(l));
+            let s = if e == 0.0 { 0.0 } else { dloss / (e * l * b as f64) };
+            let (s, t) = (s as f32, (s * (e / l) * (e / l)) as f32);
+            let sample = [p, y].map(|x| x.part(i * n..(i + 1) * n));
+            if let Some(dp) = &mut dp {
+                map_flat(n, 2 * TOUCH, sample, [dp.front(n)], |_, [p, y], [d]| pull_p(s, p, y, d));
+            }
+            if let Some(dy) = &mut dy {
+                map_flat(n, 2 * TOUCH, sample, [dy.front(n)], |_, [p, y], [d]| pull_y(s, t, p, y, d));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -124,27 +157,11 @@ impl Reference for RelativeL2 {
         }
         loss[0] = total / S::count(b);
     }
-
-    /// Sums in f64: neither rounding nor overflow of the squares.
-    fn forward_cpu(&self, io: RefForward<'_, f32>) {
-        let ([p, y], [loss], [error, length]) = (io.x, io.y, io.saved) else { return };
-        let (b, n) = RelativeL2::sizes(p.spec);
-        let mut total = 0.0;
-        for i in 0..b {
-            let (p, y) = (&p[i * n..][..n], &y[i * n..][..n]);
-            let piece = |at: std::ops::Range<usize>| squares(&p[at.clone()], &y[at]);
-            let (e, l) = reduce(n, 8, piece, |a, b| (a.0 + b.0, a.1 + b.1)).unwrap_or_default();
-            let (e, l) = (e.sqrt(), l.sqrt());
-            (error[i], length[i]) = (e as f32, l as f32);
-            total += e / l;
-        }
-        loss[0] = (total / b as f64) as f32;
-    }
 }
 
 wide! {
     /// Σ (p − y)² and Σ y², in eight interleaved sums each.
-    fn squares<F>(p: &[f32], y: &[f32]) -> (f64, f64) {
+    fn squares<F>(p: &[f32], y: &[f32]) -> [f64; 2] {
         const LANES: usize = 8;
         let (mut e, mut l) = ([0.0_f64; LANES], [0.0_f64; LANES]);
         let (p8, p_rest) = p.as_chunks::<LANES>();
@@ -161,7 +178,7 @@ wide! {
             e[k] += (p - y) * (p - y);
             l[k] += y * y;
         }
-        (e.iter().sum(), l.iter().sum())
+        [e.iter().sum(), l.iter().sum()]
     }
 
     /// `d = s·(p − y)`.
@@ -199,25 +216,6 @@ impl ReferenceGrad for RelativeL2 {
                 for k in i * n..(i + 1) * n {
                     dy[k] = -(s * (p[k] - y[k]) + t * y[k]);
                 }
-            }
-        }
-    }
-
-    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
-        let ([p, y], [error, length], [dloss], [dp, dy]) = (io.x, io.saved, io.dy, io.dx) else { return };
-        let (b, n) = RelativeL2::sizes(p.spec);
-        for i in 0..b {
-            let (e, l) = (f64::from(error[i]), f64::from(length[i]));
-            let s = if e == 0.0 { 0.0 } else { f64::from(dloss[0]) / (e * l * b as f64) };
-            let (s, t) = (s as f32, (s * (e / l) * (e / l)) as f32);
-            let (p, y) = (Rows::new(&p[i * n..][..n], 1), Rows::new(&y[i * n..][..n], 1));
-            if let Some(dp) = dp {
-                let parts = (RowsMut::new(&mut dp[i * n..][..n], 1), p, y);
-                rows(n, 16, parts, |_, (d, p, y)| pull_p(s, p.data, y.data, d.data));
-            }
-            if let Some(dy) = dy {
-                let parts = (RowsMut::new(&mut dy[i * n..][..n], 1), p, y);
-                rows(n, 16, parts, |_, (d, p, y)| pull_y(s, t, p.data, y.data, d.data));
             }
         }
     }
@@ -272,34 +270,19 @@ fn bench_cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{Tensor, View};
+    use crate::ops::trial::{backward, forward};
 
     crate::room_tests!(ROOM);
 
     fn loss_and_gradient(p: &[f32], y: &[f32]) -> (f32, Vec<f32>) {
-        let exec = Exec::cpu();
-        let spec = Spec::f32([1, p.len()]).unwrap();
-        let x = [View::of_f32(spec.clone(), p).unwrap(), View::of_f32(spec.clone(), y).unwrap()];
-        let mut out = Tensor::from_f32([], &[f32::NAN]).unwrap();
-        let mut saved = [Tensor::from_f32([1], &[0.0]).unwrap(), Tensor::from_f32([1], &[0.0]).unwrap()];
-        let mut saved_mut: Vec<_> = saved.iter_mut().filter_map(Tensor::view_mut).collect();
-        let io = Forward { x: &x, y: &mut [out.view_mut().unwrap()], saved: &mut saved_mut };
-        RelativeL2.forward(&exec, io).unwrap();
-        let one = Tensor::from_f32([], &[1.0]).unwrap();
-        let mut dp = Tensor::zeros(spec.clone());
-        let io = Backward {
-            specs: &[&spec, &spec],
-            x: &x.clone().map(Some),
-            y: &[None],
-            saved: &[saved[0].view(), saved[1].view()],
-            dy: &[Some(one.view())],
-            dx: &mut [
-                crate::ops::operator::GradSlot::Set(dp.view_mut().unwrap()),
-                crate::ops::operator::GradSlot::Unwanted,
-            ],
-        };
-        RelativeL2.backward(&exec, io).unwrap();
-        (out.item().unwrap(), dp.to_f32().unwrap())
+        let x = [(&[1, p.len()][..], p), (&[1, y.len()][..], y)];
+        (forward(&RelativeL2, &x)[0], backward(&RelativeL2, &x, Some(&[1.0])).remove(0))
+    }
+
+    #[test]
+    fn no_gradient_of_the_loss_is_none_of_the_inputs() {
+        let x = [(&[1, 2][..], &[1.0, 2.0][..]), (&[1, 2][..], &[3.0, 4.0][..])];
+        assert_eq!(backward(&RelativeL2, &x, None), [[0.0; 2], [0.0; 2]]);
     }
 
     #[test]

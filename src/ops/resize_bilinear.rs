@@ -2,12 +2,11 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::dispatch::wide;
-use crate::backend::cpu::threads::{Rows, RowsMut, rows};
 use crate::backend::cpu::vector;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Input, Room};
-use crate::ops::host;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -149,7 +148,28 @@ impl Operator for ResizeBilinear {
     }
 
     fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        host::forward(self, io)
+        let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("resize_bilinear")) };
+        let (planes, h, w) = ResizeBilinear::sizes(x.spec());
+        let (down, across) = self.both_taps(h, w);
+        let [to_h, to_w] = self.size;
+        let (x, y) = (In::new(Floats::of(x)?, h * w), Out::of(y, to_h * to_w)?);
+        map(planes, TOUCH * to_h * to_w, [x], [y], |_, [x], [y]| {
+            let mut wide = Vec::with_capacity(h * to_w);
+            for (y, x) in y.chunks_exact_mut(to_h * to_w).zip(x.chunks_exact(h * w)) {
+                wide.clear();
+                for x in x.chunks_exact(w) {
+                    wide.extend(across.iter().map(|t| {
+                        let [wa, wb] = t.weight.map(|w| w as f32);
+                        wa * x[t.at[0]] + wb * x[t.at[1]]
+                    }));
+                }
+                for (y, t) in y.chunks_exact_mut(to_w).zip(&down) {
+                    let [a, b] = t.at.map(|i| &wide[i * to_w..][..to_w]);
+                    between(t.weight.map(|w| w as f32), a, b, y);
+                }
+            }
+        });
+        Ok(())
     }
 }
 
@@ -159,7 +179,30 @@ impl Differentiable for ResizeBilinear {
     }
 
     fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+        let ([x], [dy], [dx]) = (io.specs, io.dy, &mut *io.dx) else { return Err(wrong_operands("resize_bilinear")) };
+        let Some(dy) = dy else { return no_gradient(io.dx) };
+        let (planes, h, w) = ResizeBilinear::sizes(x);
+        let Some(dx) = Out::slot(dx, h * w)? else { return Ok(()) };
+        let (down, across) = self.both_taps(h, w);
+        let (down, across) = (reaches(&down, h), reaches(&across, w));
+        let [to_h, to_w] = self.size;
+        let dy = In::new(Floats::of(dy)?, to_h * to_w);
+        map(planes, 2 * TOUCH * to_h * to_w, [dy], [dx], |_, [dy], [dx]| {
+            let mut wide = vec![0.0; to_w];
+            for (dx, dy) in dx.chunks_exact_mut(h * w).zip(dy.chunks_exact(to_h * to_w)) {
+                for (dx, reach) in dx.chunks_exact_mut(w).zip(&down) {
+                    wide.fill(0.0);
+                    for (dy, &weight) in dy.chunks_exact(to_w).skip(reach.first).zip(&reach.weights) {
+                        vector::axpy(weight, dy, &mut wide);
+                    }
+                    for (dx, reach) in dx.iter_mut().zip(&across) {
+                        let wide = &wide[reach.first..][..reach.weights.len()];
+                        *dx = wide.iter().zip(&reach.weights).map(|(&d, &weight)| d * weight).sum();
+                    }
+                }
+            }
+        });
+        Ok(())
     }
 }
 
@@ -183,30 +226,6 @@ impl Reference for ResizeBilinear {
                 }
             }
         }
-    }
-
-    fn forward_cpu(&self, io: RefForward<'_, f32>) {
-        let ([x], [y]) = (io.x, io.y) else { return };
-        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
-        let (down, across) = self.both_taps(h, w);
-        let [to_h, to_w] = self.size;
-        let parts = (RowsMut::new(y, to_h * to_w), Rows::new(x.v, h * w));
-        rows(planes, 8 * to_h * to_w, parts, |_, (y, x)| {
-            let mut wide = Vec::with_capacity(h * to_w);
-            for (y, x) in y.data.chunks_exact_mut(to_h * to_w).zip(x.data.chunks_exact(h * w)) {
-                wide.clear();
-                for x in x.chunks_exact(w) {
-                    wide.extend(across.iter().map(|t| {
-                        let [wa, wb] = t.weight.map(|w| w as f32);
-                        wa * x[t.at[0]] + wb * x[t.at[1]]
-                    }));
-                }
-                for (y, t) in y.chunks_exact_mut(to_w).zip(&down) {
-                    let [a, b] = t.at.map(|i| &wide[i * to_w..][..to_w]);
-                    between(t.weight.map(|w| w as f32), a, b, y);
-                }
-            }
-        });
     }
 }
 
@@ -245,30 +264,6 @@ impl ReferenceGrad for ResizeBilinear {
                 }
             }
         }
-    }
-
-    fn backward_cpu(&self, io: RefBackward<'_, f32>) {
-        let ([x], [dy], [Some(dx)]) = (io.x, io.dy, io.dx) else { return };
-        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
-        let (down, across) = self.both_taps(h, w);
-        let (down, across) = (reaches(&down, h), reaches(&across, w));
-        let [to_h, to_w] = self.size;
-        let parts = (RowsMut::new(dx, h * w), Rows::new(dy, to_h * to_w));
-        rows(planes, 16 * to_h * to_w, parts, |_, (dx, dy)| {
-            let mut wide = vec![0.0; to_w];
-            for (dx, dy) in dx.data.chunks_exact_mut(h * w).zip(dy.data.chunks_exact(to_h * to_w)) {
-                for (dx, reach) in dx.chunks_exact_mut(w).zip(&down) {
-                    wide.fill(0.0);
-                    for (dy, &weight) in dy.chunks_exact(to_w).skip(reach.first).zip(&reach.weights) {
-                        vector::axpy(weight, dy, &mut wide);
-                    }
-                    for (dx, reach) in dx.iter_mut().zip(&across) {
-                        let wide = &wide[reach.first..][..reach.weights.len()];
-                        *dx = wide.iter().zip(&reach.weights).map(|(&d, &weight)| d * weight).sum();
-                    }
-                }
-            }
-        });
     }
 }
 
@@ -322,18 +317,13 @@ fn bench_cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Tensor;
+    use crate::ops::operator::RefInput;
+    use crate::ops::trial::{backward, forward};
 
     crate::room_tests!(ROOM);
 
     fn line(x: &[f32], m: usize, align_corners: bool) -> Vec<f32> {
-        let spec = Spec::f32([1, 1, 1, x.len()]).unwrap();
-        let op = ResizeBilinear { size: [1, m], align_corners };
-        let x = Tensor::from_f32(spec.shape(), x).unwrap();
-        let mut y = Tensor::zeros(op.infer(&[&spec]).unwrap().y.remove(0));
-        let io = Forward { x: &[x.view()], y: &mut [y.view_mut().unwrap()], saved: &mut [] };
-        op.forward(&Exec::cpu(), io).unwrap();
-        y.to_f32().unwrap()
+        forward(&ResizeBilinear { size: [1, m], align_corners }, &[(&[1, 1, 1, x.len()], x)])
     }
 
     #[test]
@@ -369,18 +359,18 @@ mod tests {
     }
 
     #[test]
-    fn many_planes_on_many_threads_are_resized_like_one() {
+    fn many_planes_on_many_threads_are_resized_as_the_text_says() {
         let (planes, op) = (24, ResizeBilinear { size: [32, 40], align_corners: false });
         let x: Vec<f32> = (0..planes * 4 * 5).map(|i| (i % 37) as f32).collect();
         let spec = Spec::f32([1, planes, 4, 5]).unwrap();
-        let input = crate::ops::operator::RefInput { spec: &spec, v: &x, ints: &[] };
-        let (mut fast, mut plain) = (vec![0.0; planes * 1280], vec![0.0; planes * 1280]);
-        op.forward_cpu(RefForward { x: &[input], y: &mut [&mut fast], saved: &mut [] });
-        op.forward_ref(RefForward { x: &[input], y: &mut [&mut plain], saved: &mut [] });
-        assert_eq!(fast, plain);
-        let (mut dfast, mut dplain) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        op.backward_cpu(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&fast], dx: &mut [Some(&mut dfast)] });
-        op.backward_ref(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&fast], dx: &mut [Some(&mut dplain)] });
-        assert!(dfast.iter().zip(&dplain).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs()));
+        let input = RefInput { spec: &spec, v: &x, ints: &[] };
+        let mut want = vec![0.0; planes * 1280];
+        op.forward_ref(RefForward { x: &[input], y: &mut [&mut want], saved: &mut [] });
+        assert_eq!(forward(&op, &[(spec.shape(), &x)]), want);
+        let mut dwant = vec![0.0; x.len()];
+        op.backward_ref(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&want], dx: &mut [Some(&mut dwant)] });
+        let got = backward(&op, &[(spec.shape(), &x)], Some(&want)).remove(0);
+        assert!(got.iter().zip(&dwant).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs()));
+        assert_eq!(backward(&op, &[(spec.shape(), &x)], None), [vec![0.0; x.len()]]);
     }
 }

@@ -4,7 +4,6 @@ use crate::backend::Exec;
 use crate::backend::cpu::dispatch::wide;
 use crate::error::Result;
 use crate::ops::contract::{BadCase, Case, Room};
-use crate::ops::host;
 use crate::ops::mean_error::{self, mean_error};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
