@@ -133,7 +133,7 @@ fn refusal(layer: &str, path: &[String], is_in_tests: bool) -> Option<String> {
         None => *rule == to,
         Some((module, item)) => module == to && (is_in_tests || path.get(1).is_some_and(|p| p == item)),
     };
-    (!allowed.iter().any(|rule| fits(rule))).then(|| {
+    (!allowed.iter().any(fits)).then(|| {
         let allowed = if allowed.is_empty() { "only the vocabulary".into() } else { allowed.join(", ") };
         format!("{layer} may import {allowed}; found {}", path.join("::"))
     })

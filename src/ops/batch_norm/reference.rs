@@ -69,7 +69,7 @@ impl ReferenceGrad for BatchNorm {
             };
             let z = |i: usize| (x[i] - mean) * rstd;
             let (shift, scale) = if batch { (X, X) } else { (MEAN, VAR) };
-            let sum_dy = any(&[shift, BIAS]).then(|| sum(channel(s, c).map(|i| io.dy[0][i]))).unwrap_or_default();
+            let sum_dy = if any(&[shift, BIAS]) { sum(channel(s, c).map(|i| io.dy[0][i])) } else { S::zero() };
             let products = || sum(channel(s, c).map(|i| io.dy[0][i] * z(i)));
             let sum_dyz = any(&[scale, WEIGHT]).then(products).unwrap_or_default();
             let k = if any(if batch { &[X] } else { &[X, MEAN, VAR] }) { weight[c] * rstd } else { S::zero() };

@@ -186,7 +186,8 @@ fn nan_and_infinity_come_out_as_the_formula_says() {
 #[test]
 fn in_place_gives_the_same_bits() {
     let x = samples(10_000_019);
-    let pairs: [(Function, fn(&mut [f32])); 9] = [
+    type InPlace = fn(&mut [f32]);
+    let pairs: [(Function, InPlace); 9] = [
         (exp, exp_in_place),
         (ln, ln_in_place),
         (tanh, tanh_in_place),

@@ -122,9 +122,12 @@ fn tasks<'a>(
     tasks
 }
 
+/// Writes the gradient of (sample, head, token) into its place.
+type Fetch<'a> = dyn Fn(usize, usize, usize, &mut [f32]) + Sync + 'a;
+
 /// Brings the gradients of q, k and v to where the inputs have their tokens; adds up the parts in their order.
 fn gather(g: &Geometry, w: Wanted, cut: Cut, dq: &[f32], dkv: &[f32], dx: &mut [Option<&mut [f32]>]) {
-    let mut place = |place: Place, n: usize, heads: usize, of: &(dyn Fn(usize, usize, usize, &mut [f32]) + Sync)| {
+    let mut place = |place: Place, n: usize, heads: usize, of: &Fetch<'_>| {
         let Some(dx) = dx[place.input].as_deref_mut() else { return };
         threads::rows(g.batch * n, 8 * heads * g.d, RowsMut::new(dx, place.row), |first, rows| {
             for (token, row) in (first..).zip(rows.data.chunks_mut(place.row)) {

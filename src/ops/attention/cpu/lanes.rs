@@ -157,6 +157,8 @@ fn probabilities_of<F: Arith, const L: usize>(s: &mut [f32], horizon: Option<&Ho
     }
 }
 
+// The macro names the arithmetic of each level; this product needs none of its own.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 fn gradient_of<F: Arith, const L: usize>(p: &[f32], dp: &mut [f32], horizon: Option<&Horizon>, total: &[f32; MOST]) {
     let total: [f32; L] = take(total);
