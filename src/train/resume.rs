@@ -16,7 +16,7 @@ use crate::train::run::Position;
 use crate::train::trainer::{Progress, Trainer};
 
 /// Layout of `state.json`; raised when a reader of an older one would misread it.
-const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 1;
 
 /// `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

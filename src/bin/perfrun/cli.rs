@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::outcome::Outcome;
-use crate::{bench, check, config, data, doctor, plan, shell, synth, train, verify};
+use crate::{bench, check, ckpt, config, data, doctor, plan, shell, synth, train, verify};
 
 const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
      Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal or a budget with a verified checkpoint.";
@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Look at configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Look at checkpoints, check them, convert them
+    #[command(subcommand)]
+    Ckpt(ckpt::CkptCommand),
     /// Look at data sets
     #[command(subcommand)]
     Data(data::DataCommand),
@@ -55,6 +58,7 @@ impl Command {
             Command::Bench(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Config(command) => command.run(),
+            Command::Ckpt(command) => command.run(),
             Command::Data(command) => command.run(),
             Command::Synth(command) => command.run(),
             Command::Doctor(args) => args.run(),

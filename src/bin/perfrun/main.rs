@@ -6,6 +6,7 @@
 mod arguments;
 mod bench;
 mod check;
+mod ckpt;
 mod cli;
 mod config;
 mod console;

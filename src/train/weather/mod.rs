@@ -1,7 +1,9 @@
 //! The weather transformer's runs: what a configuration opens, trains, validates and forecasts.
 
+mod foreign;
 mod metrics;
 mod session;
 
+pub use foreign::Foreign;
 pub use metrics::Scores;
 pub use session::{Session, checkpoint_folder, evaluate, grid_of, log_folder, plan};

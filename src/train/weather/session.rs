@@ -141,7 +141,7 @@ impl Session {
 }
 
 /// The configuration as checkpoints keep it.
-fn kept(config: &RunConfig) -> Result<serde_json::Value> {
+pub(super) fn kept(config: &RunConfig) -> Result<serde_json::Value> {
     serde_json::to_value(config).map_err(|e| Error::config(format!("configuration: {e}")))
 }
 
