@@ -5,6 +5,7 @@ mod blocks;
 mod broadcast;
 pub mod compare;
 pub mod contract;
+mod convolution;
 pub mod elementwise;
 pub mod host;
 mod keep;
@@ -20,6 +21,8 @@ pub mod attention;
 pub mod batch_norm;
 pub mod cast;
 pub mod concat;
+pub mod conv1d;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod drop_path;
 pub mod dropout;
@@ -60,6 +63,8 @@ pub static ROOMS: &[&Room] = &[
     &attention::ROOM,
     &batch_norm::ROOM,
     &cast::ROOM,
+    &conv1d::ROOM,
+    &conv2d::ROOM,
     &concat::ROOM,
     &cross_entropy::ROOM,
     &drop_path::ROOM,
