@@ -6,6 +6,7 @@
 mod checkpoint;
 mod config;
 mod data;
+mod forecast;
 mod formats;
 mod layers;
 mod malformed_data;

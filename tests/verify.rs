@@ -266,3 +266,27 @@ fn a_half_error_that_is_unknown_has_the_bound_of_none() {
     let known = Draft::of("op-gelu").run(Dtype::Bf16);
     assert!(known.tensors.iter().all(|t| t.bound.is_some_and(|b| b > 1e-3 && b < 1e-2)), "{known:?}");
 }
+
+#[test]
+fn the_exit_code_tells_misses_from_files_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = folder().join("op-gelu.safetensors");
+    let (wrong, torn, gone) = (dir.path().join("wrong"), dir.path().join("torn"), dir.path().join("gone"));
+    std::fs::write(&wrong, Draft::of("op-gelu").put("out.y", 0, 9.0).bytes()).unwrap();
+    std::fs::write(&torn, b"torn").unwrap();
+    let run = |files: &[&PathBuf]| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_perfrun")).arg("verify").args(files).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, text, _) = run(&[&good]);
+    assert!(code == Some(0) && text.ends_with("1 cases, 2 tensors, 0 missed\n"), "{text}");
+    let (code, text, _) = run(&[&good, &wrong]);
+    assert!(code == Some(1) && text.ends_with("2 cases, 4 tensors, 1 missed\n") && text.contains("MISSED"), "{text}");
+    let (code, text, errors) = run(&[&torn, &wrong, &gone]);
+    assert!(code == Some(2) && text.ends_with("1 cases, 2 tensors, 1 missed\n"), "{text}");
+    assert!(errors.contains("torn") && errors.contains("gone: cannot"), "{errors}");
+    let json =
+        std::process::Command::new(env!("CARGO_BIN_EXE_perfrun")).args(["verify", "--json"]).arg(&wrong).output();
+    let found: Value = serde_json::from_slice(&json.unwrap().stdout).unwrap();
+    assert_eq!((&found["summary"]["missed"], &found["cases"][0]["tensors"][0]["passed"]), (&json!(1), &json!(false)));
+}

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::outcome::Outcome;
-use crate::{bench, check, ckpt, config, data, doctor, plan, shell, synth, train, verify};
+use crate::{bench, check, ckpt, config, data, doctor, eval, plan, predict, shell, synth, train, verify};
 
 const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
      Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal or a budget with a verified checkpoint.";
@@ -21,6 +21,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model
     Train(Box<train::TrainArgs>),
+    /// Measure a checkpoint: loss and metrics of every channel over a split
+    Eval(eval::EvalArgs),
+    /// Forecast from a checkpoint: numbers in the units of the files, and maps
+    Predict(predict::PredictArgs),
     /// Say what a training step would cost and need, by room; opens no data
     Plan(plan::PlanArgs),
     /// Prove rooms on this machine: shapes, counted cost, gradients, device against reference
@@ -53,6 +57,8 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         match self {
             Command::Train(args) => args.run(),
+            Command::Eval(args) => args.run(),
+            Command::Predict(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),

@@ -62,6 +62,7 @@ pub struct WeatherDataset {
     len: usize,
     files: Vec<Samples>,
     file_rows: usize,
+    file_columns: usize,
     statistics: Option<Statistics>,
 }
 
@@ -115,9 +116,9 @@ impl WeatherDataset {
             Split::Train => ((first as f64 * config.data_subset) as usize).clamp(1, first.max(1)),
             Split::Valid | Split::Test => first,
         };
-        let file_rows = files.first().map_or(0, |s| s.fields.shape[2]);
+        let [_, _, file_rows, file_columns] = files.first().map_or([0; 4], |s| s.fields.shape);
         let (sequence_length, dt) = (config.sequence_length, config.dt);
-        Ok(WeatherDataset { split, grid, sequence_length, dt, len, files, file_rows, statistics })
+        Ok(WeatherDataset { split, grid, sequence_length, dt, len, files, file_rows, file_columns, statistics })
     }
 
     /// Which part of the data set it is.
@@ -133,6 +134,11 @@ impl WeatherDataset {
     /// Rows of the files, of which the first `grid().height` are read: row j lies at 90 − 180·j / (rows − 1) degrees north.
     pub fn file_rows(&self) -> usize {
         self.file_rows
+    }
+
+    /// Columns of the files, of which the first `grid().width` are read: column k lies at 360·k / columns degrees east.
+    pub fn file_columns(&self) -> usize {
+        self.file_columns
     }
 
     /// How fields were normalised; `None` if they were not.

@@ -6,6 +6,7 @@ use super::attention::AttentionCase;
 use super::{Case, Computed};
 use crate::backend::Exec;
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::{BatchNorm, Statistics};
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::gelu::{Approximate, Gelu};
 use crate::ops::layer_norm::LayerNorm;
@@ -14,6 +15,7 @@ use crate::ops::patchify::{FeatureOrder, Patchify};
 use crate::ops::relu::Relu;
 use crate::ops::resize_bilinear::ResizeBilinear;
 use crate::ops::rms_norm::RmsNorm;
+use crate::ops::rope::{Llama3Scaling, Pairs, Rope};
 use crate::ops::sigmoid::Sigmoid;
 use crate::ops::silu::Silu;
 use crate::ops::swiglu::Swiglu;
@@ -33,6 +35,8 @@ enum OpCase {
     PatchUnembed(PatchCase),
     Bilinear(BilinearCase),
     CrossEntropy(CrossEntropyCase),
+    Rope(RopeCase),
+    BatchNorm(BatchNormCase),
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +126,37 @@ struct CrossEntropyCase {
     _ignore_every: Option<usize>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RopeCase {
+    b: usize,
+    len: usize,
+    heads: usize,
+    head_dim: usize,
+    theta: f64,
+    #[serde(default)]
+    start: usize,
+    llama3: Option<ScalingCase>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScalingCase {
+    factor: f64,
+    low: f64,
+    high: f64,
+    original: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchNormCase {
+    b: usize,
+    channels: usize,
+    size: Vec<usize>,
+    training: bool,
+}
+
 /// The label of rows that take no part.
 const IGNORE: i32 = -100;
 
@@ -137,6 +172,8 @@ pub(super) fn run(case: &Case, exec: &Exec, dtype: Dtype) -> Result<Vec<Computed
         OpCase::PatchUnembed(a) => a.unembed(run),
         OpCase::Bilinear(a) => a.run(run),
         OpCase::CrossEntropy(a) => a.run(run),
+        OpCase::Rope(a) => a.run(run),
+        OpCase::BatchNorm(a) => a.run(run),
     }
 }
 
@@ -158,6 +195,11 @@ impl OpRun<'_> {
     /// As [`variable`](OpRun::variable), for an input that is f32 whatever the others are.
     pub(super) fn variable_in_f32(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
         self.leaf(name, shape, Dtype::F32)
+    }
+
+    /// Input `in.NAME` in f32, whose gradient is not asked for.
+    fn constant(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
+        self.tape.input(&self.case.floats(&format!("in.{name}"), shape, Dtype::F32)?)
     }
 
     fn leaf(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Var> {
@@ -298,5 +340,38 @@ impl CrossEntropyCase {
         let target = run.tape.input(&Tensor::from_i32([self.rows], &target)?)?;
         let loss = run.tape.apply(CrossEntropy { ignore_index: IGNORE }, [logits, target])?;
         run.finish(&[("loss", loss)], &[])
+    }
+}
+
+impl RopeCase {
+    fn run(&self, mut run: OpRun<'_>) -> Result<Vec<Computed>> {
+        let x = run.variable("x", &[self.b, self.len, self.heads, self.head_dim])?;
+        let scaling = self.llama3.as_ref().map(|s| Llama3Scaling {
+            factor: s.factor,
+            low_freq_factor: s.low,
+            high_freq_factor: s.high,
+            original_len: s.original,
+        });
+        let op = Rope { pairs: Pairs::Halves, theta: self.theta, start: self.start, scaling };
+        let y = run.tape.apply(op, [x])?;
+        run.finish(&[("y", y)], &[])
+    }
+}
+
+impl BatchNormCase {
+    fn run(&self, mut run: OpRun<'_>) -> Result<Vec<Computed>> {
+        let c = self.channels;
+        let x = run.variable("x", &[&[self.b, c][..], &self.size].concat())?;
+        let (weight, bias) = (run.variable("weight", &[c])?, run.variable("bias", &[c])?);
+        let (mean, var) = (run.constant("running_mean", &[c])?, run.constant("running_var", &[c])?);
+        // The format has no place for these two: they are PyTorch's defaults.
+        let statistics = if self.training { Statistics::Batch { momentum: 0.1 } } else { Statistics::Running };
+        let results = run.tape.apply_all(BatchNorm { eps: 1e-5, statistics }, [x, weight, bias, mean, var])?;
+        match results[..] {
+            [y, new_mean, new_var] => run.finish(&[("y", y)], &[("new_mean", new_mean), ("new_var", new_var)]),
+            // Evaluation leaves the statistics as they are.
+            [y] => run.finish(&[("y", y)], &[("new_mean", mean), ("new_var", var)]),
+            _ => Err(Error::argument(format!("batch_norm: expected 1 or 3 results, found {}", results.len()))),
+        }
     }
 }

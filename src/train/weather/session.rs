@@ -197,7 +197,7 @@ fn score(
 }
 
 /// The channels of the last input frame that are predicted; `None` if some are not among the input's.
-fn last_frame(state: &Tensor, grid: WeatherGrid) -> Result<Option<Vec<f32>>> {
+pub(super) fn last_frame(state: &Tensor, grid: WeatherGrid) -> Result<Option<Vec<f32>>> {
     if grid.output_channels > grid.input_channels {
         return Ok(None);
     }
