@@ -204,6 +204,11 @@ impl<T: Number> Piece<'_, T> {
         let source_line = axes.iter().position(|a| a.from == 1).filter(|_| line.to == 1);
         if let Some(k) = source_line {
             let across = axes.remove(k);
+            // The side with the shorter runs is walked in its order, so that its cache lines are used whole.
+            let run = |len, stride, other: usize| if stride == len { len * other } else { len };
+            if run(across.len, line.from, line.len) < run(line.len, across.to, across.len) {
+                axes.sort_by_key(|a| std::cmp::Reverse(a.from));
+            }
             walk(&axes, from, 0, &mut |f, t| transpose::<T, P>(line, across, &x[f..], &mut to[t..]));
             return;
         }
