@@ -7,11 +7,12 @@ use perfrun::ops::ROOMS;
 use crate::source::{files, path, read};
 
 /// Modules of `src/ops` that rooms share; everything else there is a room.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 13] = [
     "blocks",
     "broadcast",
     "compare",
     "contract",
+    "convolution",
     "elementwise",
     "host",
     "keep",
