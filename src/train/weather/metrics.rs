@@ -50,16 +50,15 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// For fields of `channels` on a grid of `rows`.
-    pub fn new(channels: usize, rows: usize) -> Scores {
+    /// For fields of `channels` on the first `rows` rows of files of `file_rows`: a cropped grid keeps the latitudes of its
+    /// files, and weights of mean 1.
+    pub fn new(channels: usize, rows: usize, file_rows: usize) -> Scores {
         let none = vec![Sums::default(); channels];
-        Scores {
-            weights: latitude_weights(rows),
-            forecast: none.clone(),
-            persistence: Some(none),
-            loss: 0.0,
-            samples: 0,
-        }
+        let mut weights = latitude_weights(file_rows.max(rows));
+        weights.truncate(rows);
+        let mean = weights.iter().sum::<f64>() / rows.max(1) as f64;
+        weights.iter_mut().for_each(|w| *w /= mean);
+        Scores { weights, forecast: none.clone(), persistence: Some(none), loss: 0.0, samples: 0 }
     }
 
     /// Adds a batch: forecast and target `[B, C, H, W]`, and the last frame of the input, `[B, C', H, W]`, as the forecast
@@ -158,7 +157,7 @@ mod tests {
     fn a_perfect_forecast_has_no_error_and_correlates_fully() {
         let spec = Spec::f32([2, 1, 3, 2]).unwrap();
         let y: Vec<f32> = (0..12).map(|i| i as f32 - 5.5).collect();
-        let mut scores = Scores::new(1, 3);
+        let mut scores = Scores::new(1, 3, 3);
         scores.add(&spec, &y, &y, None, 0.25).unwrap();
         let e = scores.finish(None);
         assert_eq!((e.samples, e.loss, e.get("mse"), e.get("weighted_rmse")), (2, 0.25, Some(0.0), Some(0.0)));
@@ -172,7 +171,7 @@ mod tests {
         let score = |row: usize| {
             let mut p = [0.0_f32; 3];
             p[row] = 1.0;
-            let mut scores = Scores::new(1, 3);
+            let mut scores = Scores::new(1, 3, 3);
             scores.add(&spec, &p, &[0.0; 3], Some(&[2.0; 3]), 1.0).unwrap();
             scores.finish(Some(&Statistics::new(vec![0.0], vec![10.0]).unwrap()))
         };
@@ -185,9 +184,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cropped_grid_keeps_the_latitudes_of_its_files() {
+        // 5 rows: 90, 45, 0, -45, -90 degrees; the first four weigh 0, √½, 1, √½ before their mean is made 1.
+        let scores = Scores::new(1, 4, 5);
+        let mean = (1.0 + 2.0 * 0.5_f64.sqrt()) / 4.0;
+        for (got, want) in scores.weights.iter().zip([0.0, 0.5_f64.sqrt() / mean, 1.0 / mean, 0.5_f64.sqrt() / mean]) {
+            assert!((got - want).abs() < 1e-12, "{got} is not {want}");
+        }
+    }
+
+    #[test]
     fn an_unfit_target_is_refused() {
         let spec = Spec::f32([1, 1, 2, 2]).unwrap();
-        assert!(Scores::new(1, 2).add(&spec, &[0.0; 4], &[0.0; 3], None, 0.0).is_err());
-        assert!(Scores::new(2, 2).add(&spec, &[0.0; 4], &[0.0; 4], None, 0.0).is_err());
+        assert!(Scores::new(1, 2, 2).add(&spec, &[0.0; 4], &[0.0; 3], None, 0.0).is_err());
+        assert!(Scores::new(2, 2, 2).add(&spec, &[0.0; 4], &[0.0; 4], None, 0.0).is_err());
     }
 }

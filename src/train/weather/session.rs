@@ -162,7 +162,7 @@ pub fn evaluate(
     let total = data.len();
     let batches = Batches::new(total, batch_size.min(total.max(1)), false, None)?;
     let grid = data.grid();
-    let mut scores = Scores::new(grid.output_channels, grid.height);
+    let mut scores = Scores::new(grid.output_channels, grid.height, data.file_rows());
     let mut done = 0;
     for batch in Prefetch::new(Arc::clone(data), batches, 0, workers)? {
         if !progress(done, total)? {
