@@ -154,7 +154,7 @@ impl H5File {
         let label = format!("{}: {name}", self.path.display());
         let found = match &self.rust {
             Some(file) => match file.dataset(name) {
-                Ok(d) => Ok((Source::Rust(d.0), d.1)),
+                Ok(d) => Ok((Source::Rust(Box::new(d.0)), d.1)),
                 Err(rust::Fault::Unsupported(why)) => self.through_library(name, &why),
                 Err(rust::Fault::Broken(why)) => Err(why),
             },
@@ -194,7 +194,8 @@ struct Facts {
 
 #[derive(Debug)]
 enum Source {
-    Rust(rust::Data),
+    // Large beside the other: a dataset is moved when it is opened.
+    Rust(Box<rust::Data>),
     #[cfg(feature = "hdf5")]
     Library(library::Data),
 }

@@ -152,7 +152,7 @@ impl Forecaster {
         let first = data.batch(&[index])?;
         let now = last_frame(&first.state, grid)?;
         let spec = first.target.spec().clone();
-        let scores = |p: &[f32], y: &[f32]| weighted_rmse(&spec, p, y, data.statistics());
+        let scores = |p: &[f32], y: &[f32]| weighted_rmse(&spec, p, y, data);
         let mut state = first.state.to_f32()?;
         let mut done = Vec::new();
         for step in 0..steps {
@@ -259,9 +259,10 @@ fn moved(config: WeatherDataConfig, dir: &Path) -> WeatherDataConfig {
 }
 
 /// Latitude-weighted RMSE of every channel, in the units of the files.
-fn weighted_rmse(spec: &Spec, p: &[f32], y: &[f32], statistics: Option<&Statistics>) -> Result<Vec<f64>> {
+fn weighted_rmse(spec: &Spec, p: &[f32], y: &[f32], data: &WeatherDataset) -> Result<Vec<f64>> {
     let (channels, rows) = (spec.shape().get(1).copied().unwrap_or(0), spec.shape().get(2).copied().unwrap_or(0));
-    let mut scores = Scores::new(channels, rows);
+    let statistics = data.statistics();
+    let mut scores = Scores::new(channels, rows, data.file_rows());
     scores.add(spec, p, y, None, 0.0)?;
     let found = scores.finish(statistics);
     let prefix = if statistics.is_some() { "physical/" } else { "" };
