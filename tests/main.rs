@@ -11,6 +11,7 @@ mod formats;
 mod layers;
 mod malformed_data;
 mod models;
+mod perfrun;
 mod rooms;
 mod signals;
 mod source;

@@ -1,6 +1,8 @@
 //! The commands: everything that the command line accepts starts here.
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::outcome::Outcome;
 use crate::{bench, check, ckpt, config, data, doctor, eval, plan, predict, shell, synth, train, verify};
@@ -53,6 +55,22 @@ pub(crate) enum Command {
     Man(shell::ManArgs),
 }
 
+/// The definitions as a tree: what is parsed, and what help, completions and manual pages are made from.
+pub(crate) fn command() -> clap::Command {
+    // `--devices -1` is a wrong number of devices and not a flag of the name 1.
+    fn prepared(command: clap::Command) -> clap::Command {
+        command.allow_negative_numbers(true).mut_subcommands(prepared)
+    }
+    prepared(Cli::command())
+}
+
+/// Reads a command line, the program's name first.
+pub(crate) fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+}
+
 impl Command {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         match self {
@@ -77,11 +95,9 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
-
     #[test]
     fn the_definitions_do_not_contradict_one_another() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -96,7 +112,7 @@ mod tests {
             command.get_subcommands().filter(|c| c.get_name() != "help").for_each(|c| silent(c, &path, found));
         }
         let mut found = Vec::new();
-        silent(&Cli::command(), "", &mut found);
+        silent(&command(), "", &mut found);
         assert!(found.is_empty(), "without help: {found:?}");
     }
 }

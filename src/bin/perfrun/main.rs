@@ -29,14 +29,9 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::Cli;
-
 fn main() -> ExitCode {
     let args = arguments::normalise(std::env::args_os());
-    let parsed = Cli::try_parse_from(args);
-    match parsed {
+    match cli::parse(args) {
         Ok(cli) => outcome::exit_code(cli.command.run()),
         Err(e) => {
             // Help that nobody reads any more (`perfrun --help | head`) is no failure.

@@ -1,5 +1,6 @@
 //! How a command ends: its exit code, and the error that is shown.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::ExitCode;
 
@@ -51,7 +52,9 @@ fn lines(error: &anyhow::Error) -> String {
             break;
         }
     }
-    last.lines().map(|line| format!("error: {context}{line}\n")).collect()
+    // The splits of a data set share faults: each is said once.
+    let mut said = BTreeSet::new();
+    last.lines().filter(|&line| said.insert(line)).map(|line| format!("error: {context}{line}\n")).collect()
 }
 
 #[cfg(test)]
@@ -64,6 +67,7 @@ mod tests {
     fn every_fault_is_a_line_with_its_context() {
         let mut faults = Faults::from("a: wrong");
         faults.push("b: wrong too");
+        faults.push("a: wrong");
         let error = Err::<(), _>(Error::Config(faults)).context("reading x").unwrap_err();
         assert_eq!(lines(&error), "error: reading x: a: wrong\nerror: reading x: b: wrong too\n");
         assert!(is_bad_input(&error));

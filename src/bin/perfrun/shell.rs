@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 use perfrun::error::Error;
 
-use crate::cli::Cli;
+use crate::cli;
 use crate::outcome::Outcome;
 
 /// Flags of `perfrun completions`.
@@ -20,7 +20,7 @@ pub(crate) struct CompletionsArgs {
 impl CompletionsArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "perfrun", &mut text);
+        clap_complete::generate(self.shell, &mut cli::command(), "perfrun", &mut text);
         std::io::stdout().lock().write_all(&text)?;
         Ok(Outcome::Done)
     }
@@ -36,7 +36,7 @@ pub(crate) struct ManArgs {
 
 impl ManArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
-        let mut command = Cli::command();
+        let mut command = cli::command();
         command.build();
         match self.out {
             None => {
