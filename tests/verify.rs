@@ -223,6 +223,7 @@ fn what_is_unknown_is_a_miss_with_its_name() {
     Draft::of("op-gelu")
         .change(|d| d.header["kind"] = json!("dataset"))
         .cannot_run("kind: expected op, optimizer or model");
+    Draft::of("op-conv1d").attr("dims", json!(3)).cannot_run("dims of 1 or 2 with a size each, found 3 and [31]");
     let model = Draft::of("model-weather_vit_bilinear_small");
     model.attr("model", json!("oracle")).cannot_run("model: expected weather_vit, found `oracle`");
 }

@@ -10,6 +10,7 @@
 
 mod attention;
 mod case;
+mod convolution;
 mod models;
 mod ops;
 mod optimizer;

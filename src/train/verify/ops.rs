@@ -3,10 +3,10 @@
 use serde::Deserialize;
 
 use super::attention::AttentionCase;
+use super::convolution::{BatchNormCase, ConvCase};
 use super::{Case, Computed};
 use crate::backend::Exec;
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::{BatchNorm, Statistics};
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::gelu::{Approximate, Gelu};
 use crate::ops::layer_norm::LayerNorm;
@@ -37,6 +37,7 @@ enum OpCase {
     CrossEntropy(CrossEntropyCase),
     Rope(RopeCase),
     BatchNorm(BatchNormCase),
+    Conv(ConvCase),
 }
 
 #[derive(Debug, Deserialize)]
@@ -148,15 +149,6 @@ struct ScalingCase {
     original: f64,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchNormCase {
-    b: usize,
-    channels: usize,
-    size: Vec<usize>,
-    training: bool,
-}
-
 /// The label of rows that take no part.
 const IGNORE: i32 = -100;
 
@@ -174,6 +166,7 @@ pub(super) fn run(case: &Case, exec: &Exec, dtype: Dtype) -> Result<Vec<Computed
         OpCase::CrossEntropy(a) => a.run(run),
         OpCase::Rope(a) => a.run(run),
         OpCase::BatchNorm(a) => a.run(run),
+        OpCase::Conv(a) => a.run(run),
     }
 }
 
@@ -198,7 +191,7 @@ impl OpRun<'_> {
     }
 
     /// Input `in.NAME` in f32, whose gradient is not asked for.
-    fn constant(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
+    pub(super) fn constant(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
         self.tape.input(&self.case.floats(&format!("in.{name}"), shape, Dtype::F32)?)
     }
 
@@ -355,23 +348,5 @@ impl RopeCase {
         let op = Rope { pairs: Pairs::Halves, theta: self.theta, start: self.start, scaling };
         let y = run.tape.apply(op, [x])?;
         run.finish(&[("y", y)], &[])
-    }
-}
-
-impl BatchNormCase {
-    fn run(&self, mut run: OpRun<'_>) -> Result<Vec<Computed>> {
-        let c = self.channels;
-        let x = run.variable("x", &[&[self.b, c][..], &self.size].concat())?;
-        let (weight, bias) = (run.variable("weight", &[c])?, run.variable("bias", &[c])?);
-        let (mean, var) = (run.constant("running_mean", &[c])?, run.constant("running_var", &[c])?);
-        // The format has no place for these two: they are PyTorch's defaults.
-        let statistics = if self.training { Statistics::Batch { momentum: 0.1 } } else { Statistics::Running };
-        let results = run.tape.apply_all(BatchNorm { eps: 1e-5, statistics }, [x, weight, bias, mean, var])?;
-        match results[..] {
-            [y, new_mean, new_var] => run.finish(&[("y", y)], &[("new_mean", new_mean), ("new_var", new_var)]),
-            // Evaluation leaves the statistics as they are.
-            [y] => run.finish(&[("y", y)], &[("new_mean", mean), ("new_var", var)]),
-            _ => Err(Error::argument(format!("batch_norm: expected 1 or 3 results, found {}", results.len()))),
-        }
     }
 }
