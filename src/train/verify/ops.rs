@@ -222,7 +222,7 @@ impl OpRun<'_> {
         Ok(computed)
     }
 
-    /// The gradient of an output, in the output's type; a single number may be written as [] or [1].
+    /// The gradient of an output, in the output's type; a single number may be written as `[]` or `[1]`.
     fn seed(&self, key: &str, spec: &Spec) -> Result<Tensor> {
         let shape = match self.case.get(key) {
             Some(found) if spec.len() == 1 && found.shape() == [1] => &[1][..],
