@@ -53,6 +53,8 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
             "batch statistics need 2 numbers a channel or more, found [1, 3]",
         ),
         BadCase::new(TRAIN, &[&[4, 3], &c, &c], "expected 5 inputs, found 3"),
+        BadCase::new(TRAIN, &[&[4, 0], &[0], &[0], &[0], &[0]], "expected C and space of 1 or more, found [4, 0]"),
+        BadCase::new(TRAIN, &[&[2, 3, 0], &c, &c, &c, &c], "expected C and space of 1 or more, found [2, 3, 0]"),
         BadCase::new(
             BatchNorm { eps: 0.0, ..EVAL },
             &[&[4, 3], &c, &c, &c, &c],

@@ -49,7 +49,7 @@ use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
 ///
 /// # Errors
 /// [`Error::Shape`] unless `x` has two axes or more and the others are `[C]`, or if batch statistics have fewer than 2 numbers
-/// a channel; [`Error::Dtype`] unless `x`, `weight` and `bias` are the same of f32, bf16 and f16 and the statistics f32;
+/// a channel, or there is no channel or no space; [`Error::Dtype`] unless `x`, `weight` and `bias` are the same of f32, bf16 and f16 and the statistics f32;
 /// [`Error::Argument`] unless `eps` is positive and `momentum` in [0, 1].
 ///
 /// # Source
@@ -118,6 +118,10 @@ impl Operator for BatchNorm {
             return Err(Error::shape(format!("batch_norm: x: expected [B, C, ..], found {:?}", x.shape())));
         }
         let s = Size::of(x);
+        if s.channels == 0 || s.space == 0 {
+            let found = x.shape();
+            return Err(Error::shape(format!("batch_norm: x: expected C and space of 1 or more, found {found:?}")));
+        }
         for (name, spec) in [("weight", weight), ("bias", bias)] {
             expect_dtype("batch_norm", name, spec, &[x.dtype()])?;
             expect_shape("batch_norm", name, spec, &[("C", s.channels)])?;
