@@ -30,7 +30,8 @@ impl Record {
 
     /// Writes `machine.json`, `raw.jsonl` and `README.md`.
     pub(crate) fn write(&self, machine: &Machine, rates: Rates, all: &[Measurement]) -> anyhow::Result<()> {
-        let command: Vec<String> = std::env::args().collect();
+        // Where the binary lies is of no interest to who repeats the command.
+        let command: Vec<String> = std::iter::once("perfrun".to_owned()).chain(std::env::args().skip(1)).collect();
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "commit": commit(),
