@@ -26,6 +26,10 @@ pub enum Error {
     TooLarge(Box<str>),
     /// A device cannot be opened: which library, which names were tried, the loader's words.
     Device(Box<str>),
+    /// A call of an open device's driver failed: the call, the driver's code and name, the kernel if it was a launch.
+    Driver(Box<str>),
+    /// A kernel did not compile, or no compiler was found for it: kernel, architecture, log.
+    Compile(Box<str>),
     /// An allocation failed: what was asked and what is in use.
     OutOfMemory(Box<str>),
     /// Faults of a configuration, all of them.
@@ -146,6 +150,21 @@ impl Error {
         Error::Device(line.into().into())
     }
 
+    /// An [`Error::Driver`] with its one line.
+    pub fn driver(line: impl Into<String>) -> Error {
+        Error::Driver(line.into().into())
+    }
+
+    /// An [`Error::Compile`] with its text.
+    pub fn compile(text: impl Into<String>) -> Error {
+        Error::Compile(text.into().into())
+    }
+
+    /// An [`Error::OutOfMemory`] with its one line.
+    pub fn out_of_memory(line: impl Into<String>) -> Error {
+        Error::OutOfMemory(line.into().into())
+    }
+
     /// An [`Error::NonFinite`] with its one line.
     pub fn non_finite(line: impl Into<String>) -> Error {
         Error::NonFinite(line.into().into())
@@ -195,6 +214,8 @@ impl fmt::Display for Error {
             | Error::Argument(l)
             | Error::TooLarge(l)
             | Error::Device(l)
+            | Error::Driver(l)
+            | Error::Compile(l)
             | Error::OutOfMemory(l)
             | Error::NonFinite(l) => f.write_str(l),
             Error::Config(faults) | Error::Data(faults) | Error::Checkpoint(faults) => faults.fmt(f),

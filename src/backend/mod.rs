@@ -2,6 +2,7 @@
 
 pub mod cpu;
 mod exec;
+pub mod gpu;
 pub mod machine;
 mod memory;
 mod pool;

@@ -1,0 +1,3 @@
+//! Devices that are reached through a driver: one layer over the table in [`driver`], whoever fills it.
+
+pub mod driver;
