@@ -75,11 +75,16 @@ impl std::str::FromStr for Arch {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Arch> {
-        let wrong = || Error::argument(format!("architecture: expected sm_80, sm_90a, gfx90a or gfx942, found `{name}`"));
+        let wrong =
+            || Error::argument(format!("architecture: expected sm_80, sm_90a, gfx90a or gfx942, found `{name}`"));
         if let Some(rest) = name.strip_prefix("sm_") {
             let (number, accelerated) = rest.strip_suffix('a').map_or((rest, false), |n| (n, true));
             let capability = number.parse().map_err(|_| wrong())?;
-            return if (50..1000).contains(&capability) { Ok(Arch::Sm { capability, accelerated }) } else { Err(wrong()) };
+            return if (50..1000).contains(&capability) {
+                Ok(Arch::Sm { capability, accelerated })
+            } else {
+                Err(wrong())
+            };
         }
         // AMD's runtime appends features: gfx90a:sramecc+:xnack-.
         let number = name.split(':').next().and_then(|n| n.strip_prefix("gfx")).ok_or_else(wrong)?;
