@@ -1,6 +1,7 @@
 //! Where operators run. The only module that speaks to a device; above it there is only the opaque [`Exec`].
 
 pub mod cpu;
+pub mod emulator;
 mod exec;
 pub mod gpu;
 pub mod machine;
