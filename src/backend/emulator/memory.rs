@@ -567,7 +567,10 @@ mod tests {
         assert!(matches!(*view.load::<4>(0x1000).unwrap_err(), BadAccess::Unmapped { .. }));
         assert_eq!(
             view.load::<4>(b + 16).unwrap_err().to_string(),
-            format!("address {:#x}: 4 bytes at offset 16 of the allocation of 16 bytes at {b:#x}: out of bounds", b + 16)
+            format!(
+                "address {:#x}: 4 bytes at offset 16 of the allocation of 16 bytes at {b:#x}: out of bounds",
+                b + 16
+            )
         );
         assert!(view.load::<4>(b - 4).unwrap_err().to_string().contains("4 before"));
     }
