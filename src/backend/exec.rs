@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
+use crate::backend::gpu::Gpu;
 use crate::backend::pool::{Pool, Usage};
 use crate::backend::{Device, memory};
 use crate::error::{Error, Result};
@@ -14,26 +15,40 @@ use rayon::prelude::*;
 #[derive(Clone)]
 pub struct Exec {
     device: Device,
-    pool: Arc<Pool>,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// The CPU, or a plan.
+    Host(Arc<Pool>),
+    Gpu(Arc<Gpu>),
 }
 
 impl Exec {
     /// Opens `device`.
     ///
     /// # Errors
-    /// [`Error::Device`] if it cannot be opened.
+    /// [`Error::Device`] if it cannot be opened: what was tried, and the loader's words.
     pub fn open(device: Device) -> Result<Exec> {
-        Ok(Exec { device, pool: Arc::new(Pool::new()) })
+        match device {
+            Device::Cpu | Device::Plan => Ok(Exec::host(device)),
+            _ => Ok(Exec { device, kind: Kind::Gpu(Gpu::open(device)?) }),
+        }
     }
 
     /// The CPU.
     pub fn cpu() -> Exec {
-        Exec { device: Device::Cpu, pool: Arc::new(Pool::new()) }
+        Exec::host(Device::Cpu)
     }
 
     /// A device that infers shapes, counts costs and follows memory, but computes nothing.
     pub fn plan() -> Exec {
-        Exec { device: Device::Plan, pool: Arc::new(Pool::new()) }
+        Exec::host(Device::Plan)
+    }
+
+    fn host(device: Device) -> Exec {
+        Exec { device, kind: Kind::Host(Arc::new(Pool::new())) }
     }
 
     /// Which device.
@@ -46,18 +61,28 @@ impl Exec {
         self.device == Device::Plan
     }
 
+    /// The device that is reached through a driver, for launchers; `None` on the CPU and for a plan.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        if let Kind::Gpu(gpu) = &self.kind { Some(gpu) } else { None }
+    }
+
     /// A tensor whose content is unspecified: whoever asks for it writes all of it.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if there is not that much.
     pub fn alloc(&self, spec: Spec) -> Result<Tensor> {
-        let pool: Weak<dyn Recycle> = Arc::downgrade(&(Arc::clone(&self.pool) as Arc<dyn Recycle>));
         let bytes = spec.bytes();
-        let storage = if self.is_plan() {
-            self.pool.plan(bytes);
-            Storage::planned(bytes, Some(pool))
-        } else {
-            Storage::lent(self.pool.take(bytes)?, bytes, pool)
+        let storage = match &self.kind {
+            Kind::Gpu(gpu) => gpu.alloc(bytes)?,
+            Kind::Host(pool) => {
+                let owner: Weak<dyn Recycle> = Arc::downgrade(&(Arc::clone(pool) as Arc<dyn Recycle>));
+                if self.is_plan() {
+                    pool.plan(bytes);
+                    Storage::planned(bytes, Some(owner))
+                } else {
+                    Storage::lent(pool.take(bytes)?, bytes, owner)
+                }
+            }
         };
         Tensor::from_storage(spec, storage)
     }
@@ -68,27 +93,65 @@ impl Exec {
     /// [`Error::OutOfMemory`] if there is not that much.
     pub fn arena(&self, layout: Layout) -> Result<Arena> {
         let bytes = layout.len() * layout.dtype().bytes();
-        if self.is_plan() {
-            self.pool.plan(bytes);
-            return Ok(Arena::planned(layout));
+        match &self.kind {
+            Kind::Gpu(gpu) => {
+                let mut arena = Arena::from_storage(layout, gpu.alloc(bytes)?)?;
+                arena.flat_mut().zero()?;
+                Ok(arena)
+            }
+            Kind::Host(pool) if self.is_plan() => {
+                pool.plan(bytes);
+                Ok(Arena::planned(layout))
+            }
+            Kind::Host(pool) => {
+                memory::check(bytes)?;
+                pool.count(bytes);
+                Ok(Arena::zeros(layout))
+            }
         }
-        memory::check(bytes)?;
-        self.pool.count(bytes);
-        Ok(Arena::zeros(layout))
     }
 
-    /// A host tensor as this device sees it: itself on the CPU, a size without content on a plan.
+    /// A tensor as this device sees it: itself if it lies there, a copy in the device's memory, a size without content on
+    /// a plan.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a tensor without numbers on a device that computes.
+    /// [`Error::Argument`] for a tensor without numbers on a device that computes, and for one of another device's memory
+    /// on the CPU; [`Error::OutOfMemory`].
     pub fn import(&self, x: &Tensor) -> Result<Tensor> {
-        if self.is_plan() && !x.is_planned() {
-            return self.alloc(x.spec().clone());
+        if self.is_plan() {
+            return if x.is_planned() { Ok(x.clone()) } else { self.alloc(x.spec().clone()) };
         }
-        if !self.is_plan() && x.is_planned() {
+        if x.is_planned() {
             return Err(Error::argument(format!("{x:?}: a planned tensor has no numbers to compute with")));
         }
-        Ok(x.clone())
+        match (&self.kind, x.address()) {
+            (Kind::Host(_), None) => Ok(x.clone()),
+            (Kind::Host(_), Some(_)) => Err(Error::argument(format!("{x:?}: lies in a device's memory; copy it first"))),
+            (Kind::Gpu(gpu), _) if gpu.owns(x) => Ok(x.clone()),
+            (Kind::Gpu(_), _) => self.copy(&x.view()),
+        }
+    }
+
+    /// A tensor of its own with the numbers of `x`, on this device; a size without content on a plan.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a view without numbers on a device that computes; [`Error::OutOfMemory`].
+    pub fn copy(&self, x: &View<'_>) -> Result<Tensor> {
+        let mut to = self.alloc(x.spec().clone())?;
+        if !self.is_plan()
+            && let Some(mut to) = to.view_mut()
+        {
+            to.copy_from(x)?;
+        }
+        Ok(to)
+    }
+
+    /// Waits until everything that was started is done.
+    ///
+    /// # Errors
+    /// What the device reports, also of work that was started before.
+    pub fn synchronize(&self) -> Result<()> {
+        self.gpu().map_or(Ok(()), Gpu::synchronize)
     }
 
     /// Adds `x` to `sum`, element by element, rounded once. Both of one spec.
@@ -101,6 +164,9 @@ impl Exec {
         }
         if self.is_plan() {
             return Ok(());
+        }
+        if let Some(gpu) = self.gpu() {
+            return gpu.accumulate(sum, x);
         }
         const CHUNK: usize = 1 << 14;
         match sum.spec().dtype() {
@@ -127,12 +193,18 @@ impl Exec {
 
     /// Bytes in use now and at most so far, arenas included.
     pub fn memory(&self) -> Usage {
-        self.pool.usage()
+        match &self.kind {
+            Kind::Host(pool) => pool.usage(),
+            Kind::Gpu(gpu) => gpu.memory(),
+        }
     }
 
     /// Starts the high-water mark anew from what is in use now.
     pub fn reset_peak(&self) {
-        self.pool.reset_peak();
+        match &self.kind {
+            Kind::Host(pool) => pool.reset_peak(),
+            Kind::Gpu(gpu) => gpu.reset_peak(),
+        }
     }
 }
 

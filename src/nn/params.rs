@@ -64,11 +64,13 @@ impl Params {
     /// Draws all parameters anew from `seed`.
     ///
     /// # Errors
-    /// [`Error::Argument`] on a device that only plans.
+    /// [`Error::Argument`] on a device that only plans; what the device reports.
     pub fn initialise(&mut self, seed: u64) -> Result<()> {
         for (i, (name, init)) in self.names.iter().zip(&self.inits).enumerate() {
             if let Some(mut view) = self.arena.view_mut(i) {
-                init.fill(seed, name, view.f32()?);
+                let mut values = vec![0.0; view.spec().len()];
+                init.fill(seed, name, &mut values);
+                view.write(bytemuck::cast_slice(&values))?;
             }
         }
         Ok(())
@@ -100,7 +102,7 @@ impl Params {
         faults.into_result(Error::Checkpoint)?;
         for (i, tensor) in found.into_iter().enumerate() {
             if let (Some(mut to), Some(from)) = (self.arena.view_mut(i), tensor) {
-                to.f32()?.copy_from_slice(&from.to_f32()?);
+                to.write(bytemuck::cast_slice(&from.to_f32()?))?;
             }
         }
         Ok(())

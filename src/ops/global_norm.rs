@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
 use crate::scalar::{Scalar, sum};
-use crate::tensor::{Dtype, Spec, View, expect_dtype};
+use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype};
 
 /// The 2-norm of a flat arena of gradients, without the loss scale; the factor that undoes the loss scale and clips; and
 /// whether every number is finite.
@@ -66,8 +66,11 @@ impl GlobalNorm {
     ///
     /// # Errors
     /// As the operator's; [`Error::Argument`] for a planned operand.
-    pub fn measure(&self, grad: &View<'_>) -> Result<Measured> {
+    pub fn measure(&self, exec: &Exec, grad: &View<'_>) -> Result<Measured> {
         self.infer(&[grad.spec()])?;
+        if exec.gpu().is_some() {
+            return self.measure_there(exec, grad);
+        }
         let square = match grad.spec().dtype() {
             Dtype::F32 => squares(grad.f32()?, vector::sum_squares),
             Dtype::Bf16 => squares(grad.bf16()?, |x| widened(x, vector::widen_bf16)),
@@ -77,6 +80,18 @@ impl GlobalNorm {
         let norm = square.sqrt() / self.loss_scale;
         let clip = self.max_norm.map_or(1.0, |max| if norm.is_nan() { norm } else { (max / (norm + TINY)).min(1.0) });
         Ok(Measured { norm, factor: clip / self.loss_scale, finite: square.is_finite() })
+    }
+}
+
+impl GlobalNorm {
+    /// On a device with its own memory: one pass there, three numbers back.
+    fn measure_there(&self, exec: &Exec, grad: &View<'_>) -> Result<Measured> {
+        let one = || exec.alloc(Spec::f32([])?);
+        let mut y = [one()?, one()?, one()?];
+        let mut views: Vec<ViewMut<'_>> = y.iter_mut().filter_map(Tensor::view_mut).collect();
+        self.forward(exec, Forward { x: std::slice::from_ref(grad), y: &mut views, saved: &mut [] })?;
+        let [norm, factor, finite] = [y[0].item()?, y[1].item()?, y[2].item()?];
+        Ok(Measured { norm: norm.into(), factor: factor.into(), finite: finite == 1.0 })
     }
 }
 
@@ -123,9 +138,12 @@ impl Operator for GlobalNorm {
         OpFlops { forward, ..OpFlops::default() }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([grad], [norm, factor, finite]) = (io.x, io.y) else { return Ok(()) };
-        let m = self.measure(grad)?;
+        if exec.gpu().is_some() {
+            return Err(Error::device("global_norm: no kernel for this device"));
+        }
+        let m = self.measure(exec, grad)?;
         norm.f32()?.fill(m.norm as f32);
         factor.f32()?.fill(m.factor as f32);
         finite.f32()?.fill(if m.finite { 1.0 } else { 0.0 });
@@ -205,7 +223,7 @@ mod tests {
     crate::room_tests!(ROOM);
 
     fn measure(op: GlobalNorm, x: &[f32]) -> Measured {
-        op.measure(&View::of_f32(Spec::f32([x.len()]).unwrap(), x).unwrap()).unwrap()
+        op.measure(&Exec::cpu(), &View::of_f32(Spec::f32([x.len()]).unwrap(), x).unwrap()).unwrap()
     }
 
     #[test]

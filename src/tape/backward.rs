@@ -47,7 +47,7 @@ impl Grads {
                 if let Some(mut v) = self.arena.view_mut(i)
                     && !v.is_planned()
                 {
-                    v.bytes()?.fill(0);
+                    v.zero()?;
                 }
                 *written = true;
             }
@@ -87,7 +87,7 @@ impl Tape<'_> {
         if spec.len() != 1 {
             return Err(Error::shape(format!("tape: backward: loss: expected one number, found {spec}")));
         }
-        let seed = if self.exec.is_plan() { self.exec.alloc(spec)? } else { constant(&spec, seed)? };
+        let seed = if self.exec.is_plan() { self.exec.alloc(spec)? } else { self.exec.import(&constant(&spec, seed)?)? };
         self.backward_from(vec![(loss, seed)], Some(grads), &[]).map(drop)
     }
 
@@ -181,7 +181,7 @@ impl Tape<'_> {
 
     /// A copy that nobody shares.
     fn own(&self, x: &Tensor) -> Result<Tensor> {
-        if x.is_planned() { self.exec.alloc(x.spec().clone()) } else { Tensor::from_bytes(x.spec().clone(), x.bytes()) }
+        self.exec.copy(&x.view())
     }
 
     /// Runs one node backwards.
@@ -278,7 +278,7 @@ impl Tape<'_> {
             if grads.written[index] {
                 self.exec.accumulate(&mut to, &dx.view())?;
             } else {
-                to.bytes()?.copy_from_slice(dx.bytes());
+                to.copy_from(&dx.view())?;
             }
         }
         grads.written[index] = true;

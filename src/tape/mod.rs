@@ -256,12 +256,7 @@ impl<'p> Tape<'p> {
                 let view = self.params.and_then(|p| p.view(*i)).ok_or_else(|| gone(x))?;
                 let spec = view.reshape(shape)?.spec().clone();
                 // The arena is borrowed, not shared, so a parameter's reshape is a copy.
-                let copy = if view.is_planned() {
-                    self.exec.alloc(spec.clone())?
-                } else {
-                    Tensor::from_bytes(spec, view.bytes()?)?
-                };
-                self.exec.import(&copy)?
+                self.exec.copy(&view.reshape(spec.shape())?)?
             }
             Home::Gone => return Err(gone(x)),
         };
@@ -305,7 +300,7 @@ impl<'p> Tape<'p> {
             Home::Computed(t) | Home::Given(t) => Ok(t.clone()),
             _ => {
                 let view = self.value(x)?;
-                Tensor::from_bytes(view.spec().clone(), view.bytes()?)
+                self.exec.copy(&view)
             }
         }
     }

@@ -4,6 +4,7 @@
 //! a slice of it.
 
 use crate::error::{Error, Result};
+use crate::tensor::storage::PlaceMut;
 use crate::tensor::{Dtype, Spec, Storage, View, ViewMut};
 
 /// Where every tensor of an arena starts; padding in between is zero and stays zero.
@@ -96,6 +97,30 @@ impl Arena {
         Arena { layout, storage }
     }
 
+    /// An arena over `storage`, which must be as long as `layout` says.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the lengths differ.
+    pub fn from_storage(layout: Layout, storage: Storage) -> Result<Arena> {
+        let bytes = layout.len * layout.dtype.bytes();
+        if storage.len_bytes() != bytes {
+            return Err(Error::shape(format!("arena: expected {bytes} bytes, found {}", storage.len_bytes())));
+        }
+        Ok(Arena { layout, storage })
+    }
+
+    /// A copy in host memory; `None` if the arena lies there already.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a planned arena; what the device reports.
+    pub fn copied_to_host(&self) -> Result<Option<Arena>> {
+        let flat = self.flat();
+        if flat.address().is_none() {
+            return flat.bytes().map(|_| None);
+        }
+        Ok(Some(Arena { layout: self.layout.clone(), storage: Storage::of_bytes(&flat.read()?) }))
+    }
+
     /// Which tensors, and where.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -120,13 +145,13 @@ impl Arena {
     /// Tensor `i`, for reading; `None` if there is no such tensor.
     pub fn view(&self, i: usize) -> Option<View<'_>> {
         let (spec, range) = self.byte_range(i)?;
-        Some(View::new(spec, self.storage.bytes().and_then(|b| b.get(range))))
+        Some(View::new(spec, self.storage.place().part(range)))
     }
 
     /// Tensor `i`, for writing; `None` if there is no such tensor.
     pub fn view_mut(&mut self, i: usize) -> Option<ViewMut<'_>> {
         let (spec, range) = self.byte_range(i)?;
-        Some(ViewMut::new(spec, self.storage.bytes_mut().and_then(|b| b.get_mut(range))))
+        Some(ViewMut::new(spec, self.storage.place_mut().part(range)))
     }
 
     /// Several tensors for writing at once, in the order asked.
@@ -141,20 +166,25 @@ impl Arena {
             ranges.push(self.byte_range(i).ok_or_else(|| Error::argument(format!("arena: no tensor {i}")))?);
         }
         let mut out: Vec<Option<ViewMut<'_>>> = which.iter().map(|_| None).collect();
-        let planned = self.is_planned();
-        let mut rest = self.storage.bytes_mut().unwrap_or(&mut []);
+        let mut rest = self.storage.place_mut();
         let mut at = 0;
         for k in order {
             let (spec, range) = ranges[k].clone();
-            if planned {
-                out[k] = Some(ViewMut::new(spec, None));
-                continue;
-            }
             if range.start < at {
                 return Err(Error::argument(format!("arena: tensor {} is asked for twice", which[k])));
             }
-            let (piece, tail) = rest.split_at_mut(range.start - at).1.split_at_mut(range.len());
-            out[k] = Some(ViewMut::new(spec, Some(piece)));
+            let (piece, tail) = match rest {
+                PlaceMut::Host(bytes) => {
+                    let (piece, tail) = bytes.split_at_mut(range.start - at).1.split_at_mut(range.len());
+                    (PlaceMut::Host(piece), PlaceMut::Host(tail))
+                }
+                PlaceMut::Remote(home, from) => {
+                    let start = from + (range.start - at) as u64;
+                    (PlaceMut::Remote(home, start), PlaceMut::Remote(home, start + range.len() as u64))
+                }
+                PlaceMut::Planned => (PlaceMut::Planned, PlaceMut::Planned),
+            };
+            out[k] = Some(ViewMut::new(spec, piece));
             rest = tail;
             at = range.end;
         }
@@ -163,13 +193,13 @@ impl Arena {
 
     /// The whole arena as one tensor of one axis, padding included.
     pub fn flat(&self) -> View<'_> {
-        View::new(self.flat_spec(), self.storage.bytes())
+        View::new(self.flat_spec(), self.storage.place())
     }
 
     /// The whole arena as one tensor of one axis, for writing. Padding must stay zero.
     pub fn flat_mut(&mut self) -> ViewMut<'_> {
         let spec = self.flat_spec();
-        ViewMut::new(spec, self.storage.bytes_mut())
+        ViewMut::new(spec, self.storage.place_mut())
     }
 
     fn flat_spec(&self) -> Spec {

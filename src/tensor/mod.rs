@@ -8,7 +8,7 @@ mod view;
 
 pub use arena::{Arena, Layout};
 pub use spec::{Dtype, Spec, expect_dtype, expect_rank, expect_shape};
-pub use storage::{Recycle, Storage};
+pub use storage::{Recycle, Remote, Storage};
 pub use view::{View, ViewMut};
 
 use std::fmt;
@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 
 /// A value: number type, shape and numbers, shared by reference count.
 ///
-/// The numbers lie in host memory, or nowhere: a *planned* tensor belongs to a device that only plans, and has a size but
-/// no content.
+/// The numbers lie in host memory, in a device's own memory, or nowhere: a *planned* tensor belongs to a device that only
+/// plans, and has a size but no content.
 #[derive(Clone)]
 pub struct Tensor {
     spec: Spec,
@@ -131,18 +131,23 @@ impl Tensor {
 
     /// Borrowed for reading.
     pub fn view(&self) -> View<'_> {
-        View::new(self.spec.clone(), self.storage.bytes())
+        View::new(self.spec.clone(), self.storage.place())
     }
 
     /// Borrowed for writing; `None` if the numbers are shared with another tensor.
     pub fn view_mut(&mut self) -> Option<ViewMut<'_>> {
         let storage = Arc::get_mut(&mut self.storage)?;
-        Some(ViewMut::new(self.spec.clone(), storage.bytes_mut()))
+        Some(ViewMut::new(self.spec.clone(), storage.place_mut()))
     }
 
-    /// The numbers as bytes; empty for a planned tensor.
+    /// The numbers as bytes, if they lie in host memory; empty if not.
     pub fn bytes(&self) -> &[u8] {
         self.storage.bytes().unwrap_or(&[])
+    }
+
+    /// Where the numbers lie in a device's memory, if they do.
+    pub fn address(&self) -> Option<u64> {
+        self.view().address()
     }
 
     /// A copy of the numbers, widened to f32 (exactly, from any floating-point type; from i32 rounded).

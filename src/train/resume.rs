@@ -13,7 +13,7 @@ use crate::tensor::Arena;
 use crate::train::checkpoint::{Checkpoint, CheckpointStore, SaveRequest, Saved};
 use crate::train::loss_scale::LossScale;
 use crate::train::run::Position;
-use crate::train::trainer::{Progress, Trainer};
+use crate::train::trainer::{Moments, Progress, Trainer};
 
 /// Layout of `state.json`; raised when a reader of an older one would misread it.
 pub(super) const FORMAT: u64 = 1;
@@ -74,9 +74,11 @@ pub fn save<M: Model>(
     let names: Vec<String> = params.iter().map(|(_, n)| n.to_owned()).collect();
     let moment_names = |m: &str| names.iter().map(|n| format!("{n}.{m}")).collect::<Vec<_>>();
     let (first, second) = (moment_names(MOMENTS[0]), moment_names(MOMENTS[1]));
-    let moments = trainer.moments();
-    let mut optimizer = tensors(&moments.exp_avg, &first)?;
-    optimizer.extend(tensors(&moments.exp_avg_sq, &second)?);
+    let Moments { exp_avg, exp_avg_sq } = trainer.moments();
+    let (exp_avg_host, exp_avg_sq_host) = (exp_avg.copied_to_host()?, exp_avg_sq.copied_to_host()?);
+    let params_host = params.arena().copied_to_host()?;
+    let mut optimizer = tensors(exp_avg_host.as_ref().unwrap_or(exp_avg), &first)?;
+    optimizer.extend(tensors(exp_avg_sq_host.as_ref().unwrap_or(exp_avg_sq), &second)?);
     let state = RunState {
         format: FORMAT,
         perfrun: env!("CARGO_PKG_VERSION").to_owned(),
@@ -86,7 +88,7 @@ pub fn save<M: Model>(
         config: config.clone(),
     };
     let state = serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("state.json: {e}")))?;
-    let weights = tensors(params.arena(), &names)?;
+    let weights = tensors(params_host.as_ref().unwrap_or(params.arena()), &names)?;
     store.save(name, &SaveRequest { step: trainer.progress().step, weights, optimizer, state: &state })
 }
 
@@ -149,7 +151,7 @@ fn fill(arena: &mut Arena, file: &crate::io::safetensors::SafetensorsFile, names
             continue;
         }
         if let Some(mut view) = arena.view_mut(i) {
-            view.bytes()?.copy_from_slice(tensor.bytes());
+            view.write(tensor.bytes())?;
         }
     }
     faults.into_result(Error::Checkpoint)

@@ -182,7 +182,7 @@ impl<M: Model> Trainer<M> {
         }
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
         let grads = self.grads.settled()?;
-        let measured = norm.measure(&grads.flat())?;
+        let measured = norm.measure(&self.exec, &grads.flat())?;
         let is_skipped = !measured.finite;
         if is_skipped && !self.loss_scale.skips() {
             return Err(self.not_finite(step));

@@ -7,7 +7,7 @@ use perfrun::error::{Error, Result};
 /// Where operators run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
-    /// Where to compute: cpu, cuda[:N], hip[:N] or emu:ARCH; this version has cpu
+    /// Where to compute: cpu, cuda[:N], hip[:N], emu:ARCH (executes compiled kernels without a GPU) or dry:ARCH
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: String,
 }

@@ -69,7 +69,7 @@ pub(super) fn run(case: &Case, exec: &Exec) -> Result<Vec<Computed>> {
     let (mut params, grads, exp_avg, exp_avg_sq) = (arena()?, arena()?, arena()?, arena()?);
     for (i, from) in first.iter().enumerate() {
         if let Some(mut to) = params.view_mut(i) {
-            to.bytes()?.copy_from_slice(from.bytes());
+            to.write(from.bytes())?;
         }
     }
     let scale = attrs.loss_scale()?;
@@ -90,11 +90,11 @@ impl Steps<'_> {
             // What a backward pass of the scaled loss gives.
             grad.iter_mut().for_each(|g| *g *= scale as f32);
             if let Some(mut to) = self.grads.view_mut(i) {
-                to.f32()?.copy_from_slice(&grad);
+                to.write(bytemuck::cast_slice(&grad))?;
             }
         }
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.attrs.max_norm.filter(|n| *n != 0.0) };
-        let measured = norm.measure(&self.grads.flat())?;
+        let measured = norm.measure(self.exec, &self.grads.flat())?;
         let is_skipped = !measured.finite;
         if is_skipped && !self.scale.skips() {
             return Err(Error::non_finite(format!(

@@ -192,7 +192,7 @@ fn score(
     let loss = f64::from(tape.tensor(loss)?.item()?);
     let forecast = tape.value(forecast)?;
     let now = last_frame(&batch.state, grid)?;
-    scores.add(forecast.spec(), forecast.f32()?, &batch.target.to_f32()?, now.as_deref(), loss)?;
+    scores.add(forecast.spec(), &forecast.to_f32()?, &batch.target.to_f32()?, now.as_deref(), loss)?;
     Ok(forecast.spec().shape().first().copied().unwrap_or(0))
 }
 

@@ -1,0 +1,118 @@
+//! Memory of one device: freed blocks are kept for the next tensor of their size, in the order of the stream, and the
+//! high-water mark is known.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::backend::Usage;
+use crate::backend::gpu::driver::{Driver, Stream};
+use crate::error::{Error, Result};
+
+/// Every block is a multiple of this.
+const GRANULE: usize = 512;
+/// Sizes are rounded up by at most one part in this many, so that neighbouring sizes share blocks.
+const STEPS: usize = 8;
+
+/// Blocks of one device.
+#[derive(Debug)]
+pub(crate) struct DevicePool {
+    driver: Arc<dyn Driver>,
+    stream: Stream,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Freed blocks by their size.
+    free: BTreeMap<usize, Vec<u64>>,
+    now: usize,
+    peak: usize,
+}
+
+/// The size of the block that serves `bytes`.
+fn class(bytes: usize) -> usize {
+    let step = (bytes.checked_next_power_of_two().unwrap_or(bytes) / (2 * STEPS)).max(GRANULE);
+    bytes.checked_next_multiple_of(step).unwrap_or(bytes)
+}
+
+impl DevicePool {
+    pub(crate) fn new(driver: Arc<dyn Driver>, stream: Stream) -> DevicePool {
+        DevicePool { driver, stream, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block of at least `bytes`, more than none.
+    pub(crate) fn take(&self, bytes: usize) -> Result<u64> {
+        let size = class(bytes);
+        let kept = self.state().free.get_mut(&size).and_then(Vec::pop);
+        let at = match kept {
+            Some(at) => at,
+            None => self.fresh(size)?,
+        };
+        let mut state = self.state();
+        state.now += size;
+        state.peak = state.peak.max(state.now);
+        Ok(at)
+    }
+
+    /// A block of the driver; what is kept goes back first if there is none.
+    fn fresh(&self, size: usize) -> Result<u64> {
+        let first = match self.driver.alloc(size, self.stream) {
+            Err(Error::OutOfMemory(_)) => self.trim().and_then(|()| self.driver.alloc(size, self.stream)),
+            other => other,
+        };
+        first.map_err(|e| match e {
+            Error::OutOfMemory(words) => {
+                let Usage { now, peak } = self.usage();
+                let free = self.driver.memory().map_or_else(|_| "unknown".into(), |(free, _)| free.to_string());
+                Error::out_of_memory(format!(
+                    "{words}: asked {size} bytes, free {free}, in use {now}, high-water mark {peak}; use a smaller batch or \
+                     checkpointing"
+                ))
+            }
+            other => other,
+        })
+    }
+
+    /// Gives every kept block back to the driver.
+    pub(crate) fn trim(&self) -> Result<()> {
+        let free = std::mem::take(&mut self.state().free);
+        free.into_values().flatten().try_for_each(|at| self.driver.free(at, self.stream))?;
+        self.driver.synchronize(self.stream)
+    }
+
+    /// The block of `bytes` at `at` is free again: the stream orders its next use after its last.
+    pub(crate) fn give(&self, at: u64, bytes: usize) {
+        let size = class(bytes);
+        let mut state = self.state();
+        state.now -= size;
+        state.free.entry(size).or_default().push(at);
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let state = self.state();
+        Usage { now: state.now, peak: state.peak }
+    }
+
+    pub(crate) fn reset_peak(&self) {
+        let mut state = self.state();
+        state.peak = state.now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_at_most_an_eighth_larger_than_what_is_asked_and_its_size_is_its_own_class() {
+        for bytes in (1..5000).chain([1 << 20, (1 << 20) + 1, 123_456_789, 4_000_000_001]) {
+            let size = class(bytes);
+            assert!(size >= bytes && size <= (bytes + bytes / STEPS).max(bytes.next_multiple_of(GRANULE)), "{bytes}");
+            assert_eq!(class(size), size, "{bytes}");
+        }
+    }
+}
