@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use perfrun::backend::Device;
+use perfrun::backend::Exec;
 use perfrun::backend::cpu::dispatch;
 use perfrun::backend::cpu::rates::rates;
 use perfrun::backend::machine::Machine;
@@ -66,7 +66,7 @@ impl DoctorArgs {
             vector_code: format!("{:?}", dispatch::level()).to_lowercase(),
             matmul_flop_per_s: rates.flops,
             copy_bytes_per_s: rates.bytes,
-            devices: ["cpu", "cuda", "hip", "emu:sm_80"].map(device).into(),
+            devices: ["cpu", "cuda", "hip"].map(device).into(),
             libraries: vendors::search(),
             hdf5: if cfg!(feature = "hdf5") { "rust, then libhdf5" } else { "rust; libhdf5 needs the feature hdf5" },
             folders,
@@ -81,7 +81,7 @@ impl DoctorArgs {
 }
 
 fn device(name: &'static str) -> DeviceState {
-    let reason = name.parse::<Device>().err().map(|e| e.to_string());
+    let reason = name.parse().and_then(Exec::open).err().map(|e| e.to_string());
     DeviceState { name, usable: reason.is_none(), reason }
 }
 
