@@ -126,7 +126,9 @@ impl Exec {
         }
         match (&self.kind, x.address()) {
             (Kind::Host(_), None) => Ok(x.clone()),
-            (Kind::Host(_), Some(_)) => Err(Error::argument(format!("{x:?}: lies in a device's memory; copy it first"))),
+            (Kind::Host(_), Some(_)) => {
+                Err(Error::argument(format!("{x:?}: lies in a device's memory; copy it first")))
+            }
             (Kind::Gpu(gpu), _) if gpu.owns(x) => Ok(x.clone()),
             (Kind::Gpu(_), _) => self.copy(&x.view()),
         }

@@ -60,7 +60,9 @@ impl std::str::FromStr for Device {
             let arch: Arch = rest.ok_or_else(wrong)?.parse()?;
             let known = Arch::ALL.contains(&arch);
             known.then_some(arch).ok_or_else(|| {
-                Error::argument(format!("device: expected sm_80, sm_90a, gfx90a or gfx942 after `{kind}:`, found {arch}"))
+                Error::argument(format!(
+                    "device: expected sm_80, sm_90a, gfx90a or gfx942 after `{kind}:`, found {arch}"
+                ))
             })
         };
         match (kind, rest) {

@@ -87,7 +87,8 @@ impl Tape<'_> {
         if spec.len() != 1 {
             return Err(Error::shape(format!("tape: backward: loss: expected one number, found {spec}")));
         }
-        let seed = if self.exec.is_plan() { self.exec.alloc(spec)? } else { self.exec.import(&constant(&spec, seed)?)? };
+        let seed =
+            if self.exec.is_plan() { self.exec.alloc(spec)? } else { self.exec.import(&constant(&spec, seed)?)? };
         self.backward_from(vec![(loss, seed)], Some(grads), &[]).map(drop)
     }
 

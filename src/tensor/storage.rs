@@ -132,7 +132,9 @@ impl Storage {
     /// Where the numbers lie.
     pub(crate) fn place(&self) -> Place<'_> {
         match &self.memory {
-            Memory::Host(words) => bytemuck::cast_slice(words).get(..self.len_bytes).map_or(Place::Planned, Place::Host),
+            Memory::Host(words) => {
+                bytemuck::cast_slice(words).get(..self.len_bytes).map_or(Place::Planned, Place::Host)
+            }
             Memory::Remote { at, home } => Place::Remote(home, *at),
             Memory::Planned => Place::Planned,
         }

@@ -210,7 +210,12 @@ impl<'a> ViewMut<'a> {
     /// reports.
     pub fn write(&mut self, from: &[u8]) -> Result<()> {
         if from.len() != self.spec.bytes() {
-            return Err(Error::shape(format!("{}: expected {} bytes, found {}", self.spec, self.spec.bytes(), from.len())));
+            return Err(Error::shape(format!(
+                "{}: expected {} bytes, found {}",
+                self.spec,
+                self.spec.bytes(),
+                from.len()
+            )));
         }
         if let PlaceMut::Remote(home, at) = &self.place {
             return home.write(*at, from);
