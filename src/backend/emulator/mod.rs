@@ -3,6 +3,7 @@
 //! The parts that every target shares are here: global [`memory`], the [`schedule`] that decides what the programming
 //! model leaves open, the [`fault`] that a wrong kernel ends with, and [`counters`] of what ran.
 
+pub mod cdna;
 pub mod counters;
 pub mod fault;
 pub mod memory;
