@@ -21,14 +21,24 @@ pub(super) struct Row {
 }
 
 macro_rules! only {
-    (gfx90a) => { Some(Target::Gfx90a) };
-    (gfx942) => { Some(Target::Gfx942) };
-    () => { None };
+    (gfx90a) => {
+        Some(Target::Gfx90a)
+    };
+    (gfx942) => {
+        Some(Target::Gfx942)
+    };
+    () => {
+        None
+    };
 }
 
 macro_rules! old {
-    ($name:literal) => { Some($name) };
-    () => { None };
+    ($name:literal) => {
+        Some($name)
+    };
+    () => {
+        None
+    };
 }
 
 /// Makes the operations and the table of one text. Rows under `again` have names that are defined above.
