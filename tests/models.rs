@@ -1,7 +1,8 @@
 //! The weather transformer against stored numbers of the reference implementation.
 //!
 //! Weights and data are filled by a rule (see [`fill`]), so a few numbers of the result pin every layer. The numbers were
-//! computed in float64 with alexk101/sci-scaling@7955f59.
+//! computed in float64 with alexk101/sci-scaling@7955f59; those of selu, mish and instance norm with
+//! `golden/weather_vit/make_variants.py`, which finds numbers of the original again before it gives new ones.
 
 use perfrun::backend::Exec;
 use perfrun::data::weather::WeatherBatch;
@@ -193,6 +194,61 @@ fn silu_gives_the_stored_numbers() {
         loss: 1.4344216926239244,
         grad_norm: 1.1129182421585546,
     });
+}
+
+#[test]
+fn selu_gives_the_stored_numbers() {
+    check(&Golden {
+        config: WeatherVitConfig { activation_type: Activation::Selu, ..tiny(Head::Unpatchify) },
+        params: 7984,
+        first: [0.16413932421520924, -1.3818757675255946, -1.3055694311039987, -1.0846968514928488],
+        last: [0.3735340965239331, 0.44970705126613053, -0.3164693902507285, -0.2910379227386939],
+        sum: -9.001257414769537,
+        norm: 12.184414238922765,
+        loss: 1.4282784696673416,
+        grad_norm: 1.2634587518195832,
+    });
+}
+
+#[test]
+fn mish_gives_the_stored_numbers() {
+    check(&Golden {
+        config: WeatherVitConfig { activation_type: Activation::Mish, ..tiny(Head::Unpatchify) },
+        params: 7984,
+        first: [0.29588746142214106, -0.9010348442285442, -1.1750038460209644, -1.1967859371220533],
+        last: [0.4520075330250468, 0.3484504655052715, -0.24074373105272467, 0.18684026044365293],
+        sum: -7.21114430795912,
+        norm: 11.907229271740896,
+        loss: 1.433638949027893,
+        grad_norm: 1.1380822855116632,
+    });
+}
+
+#[test]
+fn instance_norm_gives_the_stored_numbers_and_has_no_parameters() {
+    let config = WeatherVitConfig { normalization_type: Normalization::Instance, ..tiny(Head::Unpatchify) };
+    check(&Golden {
+        config: config.clone(),
+        params: 7824,
+        first: [-0.4531395318249108, -0.9645248639317847, -1.3930923944054165, -0.44106139290720087],
+        last: [0.1902139680954809, -0.24849160651763397, -0.33675472924803507, 0.18683349309377417],
+        // Every channel of a sample has mean 0, and the head has no bias.
+        sum: 0.0,
+        norm: 10.742832789778738,
+        loss: 1.3546477809696365,
+        grad_norm: 1.2549566355710389,
+    });
+    check(&Golden {
+        config: WeatherVitConfig { use_pre_norm: false, ..config.clone() },
+        params: 7824,
+        first: [0.15739578721712782, -0.656406111373722, -0.9872234494202007, -0.45930939015186617],
+        last: [0.15726707056244194, 0.4033845272250609, -0.09647962870307905, 0.1929283849132445],
+        sum: 0.0,
+        norm: 11.570461511849365,
+        loss: 1.439095532664695,
+        grad_norm: 0.8808026172529995,
+    });
+    assert!(model(&config).params().iter().all(|(_, name)| !name.contains("norm")));
 }
 
 #[test]

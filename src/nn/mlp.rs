@@ -3,7 +3,20 @@
 use crate::error::Result;
 use crate::nn::{Dropout, Init, Linear, Pass, Scope};
 use crate::ops::matmul::Activation;
+use crate::ops::mish::Mish;
+use crate::ops::selu::Selu;
 use crate::tape::{Tape, Var};
+
+/// The function between the two maps of an [`Mlp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Between {
+    /// One that the first map applies before it stores.
+    Fused(Activation),
+    /// Scaled exponential linear unit, an operator of its own.
+    Selu,
+    /// Mish, an operator of its own.
+    Mish,
+}
 
 /// Two linear maps with an activation between them, dropout after each.
 ///
@@ -20,7 +33,7 @@ use crate::tape::{Tape, Var};
 pub struct Mlp {
     up: Linear,
     down: Linear,
-    activation: Activation,
+    between: Between,
     drop_hidden: Dropout,
     drop_out: Dropout,
 }
@@ -34,14 +47,14 @@ impl Mlp {
         scope: &mut Scope<'_>,
         c: usize,
         hidden: usize,
-        activation: Activation,
+        between: Between,
         dropout: f64,
         init: Init,
     ) -> Result<Mlp> {
         Ok(Mlp {
             up: Linear::new(&mut scope.scope("0"), c, hidden, true, init)?,
             down: Linear::new(&mut scope.scope("3"), hidden, c, true, init)?,
-            activation,
+            between,
             drop_hidden: Dropout::new(scope, dropout),
             drop_out: Dropout::new(scope, dropout),
         })
@@ -52,7 +65,17 @@ impl Mlp {
     /// # Errors
     /// As [`Linear::forward`].
     pub fn forward(&self, tape: &mut Tape<'_>, x: Var, pass: &Pass) -> Result<Var> {
-        let x = self.up.forward(tape, x, self.activation, pass)?;
+        let x = match self.between {
+            Between::Fused(activation) => self.up.forward(tape, x, activation, pass)?,
+            Between::Selu => {
+                let x = self.up.forward(tape, x, Activation::None, pass)?;
+                tape.apply(Selu, [x])?
+            }
+            Between::Mish => {
+                let x = self.up.forward(tape, x, Activation::None, pass)?;
+                tape.apply(Mish, [x])?
+            }
+        };
         let x = self.drop_hidden.forward(tape, x, pass)?;
         let x = self.down.forward(tape, x, Activation::None, pass)?;
         self.drop_out.forward(tape, x, pass)

@@ -17,7 +17,7 @@ pub use attention::{SelfAttention, SelfAttentionShape};
 pub use dropout::{DropPath, Dropout};
 pub use init::Init;
 pub use linear::{Linear, cast};
-pub use mlp::Mlp;
+pub use mlp::{Between, Mlp};
 pub use norm::{Norm, NormKind};
 pub use params::{Builder, Params, Scope};
 pub use patch::{GridHead, PatchEmbed};

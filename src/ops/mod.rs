@@ -32,6 +32,7 @@ pub mod group_norm;
 pub mod layer_norm;
 pub mod matmul;
 mod mean_error;
+pub mod mish;
 pub mod movement;
 pub mod mul;
 pub mod pad;
@@ -45,6 +46,7 @@ pub mod rms_norm;
 pub mod roll;
 pub mod rope;
 pub mod scale;
+pub mod selu;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
@@ -74,6 +76,7 @@ pub static ROOMS: &[&Room] = &[
     &group_norm::ROOM,
     &layer_norm::ROOM,
     &matmul::ROOM,
+    &mish::ROOM,
     &mul::ROOM,
     &pad::ROOM,
     &patchify::ROOM,
@@ -86,6 +89,7 @@ pub static ROOMS: &[&Room] = &[
     &roll::ROOM,
     &rope::ROOM,
     &scale::ROOM,
+    &selu::ROOM,
     &sigmoid::ROOM,
     &silu::ROOM,
     &slice::ROOM,

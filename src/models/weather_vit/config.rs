@@ -83,6 +83,10 @@ pub enum Activation {
     Relu,
     /// `x · sigmoid(x)`, also called swish.
     Silu,
+    /// `λx` above 0, `λα(exp(x) − 1)` below.
+    Selu,
+    /// `x · tanh(ln(1 + exp(x)))`.
+    Mish,
 }
 
 /// Which norm the blocks use.
@@ -95,6 +99,8 @@ pub enum Normalization {
     Rms,
     /// Group norm, 8 groups of channels, statistics over all tokens of a sample.
     Group,
+    /// Every channel alone over all tokens of a sample, without parameters.
+    Instance,
 }
 
 impl Default for WeatherVitConfig {
@@ -235,6 +241,12 @@ impl WeatherVitConfig {
                 d.next_multiple_of(NORM_GROUPS)
             ));
         }
+        if self.normalization_type == Normalization::Instance && self.tokens() == 1 {
+            faults.push(
+                "normalization_type: expected more than one token for instance, found one: the norm of a single number is \
+                 0; use layer, or a smaller patch_size",
+            );
+        }
     }
 }
 
@@ -316,5 +328,14 @@ mod tests {
     fn group_norm_needs_a_width_of_whole_groups() {
         let text = faults(|c| (c.embed_dim, c.num_heads, c.normalization_type) = (12, 4, Normalization::Group));
         assert!(text.contains("embed_dim: 16"), "{text}");
+    }
+
+    #[test]
+    fn instance_norm_needs_more_than_one_token() {
+        let with = |patch| {
+            faults(|c| (c.img_size, c.patch_size, c.normalization_type) = ([8, 8], patch, Normalization::Instance))
+        };
+        assert!(with(8).starts_with("normalization_type: expected more than one token"), "{}", with(8));
+        assert_eq!(with(4), "");
     }
 }

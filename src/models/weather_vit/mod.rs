@@ -8,7 +8,7 @@ use crate::data::weather::WeatherBatch;
 use crate::error::{Error, Faults, Result};
 use crate::models::Model;
 use crate::nn::{
-    Builder, DropPath, Dropout, GridHead, Init, Linear, Mlp, Norm, NormKind, Params, Pass, PatchEmbed, Scope,
+    Between, Builder, DropPath, Dropout, GridHead, Init, Linear, Mlp, Norm, NormKind, Params, Pass, PatchEmbed, Scope,
     SelfAttention, SelfAttentionShape,
 };
 use crate::ops::add::Add;
@@ -101,7 +101,11 @@ impl WeatherVit {
             [config.embed_dim, config.num_layers, config.patch_size, config.tokens(), config.mlp_dim()]
                 .map(|x| x as u64);
         let (cin, cout) = (config.input_channels as u64, config.output_channels as u64);
-        let norm = if config.normalization_type == Normalization::Rms { d } else { 2 * d };
+        let norm = match config.normalization_type {
+            Normalization::Layer | Normalization::Group => 2 * d,
+            Normalization::Rms => d,
+            Normalization::Instance => 0,
+        };
         let qkv_bias = if config.qkv_bias { 3 * d } else { 0 };
         let block = 2 * norm + 3 * d * d + qkv_bias + d * d + d + 2 * d * m + m + d;
         let head = match config.head {
@@ -169,17 +173,19 @@ impl Block {
             weight_dropout: config.attention_dropout,
             dropout: config.dropout,
         };
-        let activation = match config.activation_type {
-            Activation::Gelu => MatmulActivation::Gelu,
-            Activation::GeluTanh => MatmulActivation::GeluTanh,
-            Activation::Relu => MatmulActivation::Relu,
-            Activation::Silu => MatmulActivation::Silu,
+        let between = match config.activation_type {
+            Activation::Gelu => Between::Fused(MatmulActivation::Gelu),
+            Activation::GeluTanh => Between::Fused(MatmulActivation::GeluTanh),
+            Activation::Relu => Between::Fused(MatmulActivation::Relu),
+            Activation::Silu => Between::Fused(MatmulActivation::Silu),
+            Activation::Selu => Between::Selu,
+            Activation::Mish => Between::Mish,
         };
         Ok(Block {
             norm1: Norm::new(&mut scope.scope("norm1.norm"), kind, d)?,
             attn: SelfAttention::new(&mut scope.scope("attn"), shape, LINEAR_INIT)?,
             norm2: Norm::new(&mut scope.scope("norm2.norm"), kind, d)?,
-            mlp: Mlp::new(&mut scope.scope("mlp"), d, config.mlp_dim(), activation, config.dropout, LINEAR_INIT)?,
+            mlp: Mlp::new(&mut scope.scope("mlp"), d, config.mlp_dim(), between, config.dropout, LINEAR_INIT)?,
             drop_path1: DropPath::new(scope, config.drop_path(i)),
             drop_path2: DropPath::new(scope, config.drop_path(i)),
             name: format!("blocks.{i}"),
@@ -223,6 +229,7 @@ fn norm_kind(kind: Normalization) -> NormKind {
         Normalization::Layer => NormKind::Layer,
         Normalization::Rms => NormKind::Rms,
         Normalization::Group => NormKind::Group(NORM_GROUPS),
+        Normalization::Instance => NormKind::Instance,
     }
 }
 

@@ -222,13 +222,11 @@ macro_rules! named {
 named!(Head { "bilinear" => Bilinear, "unpatchify" => Unpatchify });
 named!(Crop { "none" => None, "top_left" => TopLeft });
 named!(Activation {
-    "gelu" => Gelu, "gelu_tanh" => GeluTanh, "relu" => Relu, "silu" | "swish" => Silu,
+    "gelu" => Gelu, "gelu_tanh" => GeluTanh, "relu" => Relu, "silu" | "swish" => Silu, "selu" => Selu, "mish" => Mish,
 } refused {
-    "selu": "selu has no kernel in this version",
-    "mish": "mish has no kernel in this version",
+    "elu": "the original has selu, which is elu with fixed constants",
 });
-named!(Normalization { "layer" => Layer, "rms" => Rms, "group" => Group } refused {
-    "instance": "instance norm has no kernel in this version; group is the nearest",
+named!(Normalization { "layer" => Layer, "rms" => Rms, "group" => Group, "instance" => Instance } refused {
     "batch": "batch norm over tokens is none of the original's choices",
 });
 named!(LrSchedule { "constant" => Constant, "cosine" => Cosine, "step" => Step } refused {
@@ -323,10 +321,9 @@ mod tests {
         assert_eq!(read::<Precision>("32"), Ok(Precision::Fp32));
         assert_eq!(read::<Precision>("16"), Err("fp32, bf16 or fp16; say which: fp16 or bf16".to_owned()));
         assert_eq!(read::<Activation>("swish"), Ok(Activation::Silu));
-        assert!(
-            read::<Activation>("mish")
-                .is_err_and(|e| e == "gelu, gelu_tanh, relu or silu; mish has no kernel in this version")
-        );
+        assert!(read::<Normalization>("batch").is_err_and(
+            |e| e == "layer, rms, group or instance; batch norm over tokens is none of the original's choices"
+        ));
         assert!(read::<Head>("bilinaer").is_err_and(|e| e.ends_with("did you mean bilinear?")));
     }
 

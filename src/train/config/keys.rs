@@ -175,9 +175,10 @@ const NO_WANDB: &str =
 fn attention_type(node: &Node) -> Result<Option<&'static str>, Wrong> {
     let reason = match node.text() {
         Some("standard" | "full") => return Ok(None),
-        Some("sparse" | "sliding_window" | "global_local") => {
+        Some("sparse" | "sliding_window") => {
             "the original multiplies scores by a 0/1 mask, so masked tokens still count with weight exp(0)"
         }
+        Some("global_local") => "the original's mask is one everywhere, so it attends as standard does; write standard",
         Some("linear") => "the original projects the axis of heads instead of features and then fails on its shapes",
         _ => "the default is standard",
     };

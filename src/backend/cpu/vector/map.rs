@@ -45,6 +45,10 @@ unary! {
     gelu, gelu_in_place, gelu_backward, gelu, gelu_slope;
     /// `y = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
     gelu_tanh, gelu_tanh_in_place, gelu_tanh_backward, gelu_tanh, gelu_tanh_slope;
+    /// `y = λx` for x > 0, else `λα(exp(x) − 1)`.
+    selu, selu_in_place, selu_backward, selu, selu_slope;
+    /// `y = x tanh(ln(1 + exp(x)))`.
+    mish, mish_in_place, mish_backward, mish, mish_slope;
     /// `y = max(x, 0)`; NaN stays NaN.
     relu, relu_in_place, relu_backward, relu, relu_slope;
 }

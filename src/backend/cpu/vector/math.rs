@@ -50,6 +50,17 @@ pub(crate) fn exp<F: Arith>(x: f32) -> f32 {
     p * power(half) * power(n.wrapping_sub(half))
 }
 
+/// eˣ − 1 for x ≤ 0, where nothing cancels near 0.
+#[inline(always)]
+fn exp_less_one<F: Arith>(x: f32) -> f32 {
+    // Below −30 it is −1.
+    let x = if x < -30.0 { -30.0 } else { x };
+    let (n, r) = reduce::<F>(x);
+    let q = horner::<F, 5>(r, [0.499_999_97, 0.166_665_45, 0.041_667_46, 0.008_366_432, 0.001_386_843_5]);
+    let scale = power(n);
+    F::fma(scale, F::fma(r * r, q, r), scale - 1.0)
+}
+
 /// tanh x.
 #[inline(always)]
 pub(super) fn tanh<F: Arith>(x: f32) -> f32 {
@@ -174,6 +185,48 @@ pub(super) fn silu<F: Arith>(x: f32) -> f32 {
 pub(super) fn silu_slope<F: Arith>(x: f32) -> f32 {
     let (s, t) = logistic(x, exp::<F>(-x.abs()));
     F::fma(limit(x, 110.0) * s, t, s)
+}
+
+/// λ and λα of [`selu`].
+const SELU_ABOVE: f32 = 1.050_701;
+const SELU_BELOW: f32 = 1.758_099_3;
+
+/// λx above 0, λα(eˣ − 1) below.
+#[inline(always)]
+pub(super) fn selu<F: Arith>(x: f32) -> f32 {
+    let below = SELU_BELOW * exp_less_one::<F>(if x > 0.0 { 0.0 } else { x });
+    if x > 0.0 { SELU_ABOVE * x } else { below }
+}
+
+/// The derivative of [`selu`]; at 0 that of the lower half.
+#[inline(always)]
+pub(super) fn selu_slope<F: Arith>(x: f32) -> f32 {
+    let below = SELU_BELOW * exp::<F>(if x > 0.0 { 0.0 } else { x });
+    if x > 0.0 { SELU_ABOVE } else { below }
+}
+
+/// (e, n, n + 2) with e = eˣ and n = e(e + 2): tanh(ln(1 + e)) = n / (n + 2), which loses nothing in the left tail.
+#[inline(always)]
+fn soft<F: Arith>(x: f32) -> (f32, f32, f32) {
+    // Beyond 30 the quotient is 1.
+    let e = exp::<F>(if x > 30.0 { 30.0 } else { x });
+    let n = e * (e + 2.0);
+    (e, n, n + 2.0)
+}
+
+/// x tanh(ln(1 + eˣ)).
+#[inline(always)]
+pub(super) fn mish<F: Arith>(x: f32) -> f32 {
+    let (_, n, d) = soft::<F>(x);
+    x * (n / d)
+}
+
+/// The derivative of [`mish`]: n/d + 4x·e(e + 1)/d² in the numbers of [`soft`].
+#[inline(always)]
+pub(super) fn mish_slope<F: Arith>(x: f32) -> f32 {
+    let (e, n, d) = soft::<F>(x);
+    let second = limit(x, 110.0) * (4.0 * e * (e + 1.0) / d);
+    (n + second) / d
 }
 
 /// x Φ(x).

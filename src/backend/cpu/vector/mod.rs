@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`exp`], [`ln`], [`erf`], [`tanh`] | 2 | 1.02, 0.77, 1.52, 1.50 |
 //! | [`sigmoid`], [`silu`] | 2.5, 3 | 2.12, 2.85 |
+//! | [`selu`], [`mish`] | 3, 5 | 1.69, 3.77 |
 //! | [`gelu`], [`gelu_tanh`] | 6 | 5.3 at −5.1, 3.4 |
 //! | derivatives | 6 of the larger of their two terms (they cross zero) | 4.6 |
 

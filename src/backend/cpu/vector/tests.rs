@@ -66,6 +66,10 @@ fn logistic(x: f64) -> f64 {
     if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
 }
 
+/// λ and λα of selu.
+const ABOVE: f64 = 1.050_700_987_355_480_5;
+const BELOW: f64 = ABOVE * 1.673_263_242_354_377_2;
+
 const INNER: f64 = 1.595_769_121_605_730_8;
 
 fn check_functions(step: usize) {
@@ -78,6 +82,8 @@ fn check_functions(step: usize) {
         within(&name("erf"), 2.0, &x, &map(erf, &x), same(libm::erf));
         within(&name("sigmoid"), 2.5, &x, &map(sigmoid, &x), same(logistic));
         within(&name("silu"), 3.0, &x, &map(silu, &x), same(|x| x * logistic(x)));
+        within(&name("selu"), 3.0, &x, &map(selu, &x), same(|x| if x > 0.0 { ABOVE * x } else { BELOW * x.exp_m1() }));
+        within(&name("mish"), 5.0, &x, &map(mish, &x), same(|x| x * x.exp().ln_1p().tanh()));
         within(&name("gelu"), 6.0, &x, &map(gelu, &x), same(|x| x * phi(x)));
         within(
             &name("gelu_tanh"),
@@ -99,6 +105,7 @@ fn check_slopes(step: usize) {
         f(&x, &ones, &mut dx, false);
         dx
     };
+    let same = |f: fn(f64) -> f64| move |x: f64| (f(x), f(x));
     let larger = |a: f64, b: f64| (a + b, a.abs().max(b.abs()));
     each_level(|level| {
         let name = |n: &str| format!("{n} {level:?}");
@@ -107,6 +114,11 @@ fn check_slopes(step: usize) {
             (y, y)
         });
         within(&name("silu'"), 6.0, &x, &slope(silu_backward), |x| larger(logistic(x), x * logistic(x) * logistic(-x)));
+        within(&name("selu'"), 3.0, &x, &slope(selu_backward), same(|x| if x > 0.0 { ABOVE } else { BELOW * x.exp() }));
+        within(&name("mish'"), 6.0, &x, &slope(mish_backward), |x| {
+            let t = x.exp().ln_1p().tanh();
+            larger(t, x * x.exp().ln_1p().cosh().powi(-2) * logistic(x))
+        });
         within(&name("gelu'"), 6.0, &x, &slope(gelu_backward), |x| {
             larger(phi(x), x * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt())
         });
@@ -141,13 +153,15 @@ fn functions_and_slopes_are_within_their_bounds_densely() {
 fn nan_and_infinity_come_out_as_the_formula_says() {
     let inf = f32::INFINITY;
     let x = [f32::NAN, inf, -inf, 0.0, -0.0];
-    let cases: [(&str, Function, [f32; 5]); 9] = [
+    let cases: [(&str, Function, [f32; 5]); 11] = [
         ("exp", exp, [f32::NAN, inf, 0.0, 1.0, 1.0]),
         ("ln", ln, [f32::NAN, inf, f32::NAN, -inf, -inf]),
         ("tanh", tanh, [f32::NAN, 1.0, -1.0, 0.0, -0.0]),
         ("erf", erf, [f32::NAN, 1.0, -1.0, 0.0, -0.0]),
         ("sigmoid", sigmoid, [f32::NAN, 1.0, 0.0, 0.5, 0.5]),
         ("silu", silu, [f32::NAN, inf, f32::NAN, 0.0, -0.0]),
+        ("selu", selu, [f32::NAN, inf, -1.758_099_3, 0.0, 0.0]),
+        ("mish", mish, [f32::NAN, inf, f32::NAN, 0.0, -0.0]),
         ("gelu", gelu, [f32::NAN, inf, f32::NAN, 0.0, -0.0]),
         ("gelu_tanh", gelu_tanh, [f32::NAN, inf, f32::NAN, 0.0, -0.0]),
         ("relu", relu, [f32::NAN, inf, 0.0, 0.0, -0.0]),
@@ -163,9 +177,11 @@ fn nan_and_infinity_come_out_as_the_formula_says() {
             }
         }
         let mut dx = [0.0; 5];
-        let slopes: [(Backward, [f32; 5]); 5] = [
+        let slopes: [(Backward, [f32; 5]); 7] = [
             (sigmoid_backward, [f32::NAN, 0.0, 0.0, 0.25, 0.25]),
             (silu_backward, [f32::NAN, 1.0, 0.0, 0.5, 0.5]),
+            (selu_backward, [f32::NAN, 1.050_701, 0.0, 1.758_099_3, 1.758_099_3]),
+            (mish_backward, [f32::NAN, 1.0, 0.0, 0.6, 0.6]),
             (gelu_backward, [f32::NAN, 1.0, 0.0, 0.5, 0.5]),
             (gelu_tanh_backward, [f32::NAN, 1.0, 0.0, 0.5, 0.5]),
             (relu_backward, [f32::NAN, 1.0, 0.0, 0.0, 0.0]),
@@ -187,13 +203,15 @@ fn nan_and_infinity_come_out_as_the_formula_says() {
 fn in_place_gives_the_same_bits() {
     let x = samples(10_000_019);
     type InPlace = fn(&mut [f32]);
-    let pairs: [(Function, InPlace); 9] = [
+    let pairs: [(Function, InPlace); 11] = [
         (exp, exp_in_place),
         (ln, ln_in_place),
         (tanh, tanh_in_place),
         (erf, erf_in_place),
         (sigmoid, sigmoid_in_place),
         (silu, silu_in_place),
+        (selu, selu_in_place),
+        (mish, mish_in_place),
         (gelu, gelu_in_place),
         (gelu_tanh, gelu_tanh_in_place),
         (relu, relu_in_place),
