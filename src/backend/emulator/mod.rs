@@ -7,6 +7,7 @@ pub mod cdna;
 pub mod counters;
 pub mod fault;
 pub mod memory;
+pub mod ptx;
 pub mod schedule;
 
 pub use counters::Counters;

@@ -1,0 +1,3 @@
+//! Devices of NVIDIA, executed from the PTX text that the compiler prints.
+
+pub mod units;
