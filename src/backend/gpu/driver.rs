@@ -303,6 +303,14 @@ pub trait Driver: fmt::Debug + Send + Sync {
     fn alloc(&self, bytes: usize, stream: Stream) -> Result<u64>;
     /// Gives memory back in the order of `stream`.
     fn free(&self, at: u64, stream: Stream) -> Result<()>;
+    /// `bytes` of memory that [`Driver::export`] takes, in no stream's order; slower than [`Driver::alloc`].
+    fn alloc_shared(&self, bytes: usize) -> Result<u64> {
+        self.alloc(bytes, Stream::DEFAULT)
+    }
+    /// Gives memory that the driver keeps for later allocations back to the system.
+    fn trim(&self) -> Result<()> {
+        Ok(())
+    }
     /// Bytes that are free, and bytes in all.
     fn memory(&self) -> Result<(u64, u64)>;
     /// Copies to the device; `from` may be reused on return.
@@ -353,7 +361,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// Whether this device can read and write the memory of device `other`; enables it if so.
     fn open_peer(&self, other: u32) -> Result<bool>;
-    /// A handle by which another process can open the allocation at `at`.
+    /// A handle by which another process can open the allocation of [`Driver::alloc_shared`] at `at`.
     fn export(&self, at: u64) -> Result<[u8; 64]>;
     /// Opens an allocation of another process.
     fn import(&self, handle: &[u8; 64]) -> Result<u64>;

@@ -1,6 +1,12 @@
 //! Devices that are reached through a driver: one layer over the table in [`driver`], whoever fills it.
 
+pub(crate) mod cuda;
 pub mod driver;
+mod handles;
+mod image;
+pub(crate) mod library;
+mod limits;
+pub mod open;
 mod pool;
 
 use std::sync::{Arc, Weak};

@@ -1,0 +1,268 @@
+//! The table filled from the CUDA driver, `libcuda.so.1`.
+//!
+//! One [`Cuda`] holds the device's primary context, which NVIDIA's own libraries use too, so that their work and ours share
+//! streams and memory. The context is made current by every call, because any thread may call.
+//!
+//! Memory comes from the device's default pool in the order of a stream; the pool keeps what is freed ([`Driver::trim`] gives it
+//! back). Pool memory cannot be opened by another process through the 64-byte handles that CUDA and HIP have in common, so
+//! [`Driver::alloc_shared`] takes whole pages from `cuMemAlloc` instead.
+#![allow(unsafe_code, reason = "calls of libcuda; every pointer given is to a live local of the type in cuda.h")]
+
+mod api;
+mod runtime;
+mod table;
+
+pub(crate) use runtime::{NAMES, Runtime};
+
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::driver::{Attributes, DeviceInfo, Driver, Launch, Stream};
+use super::handles::Handles;
+use super::limits::PORTABLE_CLUSTER;
+use crate::error::{Error, Result};
+use api::{Api, Handle, Status};
+
+/// One open device of the CUDA driver.
+#[derive(Debug)]
+pub(crate) struct Cuda {
+    runtime: Arc<Runtime>,
+    name: String,
+    device: c_int,
+    context: Handle,
+    /// The default memory pool, if the device has pools.
+    pool: Option<Handle>,
+    info: DeviceInfo,
+    /// Whether every launch is waited for, so that a fault names its kernel.
+    is_synchronous: bool,
+    /// The error that ended the context.
+    lost: OnceLock<Box<str>>,
+    /// The kernel that was launched last.
+    last: Mutex<Option<Arc<Entry>>>,
+    /// Allocations that did not come from the pool.
+    shared: Handles<()>,
+    modules: Handles<()>,
+    functions: Handles<Entry>,
+    streams: Handles<()>,
+    events: Handles<()>,
+    graphs: Handles<()>,
+    /// Other devices whose contexts are held because their memory is mapped here.
+    peers: Mutex<Vec<c_int>>,
+}
+
+/// What is known of an entry point.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    module: Handle,
+    attributes: Attributes,
+    /// Bytes of each parameter, where the driver tells.
+    params: Option<Box<[usize]>>,
+    /// Shared memory that has been asked for so far.
+    asked: AtomicU32,
+}
+
+impl Cuda {
+    /// Opens device `ordinal`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no such device, [`Error::Driver`] if the driver refuses it.
+    pub(crate) fn open(runtime: Arc<Runtime>, ordinal: u32) -> Result<Cuda> {
+        let info = runtime.info(ordinal)?;
+        let device = runtime.device(ordinal)?;
+        let mut context = 0;
+        // SAFETY: `context` is a live pointer-sized local; the context is released when this value is dropped.
+        let status = unsafe { (runtime.api.cuDevicePrimaryCtxRetain)(&raw mut context, device) };
+        runtime.check("cuDevicePrimaryCtxRetain", status)?;
+        let has_pools = runtime.attribute(device, api::MEMORY_POOLS_SUPPORTED)? != 0;
+        let mut cuda = Cuda {
+            name: format!("cuda:{ordinal}"),
+            device,
+            context,
+            pool: None,
+            info,
+            is_synchronous: std::env::var_os("KERNEL_SYNC").is_some_and(|v| v != "0" && !v.is_empty()),
+            lost: OnceLock::new(),
+            last: Mutex::new(None),
+            shared: Handles::new("shared memory"),
+            modules: Handles::new("module"),
+            functions: Handles::new("function"),
+            streams: Handles::new("stream"),
+            events: Handles::new("event"),
+            graphs: Handles::new("graph"),
+            peers: Mutex::new(Vec::new()),
+            runtime,
+        };
+        if has_pools {
+            cuda.pool = Some(cuda.open_pool()?);
+        }
+        Ok(cuda)
+    }
+
+    /// The default pool, told to keep what is freed.
+    fn open_pool(&self) -> Result<Handle> {
+        let api = self.enter()?;
+        let (mut pool, mut keep) = (0, u64::MAX);
+        // SAFETY: `pool` and `keep` are live locals of the sizes that the header gives.
+        self.check("cuDeviceGetDefaultMemPool", unsafe {
+            (api.cuDeviceGetDefaultMemPool)(&raw mut pool, self.device)
+        })?;
+        let at = (&raw mut keep).cast::<c_void>();
+        // SAFETY: as above.
+        let status = unsafe { (api.cuMemPoolSetAttribute)(pool, api::POOL_RELEASE_THRESHOLD, at) };
+        self.check("cuMemPoolSetAttribute", status)?;
+        Ok(pool)
+    }
+
+    /// Makes the context current on this thread; refuses if it is lost.
+    fn enter(&self) -> Result<&Api> {
+        if let Some(why) = self.lost.get() {
+            return Err(Error::driver(format!(
+                "{}: the device cannot be used by this process any more since {why}; start the process again",
+                self.name
+            )));
+        }
+        // SAFETY: the context is held until this value is dropped.
+        let status = unsafe { (self.runtime.api.cuCtxSetCurrent)(self.context) };
+        self.check("cuCtxSetCurrent", status)?;
+        Ok(&self.runtime.api)
+    }
+
+    /// An error for any status but success; remembers those that end the context.
+    fn check(&self, call: &str, status: Status) -> Result<()> {
+        if status == 0 {
+            return Ok(());
+        }
+        let text = self.runtime.describe(call, status);
+        if !api::STICKY.contains(&status) {
+            return Err(Error::driver(format!("{}: {text}", self.name)));
+        }
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = match &*last {
+            Some(entry) if self.is_synchronous => format!(" (kernel {})", entry.name),
+            Some(entry) => format!(" (last launch: {}; KERNEL_SYNC=1 finds the kernel)", entry.name),
+            None => String::new(),
+        };
+        let text = format!("{text}{of}");
+        let error = Error::driver(format!("{}: {text}; this process has to be started again", self.name));
+        // The first error is the cause; what follows is its echo.
+        let _ = self.lost.set(text.into());
+        Err(error)
+    }
+
+    /// What the driver calls a stream.
+    fn stream(&self, stream: Stream) -> Result<Handle> {
+        if stream != Stream::DEFAULT {
+            self.streams.get(stream.0)?;
+        }
+        Ok(stream.0)
+    }
+
+    /// A stream that is not recording: what the host reads or writes cannot be replayed.
+    fn running_stream(&self, api: &Api, stream: Stream, what: &str) -> Result<Handle> {
+        let stream = self.stream(stream)?;
+        let mut status = 0;
+        // SAFETY: `status` is a live int, the stream is alive.
+        self.check("cuStreamIsCapturing", unsafe { (api.cuStreamIsCapturing)(stream, &raw mut status) })?;
+        if status == 0 {
+            return Ok(stream);
+        }
+        Err(Error::argument(format!("{}: {what}: the stream is being recorded; do it before or after", self.name)))
+    }
+
+    /// The status of an allocation as an error that says what is free.
+    fn allocated(&self, call: &str, status: Status, bytes: usize) -> Result<()> {
+        if status != api::OUT_OF_MEMORY {
+            return self.check(call, status);
+        }
+        let (free, total) = self.memory().unwrap_or((0, self.info.memory_bytes));
+        Err(Error::out_of_memory(format!(
+            "{}: out of memory: asked {bytes} bytes, free {free} of {total}; use a smaller batch or a smaller model",
+            self.name
+        )))
+    }
+
+    fn function_attribute(&self, api: &Api, which: c_int, function: Handle) -> Result<u32> {
+        let mut value = 0;
+        // SAFETY: `value` is a live int, the function's module is loaded.
+        self.check("cuFuncGetAttribute", unsafe { (api.cuFuncGetAttribute)(&raw mut value, which, function) })?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    }
+
+    fn set_function_attribute(&self, api: &Api, function: Handle, which: c_int, value: u32) -> Result<()> {
+        let value = c_int::try_from(value).unwrap_or(c_int::MAX);
+        // SAFETY: the function's module is loaded.
+        self.check("cuFuncSetAttribute", unsafe { (api.cuFuncSetAttribute)(function, which, value) })
+    }
+
+    /// What the driver and the loader know of an entry point.
+    fn entry(&self, api: &Api, module: Handle, function: Handle, name: &str) -> Result<Entry> {
+        let get = |which| self.function_attribute(api, which, function);
+        let attributes = Attributes {
+            registers: get(api::FUNC_REGISTERS)?,
+            local_bytes: get(api::FUNC_LOCAL_BYTES)?,
+            static_shared: get(api::FUNC_SHARED_BYTES)?,
+            max_threads: get(api::FUNC_MAX_THREADS)?,
+        };
+        let params = api.cuFuncGetParamInfo.map(|info| {
+            let mut sizes = Vec::new();
+            let (mut offset, mut size) = (0, 0);
+            // SAFETY: both are live size_t; an index past the last parameter is an error and nothing else.
+            while unsafe { info(function, sizes.len(), &raw mut offset, &raw mut size) } == 0 {
+                sizes.push(size);
+            }
+            sizes.into()
+        });
+        Ok(Entry { name: name.to_owned(), module, attributes, params, asked: AtomicU32::new(0) })
+    }
+
+    /// Lets the kernel have more shared memory or a larger cluster than it gets without asking.
+    fn opt_in(&self, api: &Api, function: Handle, entry: &Entry, launch: &Launch) -> Result<()> {
+        let free = self.info.shared_bytes.saturating_sub(entry.attributes.static_shared);
+        if launch.shared > free && launch.shared > entry.asked.load(Ordering::Relaxed) {
+            self.set_function_attribute(api, function, api::FUNC_MAX_DYNAMIC_SHARED, launch.shared)?;
+            entry.asked.fetch_max(launch.shared, Ordering::Relaxed);
+        }
+        if launch.cluster.iter().map(|&n| u64::from(n)).product::<u64>() > PORTABLE_CLUSTER {
+            self.set_function_attribute(api, function, api::FUNC_NON_PORTABLE_CLUSTER, 1)?;
+        }
+        Ok(())
+    }
+
+    /// Waits after a launch and names the kernel, unless the stream is being recorded.
+    fn synchronize_launch(&self, api: &Api, stream: Handle) -> Result<()> {
+        let mut status = 0;
+        // SAFETY: `status` is a live int, the stream is alive.
+        self.check("cuStreamIsCapturing", unsafe { (api.cuStreamIsCapturing)(stream, &raw mut status) })?;
+        if status != 0 {
+            return Ok(());
+        }
+        // SAFETY: the stream is alive.
+        self.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(stream) })
+    }
+
+    /// Lets this device reach the default pool of device `other`, which peer access to its context does not cover.
+    fn open_peer_pool(&self, api: &Api, other: c_int) -> Result<()> {
+        if self.runtime.attribute(other, api::MEMORY_POOLS_SUPPORTED)? == 0 {
+            return Ok(());
+        }
+        let mut pool = 0;
+        // SAFETY: `pool` is a live pointer-sized local.
+        self.check("cuDeviceGetDefaultMemPool", unsafe { (api.cuDeviceGetDefaultMemPool)(&raw mut pool, other) })?;
+        let access =
+            api::MemAccess { location_type: api::LOCATION_DEVICE, location: self.device, flags: api::READ_WRITE };
+        // SAFETY: one descriptor, alive during the call.
+        self.check("cuMemPoolSetAccess", unsafe { (api.cuMemPoolSetAccess)(pool, &raw const access, 1) })
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        let peers = std::mem::take(self.peers.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for device in peers.into_iter().chain([self.device]) {
+            // SAFETY: each was retained once. A failure means that the context is gone already.
+            unsafe { (self.runtime.api.cuDevicePrimaryCtxRelease)(device) };
+        }
+    }
+}
