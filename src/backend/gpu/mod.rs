@@ -1,5 +1,6 @@
 //! Devices that are reached through a driver: one layer over the table in [`driver`], whoever fills it.
 
+pub mod compile;
 pub(crate) mod cuda;
 pub mod driver;
 mod handles;

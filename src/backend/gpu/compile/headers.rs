@@ -1,0 +1,10 @@
+//! The headers of `kernels/common/`, embedded.
+
+macro_rules! embed {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $path)))),*]
+    };
+}
+
+/// Every header that kernels include, by its path inside `kernels/`; `tests/kernels.rs` holds that none is missing.
+pub static HEADERS: &[(&str, &str)] = embed![];

@@ -1,0 +1,208 @@
+//! Compiling end to end. What needs a compiler is ignored with a word where there is none, and fails where CI=true.
+
+use std::path::Path;
+
+use super::*;
+
+/// One text for every vendor, without a header of its own.
+const TRIAL: Source = Source::new(&[("trial/trial.cu", include_str!("trial.cu"))]);
+
+const BROKEN: Source = Source::new(&[("trial/broken.cu", "extern \"C\" int broken(int x) { return y; }\n")]);
+
+const DEFINES: &[(&str, &str)] = &[("T", "float"), ("N", "64")];
+
+/// The compilers of this machine, and nothing else of it.
+fn places(cache: Option<&Path>) -> Places {
+    Places { pack: PackPlace::None, cache: cache.map(Path::to_path_buf), kernels: None, ..Places::here() }
+}
+
+/// Whether everything in `archs` can be compiled here; where CI=true it must be.
+fn has_compilers(archs: &[Arch]) -> bool {
+    let compiler = Compiler::new(places(None));
+    let missing: Vec<String> =
+        archs.iter().filter_map(|a| compiler.compiler_of(*a).err()).map(|e| e.to_string()).collect();
+    assert!(missing.is_empty() || std::env::var("CI").as_deref() != Ok("true"), "{}", missing.join("\n"));
+    missing.iter().for_each(|why| eprintln!("ignored: {why}"));
+    missing.is_empty()
+}
+
+#[test]
+fn one_text_compiles_for_all_four_targets() {
+    if !has_compilers(&Arch::ALL) {
+        return;
+    }
+    let compiler = Compiler::new(places(None));
+    for arch in Arch::ALL {
+        let code = compiler.code(&Request::new(TRIAL, arch, DEFINES)).unwrap();
+        assert_eq!(code.bytes[..4], *b"\x7fELF", "{arch}");
+        assert_eq!((code.origin, code.arch, code.warning), (Origin::Compiler, arch, None));
+        assert!(code.log.contains("trial_fwd"), "{arch}: {}", code.log);
+    }
+    for arch in [Arch::SM_80, Arch::SM_90A] {
+        let code = compiler.code(&Request::new(TRIAL, arch, DEFINES).ptx()).unwrap();
+        let text = String::from_utf8(code.bytes).unwrap();
+        assert!(text.contains(".entry trial_fwd") && text.contains(&format!(".target {arch}")), "{text}");
+    }
+}
+
+#[test]
+fn the_second_time_is_from_the_cache_and_a_damaged_entry_is_made_again_with_a_word() {
+    if !has_compilers(&[Arch::GFX90A]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let get = || Compiler::new(places(Some(folder.path()))).code(&Request::new(TRIAL, Arch::GFX90A, DEFINES)).unwrap();
+    let first = get();
+    assert_eq!(first.origin, Origin::Compiler);
+    let second = get();
+    assert_eq!(second.origin, Origin::Cache);
+    assert_eq!((&first.bytes, &first.log), (&second.bytes, &second.log));
+
+    let entry = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&entry).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&entry, bytes).unwrap();
+    let third = get();
+    assert_eq!((third.origin, third.bytes), (Origin::Compiler, first.bytes), "the same text, the same code");
+    assert!(third.warning.is_some_and(|w| w.ends_with("its content does not have its hash; it is made again")));
+    assert_eq!(get().warning, None, "said once");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_a_warning() {
+    if !has_compilers(&[Arch::GFX90A]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    let compiler = Compiler::new(places(Some(&file.join("x"))));
+    let code = compiler.code(&Request::new(TRIAL, Arch::GFX90A, DEFINES)).unwrap();
+    assert!(code.warning.is_some_and(|w| w.contains("cannot") || w.contains("Not a directory")));
+}
+
+#[test]
+fn a_refused_text_names_kernel_architecture_and_the_line() {
+    if !has_compilers(&Arch::ALL) {
+        return;
+    }
+    let compiler = Compiler::new(places(None));
+    for arch in Arch::ALL {
+        let error = compiler.code(&Request::new(BROKEN, arch, DEFINES)).unwrap_err();
+        assert!(matches!(error, Error::Compile(_)));
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("trial/broken.cu (T=float, N=64) for {arch}: ")), "{text}");
+        assert!(
+            text.contains("refuses it") && text.contains("trial/broken.cu") && text.contains("\"y\"")
+                || text.contains("'y'"),
+            "{text}"
+        );
+        assert!(text.lines().count() <= LOG_LINES + 1);
+    }
+}
+
+#[test]
+fn an_architecture_that_a_compiler_does_not_know_is_an_error() {
+    if !has_compilers(&Arch::ALL) {
+        return;
+    }
+    let compiler = Compiler::new(places(None));
+    for arch in ["sm_55", "sm_999a", "gfx1fff"] {
+        let error = compiler.code(&Request::new(TRIAL, arch.parse().unwrap(), DEFINES)).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("trial/trial.cu (T=float, N=64) for {arch}: ")), "{error}");
+    }
+}
+
+#[test]
+fn a_pack_needs_no_compiler_and_serves_devices_of_the_same_generation() {
+    if !has_compilers(&[Arch::SM_80]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.pack");
+    let mut pack = PackWriter::new();
+    let request = Request::new(TRIAL, Arch::SM_80, DEFINES);
+    let made = Compiler::new(places(None)).pack(&request, &mut pack).unwrap();
+    pack.write(&path).unwrap();
+    assert_eq!(Pack::open(&path).unwrap().names().unwrap(), ["trial/trial.cu (T=float, N=64) for sm_80"]);
+
+    let compiler = Compiler::new(Places { pack: PackPlace::Required(path), ..Places::nowhere() });
+    for arch in ["sm_80", "sm_86", "sm_89"] {
+        let code = compiler.code(&Request { arch: arch.parse().unwrap(), ..request }).unwrap();
+        assert_eq!((code.origin, code.arch), (Origin::Pack, Arch::SM_80));
+        assert_eq!((&code.bytes, &code.log), (&made.bytes, &made.log));
+    }
+    for other in
+        [Request { arch: Arch::SM_90A, ..request }, Request { defines: &[("T", "float"), ("N", "32")], ..request }]
+    {
+        let error = compiler.code(&other).unwrap_err().to_string();
+        assert!(error.contains("p.pack: does not hold it"), "{error}");
+    }
+}
+
+#[test]
+fn without_a_compiler_one_error_lists_what_was_tried() {
+    let places = Places {
+        pack: PackPlace::IfThere("/nonexistent/perfrun.pack".into()),
+        nvrtc: vec!["libnvrtc-of-nobody.so.1".into(), "/nonexistent/libnvrtc.so.12".into(), "/bin/sh".into()],
+        hiprtc: vec!["/nonexistent/libhiprtc.so.7".into()],
+        clang: vec!["/nonexistent/clang".into(), "clang-of-nobody".into()],
+        ..Places::nowhere()
+    };
+    let compiler = Compiler::new(places);
+    let error = |request: &Request<'_>| {
+        let error = compiler.code(request).unwrap_err();
+        assert!(matches!(error, Error::Compile(_)));
+        let text = error.to_string();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    };
+    let has = |text: &str, all: &[&str]| all.iter().for_each(|part| assert!(text.contains(part), "{part}: {text}"));
+    let text = error(&Request::new(TRIAL, Arch::SM_90A, DEFINES));
+    has(
+        &text,
+        &[
+            "trial/trial.cu (T=float, N=64) for sm_90a: neither code nor a compiler; tried ",
+            "pack /nonexistent/perfrun.pack: no such file",
+            "libnvrtc-of-nobody.so.1: cannot open shared object file",
+            "/nonexistent/libnvrtc.so.12: no such file",
+            "/bin/sh: ",
+            "NVRTC_PATH",
+        ],
+    );
+    assert!(!text.contains("clang"), "{text}");
+    let text = error(&Request::new(TRIAL, Arch::GFX942, DEFINES));
+    has(
+        &text,
+        &[
+            "hipRTC: not asked, it is no device of this process",
+            "/nonexistent/clang: not found",
+            "clang-of-nobody: not found",
+            "PERFRUN_CLANG",
+        ],
+    );
+    let text = error(&Request::new(TRIAL, Arch::GFX942, DEFINES).for_own_device());
+    has(&text, &["hipRTC: /nonexistent/libhiprtc.so.7: no such file", "clang: "]);
+    has(&compiler.compiler_of(Arch::SM_80).unwrap_err().to_string(), &["no such file"]);
+    let bare = Compiler::new(Places::nowhere());
+    has(&bare.code(&Request::new(TRIAL, Arch::SM_80, DEFINES)).unwrap_err().to_string(), &["NVRTC: no place to look"]);
+}
+
+#[test]
+fn a_library_that_is_no_compiler_is_told() {
+    let places = Places { nvrtc: vec!["libc.so.6".into()], ..Places::nowhere() };
+    let error = Compiler::new(places).compiler_of(Arch::SM_80).unwrap_err().to_string();
+    assert!(error.contains("libc.so.6: has no nvrtcCreateProgram"), "{error}");
+}
+
+#[test]
+fn a_pack_of_another_kind_stops_every_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.pack");
+    std::fs::write(&path, b"PERFPACK\x02\0\0\0").unwrap();
+    let compiler = Compiler::new(Places { pack: PackPlace::IfThere(path), ..places(None) });
+    for _ in 0..2 {
+        let error = compiler.code(&Request::new(TRIAL, Arch::SM_80, DEFINES)).unwrap_err();
+        assert!(error.is_bad_input() && error.to_string().contains("found version 2"), "{error}");
+    }
+}
