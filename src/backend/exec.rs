@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
+use crate::backend::emulator::Schedule;
 use crate::backend::gpu::Gpu;
 use crate::backend::pool::{Pool, Usage};
 use crate::backend::{Device, memory};
@@ -16,6 +17,27 @@ use rayon::prelude::*;
 pub struct Exec {
     device: Device,
     kind: Kind,
+}
+
+/// A way in which work is done that must not be seen in its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variation {
+    /// Once more.
+    Again,
+    /// On so many threads of the CPU.
+    Threads(usize),
+    /// In this order of an emulator's warps, with its asynchronous work early or late.
+    Schedule(Schedule),
+}
+
+impl fmt::Display for Variation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Variation::Again => f.write_str("a second run"),
+            Variation::Threads(n) => write!(f, "{n} threads"),
+            Variation::Schedule(s) => write!(f, "{:?}, asynchronous work {:?}", s.order, s.asynchrony),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -154,6 +176,44 @@ impl Exec {
     /// What the device reports, also of work that was started before.
     pub fn synchronize(&self) -> Result<()> {
         self.gpu().map_or(Ok(()), Gpu::synchronize)
+    }
+
+    /// Whether the device executes code instead of having hardware.
+    pub fn is_emulated(&self) -> bool {
+        self.gpu().is_some_and(|gpu| gpu.emulator().is_some())
+    }
+
+    /// The ways in which the same work can be done on this device, all of which must give the same bits.
+    pub fn variations(&self) -> Vec<Variation> {
+        match self.gpu() {
+            None => vec![Variation::Threads(1), Variation::Threads(3)],
+            Some(gpu) if gpu.emulator().is_some() => Schedule::ALL.map(Variation::Schedule).into(),
+            Some(_) => vec![Variation::Again],
+        }
+    }
+
+    /// Runs `work` in that way.
+    ///
+    /// # Errors
+    /// What `work` returns; that threads cannot be started.
+    pub fn vary<T: Send>(
+        &self,
+        variation: Variation,
+        work: impl FnOnce() -> Result<T, String> + Send,
+    ) -> Result<T, String> {
+        match (variation, self.gpu().and_then(Gpu::emulator)) {
+            (Variation::Threads(threads), _) => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
+                pool.install(work)
+            }
+            (Variation::Schedule(schedule), Some(emulator)) => {
+                emulator.set_schedule(schedule);
+                let result = work();
+                emulator.set_schedule(Schedule::default());
+                result
+            }
+            _ => work(),
+        }
     }
 
     /// Adds `x` to `sum`, element by element, rounded once. Both of one spec.

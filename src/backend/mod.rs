@@ -8,7 +8,7 @@ pub mod machine;
 mod memory;
 mod pool;
 
-pub use exec::Exec;
+pub use exec::{Exec, Variation};
 pub use pool::Usage;
 
 use std::fmt;

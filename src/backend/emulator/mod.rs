@@ -5,6 +5,7 @@
 
 pub mod cdna;
 pub mod counters;
+pub(crate) mod device;
 pub mod fault;
 pub mod memory;
 pub mod ptx;
@@ -14,3 +15,24 @@ pub use counters::Counters;
 pub use fault::Fault;
 pub use memory::Memory;
 pub use schedule::Schedule;
+
+use std::sync::Arc;
+
+use crate::backend::gpu::driver::Arch;
+use crate::error::{Error, Result};
+
+/// PTX text, ready to execute.
+///
+/// # Errors
+/// [`Error::Driver`] if an instruction is not known, by its name.
+pub(crate) fn load_ptx(_: &[u8], arch: Arch) -> Result<Arc<dyn device::Code>> {
+    Err(Error::device(format!("emu:{arch}: cannot open: this version has no emulator for it")))
+}
+
+/// An AMD code object, ready to execute.
+///
+/// # Errors
+/// [`Error::Driver`] if it is damaged, or an instruction is not known.
+pub(crate) fn load_code_object(_: &[u8], arch: Arch) -> Result<Arc<dyn device::Code>> {
+    Err(Error::device(format!("emu:{arch}: cannot open: this version has no emulator for it")))
+}

@@ -8,15 +8,21 @@ mod image;
 pub(crate) mod library;
 mod limits;
 pub mod open;
+pub mod kernel;
+mod known;
 mod pool;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::backend::gpu::driver::{Driver, Stream};
+use crate::backend::emulator::{self, device::Emulator};
+use crate::backend::gpu::compile::Form;
+use crate::backend::gpu::driver::{Driver, Launch, Stream};
+use crate::backend::gpu::kernel::{Arg, Kernel, Loaded};
 use crate::backend::gpu::pool::DevicePool;
 use crate::backend::{Device, Usage};
 use crate::error::{Error, Result};
-use crate::tensor::{Remote, Storage, Tensor, View, ViewMut};
+use crate::source;
+use crate::tensor::{Dtype, Remote, Spec, Storage, Tensor, View, ViewMut};
 
 /// An open device: its driver, one stream that all work is ordered in, and its memory.
 #[derive(Debug)]
@@ -24,6 +30,13 @@ pub struct Gpu {
     driver: Arc<dyn Driver>,
     stream: Stream,
     pool: DevicePool,
+    loaded: Loaded,
+    /// The emulator behind the driver, if it is one.
+    emulator: Option<Arc<Emulator>>,
+    /// Whether every launch is waited for, so that a fault names its kernel.
+    waits_for_each: bool,
+    /// What the user should know although all went well.
+    notices: Mutex<Vec<String>>,
     /// Itself, so that the memory it lends keeps it open.
     this: Weak<Gpu>,
 }
@@ -31,23 +44,85 @@ pub struct Gpu {
 /// Where empty tensors lie: an address that is aligned, and that nobody reads.
 const EMPTY: u64 = 256;
 
+/// Threads of a block of the kernels over flat tensors, as common/elementwise.cuh has it.
+pub const FLAT_THREADS: u32 = 256;
+
+/// Blocks for `n` numbers of a flat kernel with `inputs` inputs, the widest of `dtype`, as common/elementwise.cuh covers
+/// them: each thread takes two 16-byte packs of several inputs, four of one.
+///
+/// # Errors
+/// [`Error::TooLarge`] if there are more blocks than a grid holds.
+pub fn flat_blocks(op: &str, dtype: Dtype, inputs: usize, n: usize) -> Result<u32> {
+    let packs = if inputs == 1 { 4 } else { 2 };
+    let covered = FLAT_THREADS as usize * packs * (16 / dtype.bytes());
+    u32::try_from(n.div_ceil(covered)).map_err(|_| Error::too_large(op, "elements", n))
+}
+
 impl Gpu {
     /// Opens `device`.
     ///
     /// # Errors
     /// [`Error::Device`] if it cannot be opened.
     pub(crate) fn open(device: Device) -> Result<Arc<Gpu>> {
-        Err(Error::device(format!("{device}: cannot open: this version computes on the CPU only; use --device cpu")))
+        match device {
+            Device::Emulator(arch) => {
+                let info = known::device(arch, device.to_string())?;
+                let load = if arch.is_nvidia() { emulator::load_ptx } else { emulator::load_code_object };
+                let emulator = Arc::new(Emulator::new(info, load));
+                let driver: Arc<dyn Driver> = Arc::clone(&emulator) as _;
+                Gpu::over(driver, Some(emulator))
+            }
+            Device::Cpu | Device::Plan => Err(Error::argument(format!("{device}: has no driver"))),
+            Device::Cuda(_) | Device::Hip(_) | Device::Dry(_) => Gpu::over(open::open(&device.to_string())?, None),
+        }
     }
 
-    /// A device over this driver.
+    fn over(driver: Arc<dyn Driver>, emulator: Option<Arc<Emulator>>) -> Result<Arc<Gpu>> {
+        let stream = driver.create_stream()?;
+        let new = if emulator.is_some() { DevicePool::exact } else { DevicePool::new };
+        let pool = new(Arc::clone(&driver), stream);
+        let waits_for_each = std::env::var_os("KERNEL_SYNC").is_some_and(|v| v == "1");
+        Ok(Arc::new_cyclic(|this| Gpu {
+            driver,
+            stream,
+            pool,
+            loaded: Loaded::default(),
+            emulator,
+            waits_for_each,
+            notices: Mutex::default(),
+            this: Weak::clone(this),
+        }))
+    }
+
+    /// What the user should know although all went well, each once.
+    pub fn take_notices(&self) -> Vec<String> {
+        std::mem::take(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn notice(&self, line: String) {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        if !notices.contains(&line) {
+            notices.push(line);
+        }
+    }
+
+    /// The emulator behind the driver, if it is one: its schedule and its counters.
+    pub(crate) fn emulator(&self) -> Option<&Emulator> {
+        self.emulator.as_deref()
+    }
+
+    /// What code this device loads.
+    pub(crate) fn form(&self) -> Form {
+        if self.emulator.is_some() && self.driver.info().arch.is_nvidia() { Form::Ptx } else { Form::Binary }
+    }
+
+    /// A tensor for numbers between two launches.
     ///
     /// # Errors
-    /// What the driver reports.
-    pub(crate) fn over(driver: Arc<dyn Driver>) -> Result<Arc<Gpu>> {
-        let stream = driver.create_stream()?;
-        let pool = DevicePool::new(Arc::clone(&driver), stream);
-        Ok(Arc::new_cyclic(|this| Gpu { driver, stream, pool, this: Weak::clone(this) }))
+    /// As [`Gpu::alloc`].
+    pub fn scratch(&self, spec: Spec) -> Result<Tensor> {
+        let storage = self.alloc(spec.bytes())?;
+        Tensor::from_storage(spec, storage)
     }
 
     /// The driver.
@@ -86,9 +161,12 @@ impl Gpu {
     /// Adds `x` to `sum`, element by element, rounded once. Both of one spec.
     ///
     /// # Errors
-    /// What the device reports.
-    pub(crate) fn accumulate(&self, _sum: &mut ViewMut<'_>, x: &View<'_>) -> Result<()> {
-        Err(Error::device(format!("accumulate: {}: no kernel", x.spec())))
+    /// As [`Kernel::launch`].
+    pub(crate) fn accumulate(&self, sum: &mut ViewMut<'_>, x: &View<'_>) -> Result<()> {
+        static ACCUMULATE: Kernel = Kernel::new(source!("common/accumulate.cu"), "accumulate");
+        let (dtype, n) = (x.spec().dtype(), x.spec().len());
+        let launch = Launch::linear(flat_blocks("accumulate", dtype, 1, n)?, FLAT_THREADS);
+        ACCUMULATE.launch(self, dtype, launch, &mut [Arg::Out(sum), Arg::In(x), Arg::I64(n as i64)])
     }
 
     /// Waits until everything that was started is done.

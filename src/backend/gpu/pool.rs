@@ -18,6 +18,9 @@ const STEPS: usize = 8;
 pub(crate) struct DevicePool {
     driver: Arc<dyn Driver>,
     stream: Stream,
+    /// Whether every block is as long as what was asked and goes straight back: so that a device which checks bounds checks
+    /// those of the tensor.
+    is_exact: bool,
     state: Mutex<State>,
 }
 
@@ -36,8 +39,19 @@ fn class(bytes: usize) -> usize {
 }
 
 impl DevicePool {
+    /// Blocks of sizes that are shared.
     pub(crate) fn new(driver: Arc<dyn Driver>, stream: Stream) -> DevicePool {
-        DevicePool { driver, stream, state: Mutex::default() }
+        DevicePool { driver, stream, is_exact: false, state: Mutex::default() }
+    }
+
+    /// Blocks as long as what was asked.
+    pub(crate) fn exact(driver: Arc<dyn Driver>, stream: Stream) -> DevicePool {
+        DevicePool { is_exact: true, ..DevicePool::new(driver, stream) }
+    }
+
+    /// The size of the block that serves `bytes`.
+    fn size(&self, bytes: usize) -> usize {
+        if self.is_exact { bytes } else { class(bytes) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -46,7 +60,7 @@ impl DevicePool {
 
     /// A block of at least `bytes`, more than none.
     pub(crate) fn take(&self, bytes: usize) -> Result<u64> {
-        let size = class(bytes);
+        let size = self.size(bytes);
         let kept = self.state().free.get_mut(&size).and_then(Vec::pop);
         let at = match kept {
             Some(at) => at,
@@ -86,10 +100,14 @@ impl DevicePool {
 
     /// The block of `bytes` at `at` is free again: the stream orders its next use after its last.
     pub(crate) fn give(&self, at: u64, bytes: usize) {
-        let size = class(bytes);
-        let mut state = self.state();
-        state.now -= size;
-        state.free.entry(size).or_default().push(at);
+        let size = self.size(bytes);
+        self.state().now -= size;
+        if self.is_exact {
+            // It was this driver's own, so there is nothing that could be told.
+            drop(self.driver.free(at, self.stream));
+        } else {
+            self.state().free.entry(size).or_default().push(at);
+        }
     }
 
     pub(crate) fn usage(&self) -> Usage {

@@ -6,7 +6,7 @@ use crate::ops::compare::{Margin, compare};
 use crate::ops::contract::oracle::Run;
 use crate::ops::contract::prove::{Failures, text};
 use crate::ops::contract::{Case, Draw, Room};
-use crate::ops::operator::{Backward, Forward, GradSlot, Mask};
+use crate::ops::operator::{Backward, Forward, GradSlot, Mask, forward_cost};
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 
 /// Below this many numbers a case is drawn several times, so that its margin is not that of one lucky draw.
@@ -21,7 +21,7 @@ const DRAWS: u64 = 8;
 /// What failed, a line each.
 pub fn device(room: &Room, exec: &Exec) -> Result<(), String> {
     let mut failures = Failures::default();
-    for case in (room.cases)() {
+    for case in cases_on(room, exec) {
         for &dtype in room.dtypes {
             for result in compare_case(&case, dtype, exec).map_err(|e| format!("{}: {dtype}: {e}", case.label))? {
                 failures.check(&case, result);
@@ -74,27 +74,45 @@ fn compare_case(case: &Case, dtype: Dtype, exec: &Exec) -> Result<Vec<Result<(),
     Ok(results)
 }
 
-/// Two runs, and runs on one and on three threads, give the same bits.
+/// The cases of a room that are run on this device: all, but on an emulator those that it runs in well under a second.
+pub fn cases_on(room: &Room, exec: &Exec) -> Vec<Case> {
+    let mut cases = (room.cases)();
+    if exec.is_emulated() {
+        cases.retain(|case| {
+            let specs = case.specs(Dtype::F32);
+            let cost = forward_cost(case.operator(), &specs.iter().collect::<Vec<_>>());
+            cost.is_ok_and(|c| c.bytes <= EMULATED_BYTES && c.flops.total() <= EMULATED_FLOPS)
+        });
+    }
+    cases
+}
+
+/// Most bytes of a case's operands on an emulator.
+const EMULATED_BYTES: u128 = 256 << 10;
+/// Most operations of a case on an emulator.
+const EMULATED_FLOPS: u128 = 4 << 20;
+
+/// Two runs give the same bits: on the CPU also runs on one and on three threads, on an emulator runs in every order of
+/// warps with asynchronous work early and late.
 ///
 /// # Errors
 /// What failed, a line each.
 pub fn repeatable(room: &Room, exec: &Exec) -> Result<(), String> {
     let mut failures = Failures::default();
-    for case in (room.cases)() {
+    for case in cases_on(room, exec) {
         for &dtype in room.dtypes {
             let draw = Draw::new(&case, dtype, 0).map_err(text)?;
             let run = || execute(&case, &draw, exec, case.wanted(), Slot::Set).map_err(text);
             let first = run()?;
-            for threads in [1, 3] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
-                let again = pool.install(run)?;
+            for variation in exec.variations() {
+                let again = exec.vary(variation, run)?;
                 for (what, a, b) in
                     [("y", &first.y, &again.y), ("saved", &first.saved, &again.saved), ("dx", &first.dx, &again.dx)]
                 {
                     let differ =
                         a.iter().zip(b).position(|(a, b)| a.iter().zip(b).any(|(a, b)| a.to_bits() != b.to_bits()));
                     if let Some(i) = differ {
-                        failures.note(&case, format!("{dtype}: {what}{i} differs in bits on {threads} threads"));
+                        failures.note(&case, format!("{dtype}: {what}{i} differs in bits: {variation}"));
                     }
                 }
             }
@@ -109,7 +127,7 @@ pub fn repeatable(room: &Room, exec: &Exec) -> Result<(), String> {
 /// What failed, a line each.
 pub fn accumulate(room: &Room, exec: &Exec) -> Result<(), String> {
     let mut failures = Failures::default();
-    for case in (room.cases)() {
+    for case in cases_on(room, exec) {
         let wanted = case.wanted();
         if wanted.is_empty() {
             continue;
@@ -160,9 +178,10 @@ fn writable(x: &mut [Tensor]) -> Vec<ViewMut<'_>> {
 fn execute(case: &Case, draw: &Draw, exec: &Exec, wanted: Mask, slot: Slot) -> Result<Run> {
     let load = |(i, spec): (usize, &Spec)| {
         if spec.dtype() == Dtype::I32 {
-            Tensor::from_bytes(spec.clone(), bytemuck::cast_slice(&draw.ints[i]))
+            exec.import(&Tensor::from_bytes(spec.clone(), bytemuck::cast_slice(&draw.ints[i]))?)
         } else {
-            Tensor::from_f32_as(spec.clone(), &draw.x[i].iter().map(|&x| x as f32).collect::<Vec<_>>())
+            let numbers: Vec<f32> = draw.x[i].iter().map(|&x| x as f32).collect();
+            exec.import(&Tensor::from_f32_as(spec.clone(), &numbers)?)
         }
     };
     let x: Vec<Tensor> = draw.specs.iter().enumerate().map(load).collect::<Result<_>>()?;
@@ -180,7 +199,9 @@ fn execute(case: &Case, draw: &Draw, exec: &Exec, wanted: Mask, slot: Slot) -> R
         .dy
         .iter()
         .zip(&draw.out.y)
-        .map(|(v, s)| Tensor::from_f32_as(s.clone(), &v.iter().map(|&x| x as f32).collect::<Vec<_>>()))
+        .map(|(v, s)| {
+            exec.import(&Tensor::from_f32_as(s.clone(), &v.iter().map(|&x| x as f32).collect::<Vec<_>>())?)
+        })
         .collect::<Result<_>>()?;
     {
         let mut free = dx.iter_mut();

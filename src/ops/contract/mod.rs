@@ -11,7 +11,7 @@ mod prove;
 mod room;
 
 pub use cases::{BadCase, Case, Fill, Input};
-pub use device::{accumulate, device, repeatable};
+pub use device::{accumulate, cases_on, device, repeatable};
 pub use oracle::{Draw, Subject};
 pub use prove::{cost_is_counted, gradient_rule, shapes};
 pub use room::{Check, Room, Verdict};
