@@ -62,6 +62,7 @@ pub static ROOM: Room = Room {
     name: "absolute_error",
     about: "the mean of absolute differences",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

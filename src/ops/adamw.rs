@@ -270,6 +270,7 @@ pub static ROOM: Room = Room {
     name: "adamw",
     about: "one step of Adam with decoupled weight decay over a flat arena",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -125,6 +125,7 @@ pub static ROOM: Room = Room {
     name: "add",
     about: "the sum of two tensors, the second repeated over leading axes",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -106,6 +106,7 @@ pub static ROOM: Room = Room {
     name: "cast",
     about: "the same numbers in another type, rounded once",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -112,6 +112,7 @@ pub static ROOM: Room = Room {
     name: "concat",
     about: "tensors one after the other along one axis",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

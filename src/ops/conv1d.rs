@@ -63,6 +63,7 @@ pub static ROOM: Room = Room {
     name: "conv1d",
     about: "a window that slides over one axis",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

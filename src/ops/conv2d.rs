@@ -57,6 +57,7 @@ pub static ROOM: Room = Room {
     name: "conv2d",
     about: "a window that slides over two axes",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -221,6 +221,7 @@ pub static ROOM: Room = Room {
     name: "cross_entropy",
     about: "how surprised predicted logits are by the labels",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -143,6 +143,7 @@ pub static ROOM: Room = Room {
     name: "drop_path",
     about: "whole samples kept with a probability, and scaled so that the expectation stays",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -127,6 +127,7 @@ pub static ROOM: Room = Room {
     name: "dropout",
     about: "each element kept with a probability, and scaled so that the expectation stays",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -131,6 +131,7 @@ pub static ROOM: Room = Room {
     name: "gelu",
     about: "the input times the normal probability of being below it",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

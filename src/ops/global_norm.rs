@@ -170,6 +170,7 @@ pub static ROOM: Room = Room {
     name: "global_norm",
     about: "the length of all gradients together, and what to multiply them by",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

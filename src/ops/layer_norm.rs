@@ -189,6 +189,7 @@ pub static ROOM: Room = Room {
     name: "layer_norm",
     about: "every row to mean 0 and variance 1, scaled and shifted per column",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -77,6 +77,7 @@ pub static ROOM: Room = Room {
     name: "mish",
     about: "the input times the hyperbolic tangent of its softplus",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

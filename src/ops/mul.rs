@@ -132,6 +132,7 @@ pub static ROOM: Room = Room {
     name: "mul",
     about: "the elementwise product of two tensors, the second repeated over leading axes",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

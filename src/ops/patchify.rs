@@ -151,6 +151,7 @@ pub static ROOM: Room = Room {
     name: "patchify",
     about: "an image as a row of patches",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -295,6 +295,7 @@ pub static ROOM: Room = Room {
     name: "reduce",
     about: "the sum or the mean over some axes",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

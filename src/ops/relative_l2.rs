@@ -226,6 +226,7 @@ pub static ROOM: Room = Room {
     name: "relative_l2",
     about: "distance of a prediction from its target, in lengths of the target",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

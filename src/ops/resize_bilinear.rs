@@ -272,6 +272,7 @@ pub static ROOM: Room = Room {
     name: "resize_bilinear",
     about: "images on another grid, each number between its four neighbours",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -168,6 +168,7 @@ pub static ROOM: Room = Room {
     name: "rms_norm",
     about: "every row to mean square 1, scaled per column",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -97,6 +97,7 @@ pub static ROOM: Room = Room {
     name: "roll",
     about: "a tensor shifted around its ends",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

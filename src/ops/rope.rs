@@ -300,6 +300,7 @@ pub static ROOM: Room = Room {
     name: "rope",
     about: "pairs of numbers turned by an angle that grows with their position",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -80,6 +80,7 @@ pub static ROOM: Room = Room {
     name: "scale",
     about: "every element times one constant",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

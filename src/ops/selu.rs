@@ -79,6 +79,7 @@ pub static ROOM: Room = Room {
     name: "selu",
     about: "linear above zero, a scaled exponential below",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

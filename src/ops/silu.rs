@@ -72,6 +72,7 @@ pub static ROOM: Room = Room {
     name: "silu",
     about: "the input times its logistic function",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -156,6 +156,7 @@ pub static ROOM: Room = Room {
     name: "softmax",
     about: "every row to positive numbers that add up to 1",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -50,6 +50,7 @@ pub static ROOM: Room = Room {
     name: "squared_error",
     about: "the mean of squared differences",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

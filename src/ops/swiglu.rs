@@ -145,6 +145,7 @@ pub static ROOM: Room = Room {
     name: "swiglu",
     about: "one projection gated by the silu of another",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

@@ -90,6 +90,7 @@ pub static ROOM: Room = Room {
     name: "unpatchify",
     about: "a row of patches as an image",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

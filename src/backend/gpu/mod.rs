@@ -5,11 +5,11 @@ pub(crate) mod cuda;
 pub mod driver;
 mod handles;
 mod image;
+pub mod kernel;
+mod known;
 pub(crate) mod library;
 mod limits;
 pub mod open;
-pub mod kernel;
-mod known;
 mod pool;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -27,6 +27,7 @@ use crate::tensor::{Dtype, Remote, Spec, Storage, Tensor, View, ViewMut};
 /// An open device: its driver, one stream that all work is ordered in, and its memory.
 #[derive(Debug)]
 pub struct Gpu {
+    device: Device,
     driver: Arc<dyn Driver>,
     stream: Stream,
     pool: DevicePool,
@@ -70,19 +71,22 @@ impl Gpu {
                 let load = if arch.is_nvidia() { emulator::load_ptx } else { emulator::load_code_object };
                 let emulator = Arc::new(Emulator::new(info, load));
                 let driver: Arc<dyn Driver> = Arc::clone(&emulator) as _;
-                Gpu::over(driver, Some(emulator))
+                Gpu::over(device, driver, Some(emulator))
             }
             Device::Cpu | Device::Plan => Err(Error::argument(format!("{device}: has no driver"))),
-            Device::Cuda(_) | Device::Hip(_) | Device::Dry(_) => Gpu::over(open::open(&device.to_string())?, None),
+            Device::Cuda(_) | Device::Hip(_) | Device::Dry(_) => {
+                Gpu::over(device, open::open(&device.to_string())?, None)
+            }
         }
     }
 
-    fn over(driver: Arc<dyn Driver>, emulator: Option<Arc<Emulator>>) -> Result<Arc<Gpu>> {
+    fn over(device: Device, driver: Arc<dyn Driver>, emulator: Option<Arc<Emulator>>) -> Result<Arc<Gpu>> {
         let stream = driver.create_stream()?;
         let new = if emulator.is_some() { DevicePool::exact } else { DevicePool::new };
         let pool = new(Arc::clone(&driver), stream);
         let waits_for_each = std::env::var_os("KERNEL_SYNC").is_some_and(|v| v == "1");
         Ok(Arc::new_cyclic(|this| Gpu {
+            device,
             driver,
             stream,
             pool,
@@ -114,6 +118,11 @@ impl Gpu {
     /// What code this device loads.
     pub(crate) fn form(&self) -> Form {
         if self.emulator.is_some() && self.driver.info().arch.is_nvidia() { Form::Ptx } else { Form::Binary }
+    }
+
+    /// Whether there is hardware behind the driver.
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self.device, Device::Cuda(_) | Device::Hip(_))
     }
 
     /// A tensor for numbers between two launches.

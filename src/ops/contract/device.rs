@@ -199,9 +199,7 @@ fn execute(case: &Case, draw: &Draw, exec: &Exec, wanted: Mask, slot: Slot) -> R
         .dy
         .iter()
         .zip(&draw.out.y)
-        .map(|(v, s)| {
-            exec.import(&Tensor::from_f32_as(s.clone(), &v.iter().map(|&x| x as f32).collect::<Vec<_>>())?)
-        })
+        .map(|(v, s)| exec.import(&Tensor::from_f32_as(s.clone(), &v.iter().map(|&x| x as f32).collect::<Vec<_>>())?))
         .collect::<Result<_>>()?;
     {
         let mut free = dx.iter_mut();

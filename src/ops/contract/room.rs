@@ -1,6 +1,7 @@
 //! A room as a plain struct of facts and function pointers: what tests, benches and the command line walk.
 
 use crate::backend::Exec;
+use crate::backend::gpu::kernel::Unit;
 use crate::ops::contract::{BadCase, Case};
 use crate::tensor::Dtype;
 
@@ -13,6 +14,8 @@ pub struct Room {
     pub about: &'static str,
     /// Storage types that it accepts.
     pub dtypes: &'static [Dtype],
+    /// Its kernel files with every specialisation that its launcher uses.
+    pub kernels: &'static [Unit],
     /// What it is tested on: one element, odd primes, around every tile and vector width, the models' real shapes.
     pub cases: fn() -> Vec<Case>,
     /// What it must refuse.

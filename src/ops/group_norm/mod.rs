@@ -222,6 +222,7 @@ pub static ROOM: Room = Room {
     name: "group_norm",
     about: "every group of channels of a sample to mean 0 and variance 1, scaled and shifted per channel",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases,
     bad_cases,
     bench_cases,

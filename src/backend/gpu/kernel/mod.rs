@@ -10,7 +10,7 @@ use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::{Compiler, Form, Request, Source};
 use crate::backend::gpu::driver::{Function, Launch, Module, Param};
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, Tensor, View, ViewMut};
+use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 use signature::{Kind, Parameter};
 
 /// An entry point of a kernel file.
@@ -32,13 +32,36 @@ pub struct Variant {
     constants: Vec<(&'static str, i64)>,
 }
 
+/// A tensor, borrowed or not, as a launch sees it.
+pub trait Operand: fmt::Debug {
+    /// Number type and shape.
+    fn spec(&self) -> &Spec;
+    /// Where it lies in a device's memory, if it does.
+    fn address(&self) -> Option<u64>;
+}
+
+macro_rules! operand {
+    ($($of:ty),*) => {$(
+        impl Operand for $of {
+            fn spec(&self) -> &Spec {
+                <$of>::spec(self)
+            }
+            fn address(&self) -> Option<u64> {
+                <$of>::address(self)
+            }
+        }
+    )*};
+}
+
+operand!(View<'_>, ViewMut<'_>, Tensor);
+
 /// An argument of a launch, in the order of the C line.
 #[derive(Debug)]
-pub enum Arg<'a, 'v> {
+pub enum Arg<'a> {
     /// `const U*`.
-    In(&'a View<'v>),
+    In(&'a dyn Operand),
     /// `U*`: what is there before is unspecified, unless the kernel is told to add.
-    Out(&'a mut ViewMut<'v>),
+    Out(&'a mut dyn Operand),
     /// `U*` or `const U*`: memory between two launches.
     Scratch(&'a Tensor),
     /// Any pointer: this operand is not there.
@@ -71,11 +94,7 @@ pub struct Unit {
 impl Unit {
     /// A file that is specialised by its storage type `T` alone.
     pub const fn floats(source: Source) -> Unit {
-        Unit {
-            source,
-            types: &[&[("T", Dtype::F32)], &[("T", Dtype::Bf16)], &[("T", Dtype::F16)]],
-            constants: &[&[]],
-        }
+        Unit { source, types: &[&[("T", Dtype::F32)], &[("T", Dtype::Bf16)], &[("T", Dtype::F16)]], constants: &[&[]] }
     }
 
     /// Every specialisation.
@@ -168,7 +187,7 @@ impl Kernel {
     /// [`Error::Compile`] if there is neither code nor compiler; [`Error::Argument`] if the arguments are not those of the C
     /// line; [`Error::Driver`] from the launch. With `KERNEL_SYNC=1` in the environment every launch is waited for, and what
     /// the kernel did wrong is reported here, under its name.
-    pub fn launch(&self, gpu: &Gpu, dtype: Dtype, launch: Launch, args: &mut [Arg<'_, '_>]) -> Result<()> {
+    pub fn launch(&self, gpu: &Gpu, dtype: Dtype, launch: Launch, args: &mut [Arg<'_>]) -> Result<()> {
         self.launch_as(gpu, &Variant::of(dtype), launch, args)
     }
 
@@ -176,7 +195,7 @@ impl Kernel {
     ///
     /// # Errors
     /// As [`Kernel::launch`].
-    pub fn launch_as(&self, gpu: &Gpu, variant: &Variant, launch: Launch, args: &mut [Arg<'_, '_>]) -> Result<()> {
+    pub fn launch_as(&self, gpu: &Gpu, variant: &Variant, launch: Launch, args: &mut [Arg<'_>]) -> Result<()> {
         if launch.blocks() == 0 {
             return Ok(());
         }
@@ -198,7 +217,10 @@ impl Kernel {
             if found <= most {
                 return Ok(());
             }
-            Err(Error::argument(format!("{}: {what}: expected at most {most} on {}, found {found}", self.entry, info.name)))
+            Err(Error::argument(format!(
+                "{}: {what}: expected at most {most} on {}, found {found}",
+                self.entry, info.name
+            )))
         };
         over("threads of a block", launch.threads(), info.max_threads.into())?;
         over("bytes of shared memory", launch.shared.into(), info.max_shared_bytes.into())?;
@@ -212,7 +234,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn params(&self, variant: &Variant, parameters: &[Parameter], args: &mut [Arg<'_, '_>]) -> Result<Vec<Param>> {
+    fn params(&self, variant: &Variant, parameters: &[Parameter], args: &mut [Arg<'_>]) -> Result<Vec<Param>> {
         if parameters.len() != args.len() {
             return Err(Error::argument(format!(
                 "{}: expected {} arguments, found {}",
@@ -230,7 +252,7 @@ impl Kernel {
 }
 
 /// The bytes of an argument, or what was found that the parameter does not take.
-fn param(variant: &Variant, p: &Parameter, arg: &mut Arg<'_, '_>) -> Result<Param, String> {
+fn param(variant: &Variant, p: &Parameter, arg: &mut Arg<'_>) -> Result<Param, String> {
     let pointer = |address: Option<u64>, dtype: Dtype, of: &str| {
         let address = address.ok_or("a tensor outside the device's memory")?;
         match variant.dtype(of) {
@@ -305,14 +327,13 @@ impl Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Spec;
 
     #[test]
     fn an_argument_that_is_not_the_c_lines_is_named() {
         let x = Tensor::zeros(Spec::f32([2]).unwrap_or_else(|e| unreachable!("{e}")));
         let p = |kind: Kind| Parameter { name: "p".into(), kind };
         let variant = Variant::of(Dtype::Bf16);
-        let found = |kind: Kind, mut arg: Arg<'_, '_>| param(&variant, &p(kind), &mut arg);
+        let found = |kind: Kind, mut arg: Arg<'_>| param(&variant, &p(kind), &mut arg);
         assert_eq!(found(Kind::Number("i64".into()), Arg::I64(-2)).unwrap().bytes(), (-2_i64).to_le_bytes());
         assert_eq!(found(Kind::Number("float".into()), Arg::F32(0.5)).unwrap().bytes(), 0.5_f32.to_le_bytes());
         assert_eq!(found(Kind::Out("T".into()), Arg::Null).unwrap().bytes(), [0; 8]);
