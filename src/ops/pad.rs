@@ -83,8 +83,15 @@ impl Movement for Pad {
 }
 
 /// The room.
-pub static ROOM: Room =
-    Room { name: "pad", about: "zeros around a tensor", dtypes: &Dtype::FLOATS, cases, bad_cases, bench_cases };
+pub static ROOM: Room = Room {
+    name: "pad",
+    about: "zeros around a tensor",
+    dtypes: &Dtype::FLOATS,
+    kernels: &[],
+    cases,
+    bad_cases,
+    bench_cases,
+};
 
 fn case<const N: usize>(shape: [usize; N], zeros: [[usize; 2]; N]) -> Case {
     Case::new(Pad { zeros: zeros.to_vec() }, [Input::new("x", shape)])

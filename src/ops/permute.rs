@@ -78,8 +78,15 @@ impl Movement for Permute {
 }
 
 /// The room.
-pub static ROOM: Room =
-    Room { name: "permute", about: "axes in another order", dtypes: &Dtype::FLOATS, cases, bad_cases, bench_cases };
+pub static ROOM: Room = Room {
+    name: "permute",
+    about: "axes in another order",
+    dtypes: &Dtype::FLOATS,
+    kernels: &[],
+    cases,
+    bad_cases,
+    bench_cases,
+};
 
 fn case<const N: usize>(shape: [usize; N], axes: [usize; N]) -> Case {
     Case::new(Permute { axes: axes.to_vec() }, [Input::new("x", shape)])

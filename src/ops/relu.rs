@@ -77,8 +77,15 @@ wide! {
 }
 
 /// The room.
-pub static ROOM: Room =
-    Room { name: "relu", about: "the positive part", dtypes: &Dtype::FLOATS, cases, bad_cases, bench_cases };
+pub static ROOM: Room = Room {
+    name: "relu",
+    about: "the positive part",
+    dtypes: &Dtype::FLOATS,
+    kernels: &[],
+    cases,
+    bad_cases,
+    bench_cases,
+};
 
 fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = [1, 7, 8, 9, 31, 32, 33, 1009].map(|n| Case::new(Relu, [Input::new("x", [n])])).to_vec();

@@ -78,8 +78,15 @@ wide! {
 }
 
 /// The room.
-pub static ROOM: Room =
-    Room { name: "sigmoid", about: "the logistic function", dtypes: &Dtype::FLOATS, cases, bad_cases, bench_cases };
+pub static ROOM: Room = Room {
+    name: "sigmoid",
+    about: "the logistic function",
+    dtypes: &Dtype::FLOATS,
+    kernels: &[],
+    cases,
+    bad_cases,
+    bench_cases,
+};
 
 fn cases() -> Vec<Case> {
     let wide = |n| Input::new("x", [n]).fill(Fill::Uniform(-6.0, 6.0));

@@ -76,8 +76,15 @@ impl Movement for Slice {
 }
 
 /// The room.
-pub static ROOM: Room =
-    Room { name: "slice", about: "a stretch of one axis", dtypes: &Dtype::FLOATS, cases, bad_cases, bench_cases };
+pub static ROOM: Room = Room {
+    name: "slice",
+    about: "a stretch of one axis",
+    dtypes: &Dtype::FLOATS,
+    kernels: &[],
+    cases,
+    bad_cases,
+    bench_cases,
+};
 
 fn case<const N: usize>(shape: [usize; N], axis: usize, start: usize, len: usize) -> Case {
     Case::new(Slice { axis, start, len }, [Input::new("x", shape)])
