@@ -199,6 +199,7 @@ pub static ROOM: Room = Room {
     name: "attention",
     about: "softmax of scaled scores over the visible keys, times the values",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases: cases::cases,
     bad_cases: cases::bad_cases,
     bench_cases: cases::bench_cases,

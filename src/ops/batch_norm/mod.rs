@@ -202,6 +202,7 @@ pub static ROOM: Room = Room {
     name: "batch_norm",
     about: "every channel to mean 0 and variance 1 over the batch, scaled and shifted",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases: cases::cases,
     bad_cases: cases::bad_cases,
     bench_cases: cases::bench_cases,

@@ -152,6 +152,7 @@ pub static ROOM: Room = Room {
     name: "matmul",
     about: "a matrix times a weight matrix, plus bias, through an activation",
     dtypes: &Dtype::FLOATS,
+    kernels: &[],
     cases: cases::cases,
     bad_cases: cases::bad_cases,
     bench_cases: cases::bench_cases,
