@@ -32,10 +32,9 @@ impl Library {
     pub(crate) fn open<S: AsRef<str>>(who: &str, names: &[S]) -> Result<Library> {
         let mut refused = Vec::new();
         for name in names.iter().map(AsRef::as_ref) {
-            // SAFETY: the names are those of vendors' libraries, whose initialisers are meant to run at any time.
-            match unsafe { libloading::Library::new(name) } {
-                Ok(inner) => return Ok(Library { inner: ManuallyDrop::new(inner), name: name.to_owned() }),
-                Err(e) => refused.push((name, words(name, &e.to_string()))),
+            match Library::open_one(name) {
+                Ok(library) => return Ok(library),
+                Err(why) => refused.push((name, why)),
             }
         }
         let all = || refused.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
@@ -49,6 +48,15 @@ impl Library {
             }
         };
         Err(Error::device(format!("{who}: cannot open: {text}; `perfrun doctor` lists what this machine has")))
+    }
+
+    /// Opens the library of this name or path, or says why not in the loader's words.
+    pub(crate) fn open_one(name: &str) -> Result<Library, String> {
+        // SAFETY: the names are those of vendors' libraries, whose initialisers are meant to run at any time.
+        match unsafe { libloading::Library::new(name) } {
+            Ok(inner) => Ok(Library { inner: ManuallyDrop::new(inner), name: name.to_owned() }),
+            Err(e) => Err(words(name, &e.to_string())),
+        }
     }
 
     /// The name under which it was found.

@@ -11,16 +11,19 @@
 //! of ECC and XNACK.
 //!
 //! # Floating point
-//! Alike on both vendors: `a * b + c` may be contracted to one fused multiply-add wherever the compiler sees it, since twice
-//! the rate is worth more than one rounding; division and square root are rounded correctly; subnormal numbers are kept; no
-//! other licence is taken. Where a result must not depend on contraction, the kernel writes `fmaf` or the rounding product.
+//! Alike on both vendors: a product and a sum are fused where the text says `fmaf` and nowhere else, so that a result does not
+//! depend on which version of which compiler found the pair; division and square root are rounded correctly; subnormal
+//! numbers are kept; no other licence is taken.
 
 mod cache;
 mod clang;
 mod headers;
+mod inspect;
 mod pack;
 mod places;
+mod promise;
 mod request;
+mod resources;
 mod rtc;
 mod source;
 
@@ -30,11 +33,14 @@ use std::sync::OnceLock;
 pub use headers::HEADERS;
 pub use pack::{Pack, PackPlace, PackWriter};
 pub use places::Places;
+pub use promise::Promise;
 pub use request::{Form, Key, Request};
+pub use resources::{CountedIn, Matrix, Resources};
 pub use source::{File, Source, Text, Texts};
 
 use cache::{Cache, Found};
 use clang::Clang;
+use inspect::Nvdisasm;
 use rtc::{Failure, Rtc, Vendor};
 
 use super::driver::Arch;
@@ -80,6 +86,7 @@ pub struct Compiler {
     nvrtc: OnceLock<Result<Rtc, Vec<String>>>,
     hiprtc: OnceLock<Result<Rtc, Vec<String>>>,
     clang: OnceLock<Result<Clang, Vec<String>>>,
+    nvdisasm: OnceLock<Option<Nvdisasm>>,
 }
 
 /// A compiler that fits a request.
@@ -102,6 +109,7 @@ impl Compiler {
             nvrtc: OnceLock::new(),
             hiprtc: OnceLock::new(),
             clang: OnceLock::new(),
+            nvdisasm: OnceLock::new(),
         }
     }
 
@@ -218,6 +226,11 @@ impl Compiler {
         Ok(code)
     }
 
+    /// The disassembler, if it is there.
+    fn nvdisasm(&self) -> Option<&Nvdisasm> {
+        self.nvdisasm.get_or_init(|| Nvdisasm::find(&self.places.nvdisasm)).as_ref()
+    }
+
     /// What would compile for `arch`: name, version and place; or what was tried.
     ///
     /// # Errors
@@ -280,8 +293,8 @@ impl Tool<'_> {
     fn options(&self, request: &Request<'_>) -> Vec<String> {
         let arch = request.arch;
         let fixed: &[&str] = match self {
-            Tool::Rtc(_) if arch.is_nvidia() => &["-std=c++17", "--fmad=true", "--ptxas-options=-v"],
-            Tool::Rtc(_) => &["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno"],
+            Tool::Rtc(_) if arch.is_nvidia() => &["-std=c++17", "--fmad=false", "--ptxas-options=-v"],
+            Tool::Rtc(_) => &["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno"],
             Tool::Clang(_) => &[
                 "-x",
                 "hip",
@@ -292,7 +305,7 @@ impl Tool<'_> {
                 "-nogpulib",
                 "-O3",
                 "-std=c++17",
-                "-ffp-contract=fast",
+                "-ffp-contract=off",
                 "-fno-math-errno",
                 // Else every object has a symbol with a hash of the folder that it was made in.
                 "-fuse-cuid=none",

@@ -116,6 +116,11 @@ impl fmt::Display for Request<'_> {
 pub struct Key(pub(super) [u8; 32]);
 
 impl Key {
+    /// The key of some bytes.
+    pub(super) fn of(bytes: &[u8]) -> Key {
+        Key(*blake3::hash(bytes).as_bytes())
+    }
+
     /// The key of what this compiler makes of it with these options.
     pub(super) fn with(&self, compiler: &str, options: &[String]) -> Key {
         let mut hasher = Hasher::new("perfrun 2026 kernel code");

@@ -7,10 +7,11 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
+use libloading::os::unix::{self, RTLD_GLOBAL, RTLD_NOW};
 
 use super::request::Form;
 use super::source::Text;
+use crate::backend::gpu::library::Library;
 
 /// Whose library it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +67,6 @@ pub(super) struct Rtc {
     /// Only NVIDIA's has an assembly text.
     ptx: Option<(Size, Get)>,
     error_string: ErrorString,
-    // The functions above live as long as it is open.
-    _library: Library,
 }
 
 /// Why there is no code.
@@ -103,15 +102,13 @@ impl Rtc {
         if in_folder {
             open_builtins(path);
         }
-        // SAFETY: opening a library runs its initialisers. It is the vendor's compiler, by its name or by the path that the
-        // user gave, and its initialisers ask nothing of the caller.
-        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| plain(&e, path))?;
+        let library = Library::open_one(&path.to_string_lossy())?;
         let (start, code_size, code) = vendor.symbols();
         let name = |end: &str| format!("{start}{end}");
         // SAFETY: each symbol is read with the type that nvrtc.h and hiprtc.h declare for it; both headers have had these
-        // declarations since the first version that has the symbol. The pointers are used only while `_library` is open.
-        let rtc = unsafe {
-            Rtc {
+        // declarations since the first version that has the symbol.
+        let (rtc, version) = unsafe {
+            let rtc = Rtc {
                 vendor,
                 path: path.to_path_buf(),
                 version: (0, 0),
@@ -127,11 +124,9 @@ impl Rtc {
                     Vendor::Amd => None,
                 },
                 error_string: symbol::<ErrorString>(&library, &name("GetErrorString"))?,
-                _library: library,
-            }
+            };
+            (rtc, symbol::<Version>(&library, &name("Version"))?)
         };
-        // SAFETY: as above.
-        let version = unsafe { symbol::<Version>(&rtc._library, &name("Version"))? };
         let (mut major, mut minor) = (0, 0);
         // SAFETY: two integers to write to, alive during the call.
         let status = unsafe { version(&raw mut major, &raw mut minor) };
@@ -250,13 +245,13 @@ impl Drop for Created<'_> {
     }
 }
 
-/// A function of `library`.
+/// A function of `library`, which stays open for good.
 ///
 /// # Safety
-/// The symbol must be a function of type `T`, and the result must not be called after the library is closed.
+/// The symbol must be a function of type `T`.
 unsafe fn symbol<T: Copy>(library: &Library, name: &str) -> Result<T, String> {
     // SAFETY: the type is the caller's word.
-    unsafe { library.get::<T>(name.as_bytes()) }.map(|s| *s).map_err(|_| format!("has no {name}"))
+    unsafe { library.symbol(name, &mut Vec::new()) }.ok_or_else(|| format!("has no {name}"))
 }
 
 /// The compiler's built-in functions lie in a second library, which version 13 does not find by itself; opened before, by its
@@ -267,15 +262,9 @@ fn open_builtins(path: &Path) {
     // Without the loader's word for it: if it is needed and does not open, the compiler itself says so.
     for entry in entries.filter(|e| e.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so.")) {
         // SAFETY: a data library of the vendor beside the one that the user chose; it has no initialisers of consequence.
-        if let Ok(library) = unsafe { Library::open(Some(entry.path()), RTLD_NOW | RTLD_GLOBAL) } {
+        if let Ok(library) = unsafe { unix::Library::open(Some(entry.path()), RTLD_NOW | RTLD_GLOBAL) } {
             // It stays open as long as the process lives, as a library that the loader found would.
             std::mem::forget(library);
         }
     }
-}
-
-/// The loader's answer without the path, which stands before it already.
-fn plain(error: &libloading::Error, path: &Path) -> String {
-    let text = error.to_string();
-    text.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&text).to_owned()
 }

@@ -164,7 +164,7 @@ fn without_a_compiler_one_error_lists_what_was_tried() {
         &[
             "trial/trial.cu (T=float, N=64) for sm_90a: neither code nor a compiler; tried ",
             "pack /nonexistent/perfrun.pack: no such file",
-            "libnvrtc-of-nobody.so.1: cannot open shared object file",
+            "libnvrtc-of-nobody.so.1: no such file",
             "/nonexistent/libnvrtc.so.12: no such file",
             "/bin/sh: ",
             "NVRTC_PATH",
@@ -204,5 +204,60 @@ fn a_pack_of_another_kind_stops_every_request() {
     for _ in 0..2 {
         let error = compiler.code(&Request::new(TRIAL, Arch::SM_80, DEFINES)).unwrap_err();
         assert!(error.is_bad_input() && error.to_string().contains("found version 2"), "{error}");
+    }
+}
+
+#[test]
+fn resources_of_every_target_are_told() {
+    if !has_compilers(&Arch::ALL) {
+        return;
+    }
+    let compiler = Compiler::new(places(None));
+    for arch in Arch::ALL {
+        let request = Request::new(TRIAL, arch, DEFINES);
+        let found = compiler.resources(&request, &compiler.code(&request).unwrap()).unwrap();
+        let [r] = found.as_slice() else { panic!("{arch}: {found:?}") };
+        assert_eq!((r.kernel.as_str(), r.shared_bytes, r.spilled_bytes), ("trial_fwd", 256, 0), "{arch}");
+        assert!((1..64).contains(&r.registers), "{arch}: {r:?}");
+        assert!(r.matrix.counts.is_empty());
+    }
+}
+
+/// A kernel with one product of 16 x 8 x 16, by the instruction that sm_80 and all after it have.
+const PRODUCT: Source = Source::new(&[(
+    "trial/product.cu",
+    r#"
+extern "C" __global__ void product_fwd(float4* y, const uint4* a, const uint2* b) {
+    uint4 x = a[threadIdx.x];
+    uint2 z = b[threadIdx.x];
+    float4 c = {0, 0, 0, 0};
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c.x), "+f"(c.y), "+f"(c.z), "+f"(c.w) : "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(z.x), "r"(z.y));
+    y[threadIdx.x] = c;
+}
+extern "C" __global__ void product_bwd(float* y) { y[threadIdx.x] = 1.0f; }
+"#,
+)]);
+
+#[test]
+fn matrix_instructions_are_counted_with_and_without_a_disassembler() {
+    if !has_compilers(&[Arch::SM_80]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let request = Request::new(PRODUCT, Arch::SM_80, &[]);
+    let with = |nvdisasm: Vec<std::path::PathBuf>| {
+        let compiler = Compiler::new(Places { nvdisasm, ..places(Some(folder.path())) });
+        let found = compiler.resources(&request, &compiler.code(&request).unwrap()).unwrap();
+        let of = |kernel: &str| found.iter().find(|r| r.kernel == kernel).unwrap().matrix.clone();
+        assert_eq!((of("product_fwd").count("HMMA"), of("product_bwd").counts.len()), (1, 0));
+        of("product_fwd").counted_in
+    };
+    assert_eq!(with(vec![]), CountedIn::Ptx);
+    let there = Nvdisasm::find(&Places::here().nvdisasm).is_some();
+    assert!(there || std::env::var("CI").as_deref() != Ok("true"), "nvdisasm is missing; see ci/install");
+    if there {
+        // Made, then found in the cache.
+        assert_eq!([with(Places::here().nvdisasm), with(Places::here().nvdisasm)], [CountedIn::Sass; 2]);
     }
 }
