@@ -6,7 +6,15 @@
 //! Sources: AMD, "Instinct MI200 Instruction Set Architecture" (2022) and "Instinct MI300 Instruction Set Architecture"
 //! (2023), chapters "Microcode Formats"; LLVM's AMDGPU assembler for the names.
 
+mod fields;
+mod memory;
 mod op;
+mod scalar;
+mod text;
+mod vector;
+
+#[cfg(test)]
+mod tests;
 
 pub use op::Op;
 
@@ -172,7 +180,7 @@ pub struct Modifiers {
     pub idxen: bool,
     /// Buffer: the address has an offset in a vector register.
     pub offen: bool,
-    /// Buffer: the data goes to shared memory at M0.
+    /// Buffer, and global loads on gfx90a: the data goes to shared memory at M0.
     pub lds: bool,
     /// Data share: the global one; compute kernels do not have it.
     pub gds: bool,
@@ -311,4 +319,55 @@ impl Instruction {
         let next = self.address.wrapping_add(u64::from(self.size));
         branches.then(|| next.wrapping_add_signed(i64::from(self.imm) * 4))
     }
+}
+
+/// Decodes the first instruction of `words`, which stand at `address`.
+///
+/// # Errors
+/// Words that are no instruction of `target`, with the address and the words.
+pub fn decode(target: Target, address: u64, words: &[u32]) -> Result<Instruction> {
+    let mut r = fields::Reader { target, address, words, length: 0, has_literal: false };
+    let mut out = Instruction {
+        address,
+        size: 0,
+        format: Format::Sopp,
+        target,
+        op: Op::s_nop,
+        dst: Operand::None,
+        sdst: Operand::None,
+        src: [Operand::None; 4],
+        imm: 0,
+        modifiers: Modifiers::default(),
+        access: Access::Plain,
+        compare: None,
+    };
+    r.take(1)?;
+    let first = r.bits(0, 26, 6);
+    match first {
+        0x00..0x20 => vector::vop(&mut r, &mut out)?,
+        0x20..0x30 => scalar::sop(&mut r, &mut out)?,
+        0x30 => scalar::smem(&mut r, &mut out)?,
+        0x34 => vector::vop3(&mut r, &mut out)?,
+        0x36 => memory::ds(&mut r, &mut out)?,
+        0x37 => memory::flat(&mut r, &mut out)?,
+        0x38 => memory::mubuf(&mut r, &mut out)?,
+        _ => return Err(r.error("unknown encoding")),
+    }
+    out.size = ((r.length + usize::from(r.has_literal)) * 4) as u8;
+    Ok(out)
+}
+
+/// Decodes all of `words`, which start at `address`.
+///
+/// # Errors
+/// As [`decode`], at the first word that is no instruction.
+pub fn decode_all(target: Target, address: u64, words: &[u32]) -> Result<Vec<Instruction>> {
+    let mut out = Vec::with_capacity(words.len() / 2);
+    let mut at = 0;
+    while let Some(rest) = words.get(at..).filter(|rest| !rest.is_empty()) {
+        let instruction = decode(target, address.wrapping_add(at as u64 * 4), rest)?;
+        at += usize::from(instruction.size / 4);
+        out.push(instruction);
+    }
+    Ok(out)
 }
