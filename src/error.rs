@@ -96,27 +96,19 @@ impl Faults {
     /// # Errors
     /// `wrap(self)` if there is a fault.
     pub fn into_result(self, wrap: fn(Faults) -> Error) -> Result<()> {
-        if self.is_empty() {
-            Ok(())
-        } else {
-            Err(wrap(self))
-        }
+        if self.is_empty() { Ok(()) } else { Err(wrap(self)) }
     }
 }
 
 impl From<String> for Faults {
     fn from(line: String) -> Faults {
-        Faults {
-            lines: vec![line.into()],
-        }
+        Faults { lines: vec![line.into()] }
     }
 }
 
 impl From<&str> for Faults {
     fn from(line: &str) -> Faults {
-        Faults {
-            lines: vec![line.into()],
-        }
+        Faults { lines: vec![line.into()] }
     }
 }
 
@@ -150,10 +142,7 @@ impl Error {
 
     /// An [`Error::TooLarge`]: `axis` of `op` has length `len`, which does not fit.
     pub fn too_large(op: &str, axis: &str, len: impl fmt::Display) -> Error {
-        Error::TooLarge(
-            format!("{op}: {axis}: length {len} is too large for the integer that must hold it")
-                .into(),
-        )
+        Error::TooLarge(format!("{op}: {axis}: length {len} is too large for the integer that must hold it").into())
     }
 
     /// An [`Error::Device`] with its one line.
@@ -229,9 +218,7 @@ impl fmt::Display for Error {
             | Error::Compile(l)
             | Error::OutOfMemory(l)
             | Error::NonFinite(l) => f.write_str(l),
-            Error::Config(faults) | Error::Data(faults) | Error::Checkpoint(faults) => {
-                faults.fmt(f)
-            }
+            Error::Config(faults) | Error::Data(faults) | Error::Checkpoint(faults) => faults.fmt(f),
             Error::Io { path, what, source } => {
                 write!(f, "{}: cannot {what}: {source}", path.display())
             }
@@ -263,27 +250,18 @@ mod tests {
         faults.absorb(Error::config("b: unknown"));
         faults.absorb(Error::shape("c: wrong"));
         assert_eq!(faults.len(), 3);
-        assert_eq!(
-            Error::Config(faults).to_string(),
-            "a: expected 1, found 2\nb: unknown\nc: wrong"
-        );
+        assert_eq!(Error::Config(faults).to_string(), "a: expected 1, found 2\nb: unknown\nc: wrong");
         assert!(Faults::new().into_result(Error::Config).is_ok());
     }
 
     #[test]
     fn a_missing_file_is_bad_input_and_a_full_disk_is_not() {
-        let missing = std::fs::File::open("/nonexistent/file")
-            .map_err(Error::io("open", "/nonexistent/file"));
-        assert!(missing.is_err_and(|e| {
-            e.is_bad_input()
-                && e.to_string()
-                    .starts_with("/nonexistent/file: cannot open: ")
-        }));
-        let full = Error::Io {
-            path: "x".into(),
-            what: "write",
-            source: std::io::ErrorKind::StorageFull.into(),
-        };
+        let missing = std::fs::File::open("/nonexistent/file").map_err(Error::io("open", "/nonexistent/file"));
+        assert!(
+            missing
+                .is_err_and(|e| { e.is_bad_input() && e.to_string().starts_with("/nonexistent/file: cannot open: ") })
+        );
+        let full = Error::Io { path: "x".into(), what: "write", source: std::io::ErrorKind::StorageFull.into() };
         assert!(!full.is_bad_input());
     }
 }

@@ -26,15 +26,9 @@ pub enum Arch {
 
 impl Arch {
     /// A100.
-    pub const SM_80: Arch = Arch::Sm {
-        capability: 80,
-        accelerated: false,
-    };
+    pub const SM_80: Arch = Arch::Sm { capability: 80, accelerated: false };
     /// H100, H200, with the instructions of Hopper alone.
-    pub const SM_90A: Arch = Arch::Sm {
-        capability: 90,
-        accelerated: true,
-    };
+    pub const SM_90A: Arch = Arch::Sm { capability: 90, accelerated: true };
     /// MI200 series.
     pub const GFX90A: Arch = Arch::Gfx(0x90a);
     /// MI300 series.
@@ -57,20 +51,14 @@ impl Arch {
 
     /// What an NVIDIA device of this compute capability takes: its own architecture, with its own instructions from 9.0 on.
     pub const fn of_capability(major: u32, minor: u32) -> Arch {
-        Arch::Sm {
-            capability: major * 10 + minor,
-            accelerated: major >= 9,
-        }
+        Arch::Sm { capability: major * 10 + minor, accelerated: major >= 9 }
     }
 }
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
-            Arch::Sm {
-                capability,
-                accelerated,
-            } => format!("sm_{capability}{}", if *accelerated { "a" } else { "" }),
+            Arch::Sm { capability, accelerated } => format!("sm_{capability}{}", if *accelerated { "a" } else { "" }),
             Arch::Gfx(number) => format!("gfx{number:x}"),
         };
         f.pad(&name)
@@ -87,34 +75,20 @@ impl std::str::FromStr for Arch {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Arch> {
-        let wrong = || {
-            Error::argument(format!(
-                "architecture: expected sm_80, sm_90a, gfx90a or gfx942, found `{name}`"
-            ))
-        };
+        let wrong =
+            || Error::argument(format!("architecture: expected sm_80, sm_90a, gfx90a or gfx942, found `{name}`"));
         if let Some(rest) = name.strip_prefix("sm_") {
             let (number, accelerated) = rest.strip_suffix('a').map_or((rest, false), |n| (n, true));
             let capability = number.parse().map_err(|_| wrong())?;
             return if (50..1000).contains(&capability) {
-                Ok(Arch::Sm {
-                    capability,
-                    accelerated,
-                })
+                Ok(Arch::Sm { capability, accelerated })
             } else {
                 Err(wrong())
             };
         }
         // AMD's runtime appends features: gfx90a:sramecc+:xnack-.
-        let number = name
-            .split(':')
-            .next()
-            .and_then(|n| n.strip_prefix("gfx"))
-            .ok_or_else(wrong)?;
-        u32::from_str_radix(number, 16)
-            .ok()
-            .filter(|n| (0x100..0x2000).contains(n))
-            .map(Arch::Gfx)
-            .ok_or_else(wrong)
+        let number = name.split(':').next().and_then(|n| n.strip_prefix("gfx")).ok_or_else(wrong)?;
+        u32::from_str_radix(number, 16).ok().filter(|n| (0x100..0x2000).contains(n)).map(Arch::Gfx).ok_or_else(wrong)
     }
 }
 
@@ -200,13 +174,7 @@ impl Launch {
 
     /// A launch without extra shared memory.
     pub const fn grid(grid: [u32; 3], block: [u32; 3]) -> Launch {
-        Launch {
-            grid,
-            block,
-            shared: 0,
-            cluster: [1, 1, 1],
-            is_cooperative: false,
-        }
+        Launch { grid, block, shared: 0, cluster: [1, 1, 1], is_cooperative: false }
     }
 
     /// The same with `bytes` of shared memory beyond what the kernel declares.
@@ -250,9 +218,7 @@ pub struct Param {
 impl Param {
     /// An argument of these bytes.
     pub fn new(bytes: impl Into<Box<[u8]>>) -> Param {
-        Param {
-            bytes: bytes.into(),
-        }
+        Param { bytes: bytes.into() }
     }
 
     /// The bytes.
@@ -328,10 +294,7 @@ pub const TENSOR_MAP_BYTES: usize = 128;
 ///
 /// Calls may come from any thread. Work goes to streams in order; a fault of a kernel shows at the next call that waits, as an
 /// [`Error::Driver`] which names the call, and the process stays alive.
-#[allow(
-    clippy::missing_errors_doc,
-    reason = "every call gives Error::Driver with the driver's own code and name"
-)]
+#[allow(clippy::missing_errors_doc, reason = "every call gives Error::Driver with the driver's own code and name")]
 pub trait Driver: fmt::Debug + Send + Sync {
     /// What the device is.
     fn info(&self) -> &DeviceInfo;
@@ -368,13 +331,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// What the loader says of it.
     fn attributes(&self, function: Function) -> Result<Attributes>;
     /// Launches it. Shared memory beyond [`DeviceInfo::shared_bytes`] is asked for by the call itself.
-    fn launch(
-        &self,
-        function: Function,
-        launch: &Launch,
-        params: &[Param],
-        stream: Stream,
-    ) -> Result<()>;
+    fn launch(&self, function: Function, launch: &Launch, params: &[Param], stream: Stream) -> Result<()>;
 
     /// A new stream.
     fn create_stream(&self) -> Result<Stream>;
@@ -424,22 +381,10 @@ mod tests {
         for arch in Arch::ALL {
             assert_eq!(arch.to_string().parse::<Arch>().unwrap(), arch);
         }
-        assert_eq!(
-            "gfx90a:sramecc+:xnack-".parse::<Arch>().unwrap(),
-            Arch::GFX90A
-        );
+        assert_eq!("gfx90a:sramecc+:xnack-".parse::<Arch>().unwrap(), Arch::GFX90A);
         assert_eq!(Arch::of_capability(9, 0), Arch::SM_90A);
         assert_eq!(Arch::of_capability(8, 6).to_string(), "sm_86");
-        for wrong in [
-            "sm_",
-            "sm_9",
-            "sm_90b",
-            "gfx",
-            "gfxyz",
-            "",
-            "90a",
-            "sm_4294967296",
-        ] {
+        for wrong in ["sm_", "sm_9", "sm_90b", "gfx", "gfxyz", "", "90a", "sm_4294967296"] {
             assert!(wrong.parse::<Arch>().is_err(), "{wrong}");
         }
     }
