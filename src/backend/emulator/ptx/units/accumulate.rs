@@ -22,6 +22,7 @@
 
 use super::formats::{Format, Rounding, narrow, widen};
 use super::{Misuse, Result};
+use std::ops::Range;
 
 /// A generation of tensor cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,9 +88,8 @@ impl Rule {
             return self.special(a, b, c);
         }
         let mut sum = c;
-        let (pieces_a, pieces_b) = (a.pieces(self.at_a_time), b.pieces(self.at_a_time));
-        for (a, b) in pieces_a.zip(pieces_b) {
-            sum = self.fused(a, b, sum);
+        for start in (0..a.values.len()).step_by(self.at_a_time) {
+            sum = self.fused(a, b, start..(start + self.at_a_time).min(a.values.len()), sum);
             if !widen(sum, self.accumulator).is_finite() {
                 break;
             }
@@ -98,51 +98,57 @@ impl Rule {
     }
 
     /// One piece: aligned, cut off, summed, rounded.
-    fn fused(&self, a: Piece<'_>, b: Piece<'_>, c: u32) -> u32 {
-        let addend = Term::new(c, self.accumulator);
-        let (mut largest, mut least) = (addend.exponent, addend.exponent);
-        for (ea, eb) in a.exponents.iter().zip(b.exponents) {
-            largest = largest.max(ea + eb);
-            least = least.min(ea + eb);
+    fn fused(&self, a: &Vector, b: &Vector, piece: Range<usize>, c: u32) -> u32 {
+        let addend = f64::from(widen(c, self.accumulator));
+        let mut largest = exponent(c, self.accumulator);
+        for (x, y) in a.exponents[piece.clone()].iter().zip(&b.exponents[piece.clone()]) {
+            largest = largest.max(x + y);
         }
-        if least < NEVER {
+        let zeros = (a.zeros | b.zeros) >> piece.start & (u64::MAX >> (64 - piece.len()));
+        if addend == 0.0 || zeros != 0 {
             largest = largest.max(self.zero_exponent);
         }
-        // Fraction bits of a product beside those that are kept.
-        let spare = self.kept - (self.input[0].fraction() + self.input[1].fraction()) as i32;
-        let mut sum = 0i64;
-        for k in 0..a.exponents.len().min(b.exponents.len()) {
-            let product = a.significands[k] * b.significands[k];
-            sum += cut(product, spare - (largest - (a.exponents[k] + b.exponents[k])));
+        let unit = power_of_two(largest - self.kept);
+        // All but the last bits of the addition are exact, so casting it to an integer of units is too.
+        let sum = ((addend * power_of_two(self.kept - largest)) as i64) as f64 * unit;
+        // Emulated kernels spend their time in this loop: no branch and no integer. Added to `round` a number loses what is below
+        // one unit, to the nearest; half a unit less a little, which no product is as close to the next multiple as, makes that
+        // a cut. The sum has units up to 2^33, so it is exact.
+        let (half, round) = (unit * (0.5 - f64::EPSILON * (1 << 28) as f64), unit * 1.5 * (1i64 << 52) as f64);
+        let (a, _) = a.values[piece.clone()].as_chunks::<4>();
+        let (b, _) = b.values[piece].as_chunks::<4>();
+        // Four sums, so that none waits for the one before; all are exact.
+        let mut sums = [sum, 0.0, 0.0, 0.0];
+        for (x, y) in a.iter().zip(b) {
+            for i in 0..4 {
+                let product = x[i] * y[i];
+                sums[i] += (((product.abs() - half) + round) - round).copysign(product);
+            }
         }
-        let spare = self.kept - self.accumulator.fraction() as i32;
-        sum += cut(addend.significand, spare - (largest - addend.exponent));
-        self.round(sum, largest - self.kept)
+        self.round(sums[0] + sums[1] + (sums[2] + sums[3]))
     }
 
-    /// `sum` times 2 to the `exponent`, in the accumulator's format.
-    fn round(&self, sum: i64, exponent: i32) -> u32 {
-        if sum == 0 {
+    /// An exact sum in the accumulator's format.
+    fn round(&self, sum: f64) -> u32 {
+        if sum == 0.0 {
             return 0;
         }
-        // Exact: the sum has fewer than 53 bits and the exponent is far from the ends of f64.
-        let value = sum as f64 * f64::from_bits(((1023 + exponent) as u64) << 52);
         if self.accumulator == Format::F16 {
-            return narrow(value, Format::F16, Rounding::Nearest, false, false);
+            return narrow(sum, Format::F16, Rounding::Nearest, false, false);
         }
-        let nearest = value as f32;
+        let nearest = sum as f32;
         if nearest.is_infinite() {
             // Between the largest number and 2^128 the cut decides, which stays below.
-            let is_past = value.abs() >= 2f64.powi(128);
+            let is_past = sum.abs() >= power_of_two(128);
             return if is_past { nearest.to_bits() } else { nearest.to_bits() - 1 };
         }
-        let is_above = f64::from(nearest).abs() > value.abs();
+        let is_above = f64::from(nearest).abs() > sum.abs();
         (nearest.to_bits() - u32::from(is_above)) >> self.cleared << self.cleared
     }
 
     /// What infinities and NaN give: as in IEEE arithmetic, NaN in its one form.
     fn special(&self, a: &Vector, b: &Vector, c: u32) -> u32 {
-        let products = a.values(self.input[0]).zip(b.values(self.input[1])).map(|(a, b)| f64::from(a) * f64::from(b));
+        let products = a.values.iter().zip(&b.values).map(|(a, b)| a * b);
         // Finite products cannot overflow here, so only what is infinite or NaN from the start counts.
         let all = products.chain([f64::from(widen(c, self.accumulator))]).filter(|x| !x.is_finite());
         let sum: f64 = all.sum();
@@ -150,71 +156,47 @@ impl Rule {
     }
 }
 
-/// No sum of two exponents of numbers is below this; that of a zero is.
-const NEVER: i32 = -4000;
-
-/// `x` times 2 to the `shift`, towards zero.
-fn cut(x: i32, shift: i32) -> i64 {
-    let magnitude = u64::from(x.unsigned_abs());
-    let cut = if shift >= 0 { magnitude << shift.min(31) } else { magnitude >> (-shift).min(63) } as i64;
-    if x < 0 { -cut } else { cut }
+/// 2 to the `exponent`, which is far from the ends of f64.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((1023 + exponent) as u64) << 52)
 }
 
-/// A number as an integer and an exponent: significand times 2 to the (exponent - fraction bits).
-struct Term {
-    significand: i32,
-    exponent: i32,
-}
-
-impl Term {
-    /// The term of a finite number.
-    fn new(bits: u32, format: Format) -> Term {
-        let bits = if format == Format::Tf32 { bits >> 13 } else { bits };
-        let width = if format == Format::Tf32 { 19 } else { format.bits() as u32 };
-        let magnitude = bits & ((1 << (width - 1)) - 1);
-        let field = (magnitude >> format.fraction()) as i32;
-        let fraction = (magnitude & ((1 << format.fraction()) - 1)) as i32;
-        let significand = if field == 0 { fraction } else { fraction | 1 << format.fraction() };
-        let exponent = if significand == 0 { 2 * NEVER } else { field.max(1) - format.bias() };
-        let is_negative = bits >> (width - 1) & 1 == 1;
-        Term { significand: if is_negative { -significand } else { significand }, exponent }
-    }
+/// The exponent that alignment sees: that of the number, for subnormal numbers the least one, for zero one that no product has.
+fn exponent(bits: u32, format: Format) -> i32 {
+    let (fraction, width) = match format {
+        Format::Tf32 => (23, 32),
+        other => (other.fraction(), other.bits()),
+    };
+    let magnitude = bits & (u32::MAX >> (33 - width));
+    if magnitude == 0 { -2000 } else { ((magnitude >> fraction) as i32).max(1) - format.bias() }
 }
 
 /// A row of A or a column of B, taken apart once for all the products that it is in.
 #[derive(Clone, Debug)]
 pub struct Vector {
-    bits: Vec<u32>,
-    significands: Vec<i32>,
+    values: Vec<f64>,
     exponents: Vec<i32>,
+    /// A bit for each element that is zero.
+    zeros: u64,
+    /// Whether an element is infinite or NaN.
     has_special: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Piece<'a> {
-    significands: &'a [i32],
-    exponents: &'a [i32],
-}
-
 impl Vector {
-    /// The elements in these bits; negated where `is_negated`.
+    /// The elements in these bits, at most 64; negated where `is_negated`.
     pub fn new(bits: impl IntoIterator<Item = u32>, format: Format, is_negated: bool) -> Vector {
-        let sign = u32::from(is_negated) << (format.bits() - 1);
-        let bits: Vec<u32> = bits.into_iter().map(|b| b ^ sign).collect();
-        let has_special = bits.iter().any(|b| !widen(*b, format).is_finite());
-        let terms = || bits.iter().map(|b| Term::new(*b, format));
-        let (significands, exponents) =
-            (terms().map(|t| t.significand).collect(), terms().map(|t| t.exponent).collect());
-        Vector { bits, significands, exponents, has_special }
-    }
-
-    fn pieces(&self, len: usize) -> impl Iterator<Item = Piece<'_>> {
-        let parts = self.significands.chunks(len).zip(self.exponents.chunks(len));
-        parts.map(|(significands, exponents)| Piece { significands, exponents })
-    }
-
-    fn values(&self, format: Format) -> impl Iterator<Item = f32> {
-        self.bits.iter().map(move |b| widen(*b, format))
+        let sign = if is_negated { -1.0 } else { 1.0 };
+        let unused = if format == Format::Tf32 { 0x1fff } else { 0 };
+        let mut all =
+            Vector { values: Vec::with_capacity(32), exponents: Vec::with_capacity(32), zeros: 0, has_special: false };
+        for (i, bits) in bits.into_iter().enumerate() {
+            let value = f64::from(widen(bits, format)) * sign;
+            all.zeros |= u64::from(value == 0.0) << (i % 64);
+            all.has_special |= !value.is_finite();
+            all.values.push(value);
+            all.exponents.push(exponent(bits & !unused, format));
+        }
+        all
     }
 }
 
