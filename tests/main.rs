@@ -3,6 +3,7 @@
 // Clippy knows tests by their attribute; here everything is a test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backends;
 mod checkpoint;
 mod config;
 mod data;

@@ -86,6 +86,31 @@ impl Library {
     }
 }
 
+#[cfg(test)]
+impl Library {
+    /// What `symbol`, a function of a test's library that returns a C string, says.
+    pub(crate) fn says(&self, symbol: &str) -> String {
+        // SAFETY: a test calls it for such a function; the string is static.
+        unsafe {
+            let say =
+                self.symbol::<unsafe extern "C" fn() -> *const std::ffi::c_char>(symbol, &mut Vec::new()).unwrap();
+            std::ffi::CStr::from_ptr(say()).to_str().unwrap().to_owned()
+        }
+    }
+}
+
+/// The C file `name` of tests/golden with these definitions as a library of its own, whose state nobody shares.
+#[cfg(test)]
+pub(crate) fn compiled(name: &str, definitions: &[&str]) -> (tempfile::TempDir, String) {
+    let source = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let library = dir.path().join("libfake.so").to_str().unwrap().to_owned();
+    let mut cc = std::process::Command::new("cc");
+    let done = cc.args(["-shared", "-fPIC", "-o", &library]).args(definitions).arg(&source).output().unwrap();
+    assert!(done.status.success(), "cc {source}: {}", String::from_utf8_lossy(&done.stderr));
+    (dir, library)
+}
+
 /// The loader's words without the name that it repeats, and its commonest sentence in short.
 fn words(name: &str, text: &str) -> String {
     let text = text.strip_prefix(name).and_then(|t| t.strip_prefix(": ")).unwrap_or(text);

@@ -74,9 +74,7 @@ impl Gpu {
                 Gpu::over(device, driver, Some(emulator))
             }
             Device::Cpu | Device::Plan => Err(Error::argument(format!("{device}: has no driver"))),
-            Device::Cuda(_) | Device::Hip(_) | Device::Dry(_) => {
-                Gpu::over(device, open::open(&device.to_string())?, None)
-            }
+            Device::Cuda(_) | Device::Hip(_) | Device::Dry(_) => Gpu::over(device, open::open(device)?, None),
         }
     }
 

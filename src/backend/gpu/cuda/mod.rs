@@ -11,6 +11,8 @@
 mod api;
 mod runtime;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use runtime::{NAMES, Runtime};
 
@@ -34,8 +36,6 @@ pub(crate) struct Cuda {
     /// The default memory pool, if the device has pools.
     pool: Option<Handle>,
     info: DeviceInfo,
-    /// Whether every launch is waited for, so that a fault names its kernel.
-    is_synchronous: bool,
     /// The error that ended the context.
     lost: OnceLock<Box<str>>,
     /// The kernel that was launched last.
@@ -82,7 +82,6 @@ impl Cuda {
             context,
             pool: None,
             info,
-            is_synchronous: std::env::var_os("KERNEL_SYNC").is_some_and(|v| v != "0" && !v.is_empty()),
             lost: OnceLock::new(),
             last: Mutex::new(None),
             shared: Handles::new("shared memory"),
@@ -140,7 +139,6 @@ impl Cuda {
         }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let of = match &*last {
-            Some(entry) if self.is_synchronous => format!(" (kernel {})", entry.name),
             Some(entry) => format!(" (last launch: {}; KERNEL_SYNC=1 finds the kernel)", entry.name),
             None => String::new(),
         };
@@ -228,18 +226,6 @@ impl Cuda {
             self.set_function_attribute(api, function, api::FUNC_NON_PORTABLE_CLUSTER, 1)?;
         }
         Ok(())
-    }
-
-    /// Waits after a launch and names the kernel, unless the stream is being recorded.
-    fn synchronize_launch(&self, api: &Api, stream: Handle) -> Result<()> {
-        let mut status = 0;
-        // SAFETY: `status` is a live int, the stream is alive.
-        self.check("cuStreamIsCapturing", unsafe { (api.cuStreamIsCapturing)(stream, &raw mut status) })?;
-        if status != 0 {
-            return Ok(());
-        }
-        // SAFETY: the stream is alive.
-        self.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(stream) })
     }
 
     /// Lets this device reach the default pool of device `other`, which peer access to its context does not cover.

@@ -85,6 +85,12 @@ impl Runtime {
         self.library.name()
     }
 
+    /// What a test's driver says.
+    #[cfg(test)]
+    pub(super) fn says(&self, symbol: &str) -> String {
+        self.library.says(symbol)
+    }
+
     /// The driver's name of device `ordinal`.
     ///
     /// # Errors

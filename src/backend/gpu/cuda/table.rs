@@ -237,10 +237,7 @@ impl Driver for Cuda {
             (api.cuLaunchKernelEx)(&raw const config, function.0, pointers.as_mut_ptr(), std::ptr::null_mut())
         };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry.clone());
-        if status != 0 {
-            return self.check(&format!("cuLaunchKernelEx {}", entry.name), status);
-        }
-        if self.is_synchronous { self.synchronize_launch(api, stream) } else { Ok(()) }
+        if status == 0 { Ok(()) } else { self.check(&format!("cuLaunchKernelEx {}", entry.name), status) }
     }
 
     fn create_stream(&self) -> Result<Stream> {
