@@ -3,6 +3,7 @@
 mod activation;
 mod cases;
 mod cpu;
+mod launch;
 mod reference;
 
 #[cfg(test)]
@@ -126,7 +127,10 @@ impl Operator for Matmul {
     }
 
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
-        cpu::forward(self, exec, io)
+        match exec.gpu() {
+            Some(gpu) => self.launch_fwd(gpu, io),
+            None => cpu::forward(self, exec, io),
+        }
     }
 }
 
@@ -143,7 +147,10 @@ impl Differentiable for Matmul {
     }
 
     fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
-        cpu::backward(self, exec, io)
+        match exec.gpu() {
+            Some(gpu) => self.launch_bwd(gpu, io),
+            None => cpu::backward(self, exec, io),
+        }
     }
 }
 
@@ -152,7 +159,7 @@ pub static ROOM: Room = Room {
     name: "matmul",
     about: "a matrix times a weight matrix, plus bias, through an activation",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: launch::KERNELS,
     cases: cases::cases,
     bad_cases: cases::bad_cases,
     bench_cases: cases::bench_cases,
