@@ -88,8 +88,8 @@ impl Rule {
             return self.special(a, b, c);
         }
         let mut sum = c;
-        for start in (0..a.values.len()).step_by(self.at_a_time) {
-            sum = self.fused(a, b, start..(start + self.at_a_time).min(a.values.len()), sum);
+        for start in (0..a.len).step_by(self.at_a_time) {
+            sum = self.fused(a, b, start..(start + self.at_a_time).min(a.len), sum);
             if !widen(sum, self.accumulator).is_finite() {
                 break;
             }
@@ -104,7 +104,7 @@ impl Rule {
         for (x, y) in a.exponents[piece.clone()].iter().zip(&b.exponents[piece.clone()]) {
             largest = largest.max(x + y);
         }
-        let zeros = (a.zeros | b.zeros) >> piece.start & (u64::MAX >> (64 - piece.len()));
+        let zeros = (a.zeros | b.zeros) >> piece.start & (u32::MAX >> (MOST - piece.len()));
         if addend == 0.0 || zeros != 0 {
             largest = largest.max(self.zero_exponent);
         }
@@ -148,7 +148,7 @@ impl Rule {
 
     /// What infinities and NaN give: as in IEEE arithmetic, NaN in its one form.
     fn special(&self, a: &Vector, b: &Vector, c: u32) -> u32 {
-        let products = a.values.iter().zip(&b.values).map(|(a, b)| a * b);
+        let products = a.values[..a.len].iter().zip(&b.values).map(|(a, b)| a * b);
         // Finite products cannot overflow here, so only what is infinite or NaN from the start counts.
         let all = products.chain([f64::from(widen(c, self.accumulator))]).filter(|x| !x.is_finite());
         let sum: f64 = all.sum();
@@ -171,32 +171,47 @@ fn exponent(bits: u32, format: Format) -> i32 {
     if magnitude == 0 { -2000 } else { ((magnitude >> fraction) as i32).max(1) - format.bias() }
 }
 
+/// The most elements of a row: eight-bit floats fill 32 bytes.
+const MOST: usize = 32;
+
 /// A row of A or a column of B, taken apart once for all the products that it is in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Vector {
-    values: Vec<f64>,
-    exponents: Vec<i32>,
+    values: [f64; MOST],
+    exponents: [i32; MOST],
+    len: usize,
     /// A bit for each element that is zero.
-    zeros: u64,
+    zeros: u32,
     /// Whether an element is infinite or NaN.
     has_special: bool,
 }
 
 impl Vector {
-    /// The elements in these bits, at most 64; negated where `is_negated`.
-    pub fn new(bits: impl IntoIterator<Item = u32>, format: Format, is_negated: bool) -> Vector {
-        let sign = if is_negated { -1.0 } else { 1.0 };
+    /// A vector of `len` elements, at most 32, all to be [`put`](Vector::put).
+    pub fn unset(len: usize) -> Vector {
+        Vector { values: [0.0; MOST], exponents: [0; MOST], len: len.min(MOST), zeros: 0, has_special: false }
+    }
+
+    /// Sets element `index`, once, to the number in these bits, negated where `is_negated`.
+    pub fn put(&mut self, index: usize, bits: u32, format: Format, is_negated: bool) {
+        let value = f64::from(widen(bits, format));
+        let index = index % MOST;
+        self.zeros |= u32::from(value == 0.0) << index;
+        self.has_special |= !value.is_finite();
+        self.values[index] = if is_negated { -value } else { value };
         let unused = if format == Format::Tf32 { 0x1fff } else { 0 };
-        let mut all =
-            Vector { values: Vec::with_capacity(32), exponents: Vec::with_capacity(32), zeros: 0, has_special: false };
-        for (i, bits) in bits.into_iter().enumerate() {
-            let value = f64::from(widen(bits, format)) * sign;
-            all.zeros |= u64::from(value == 0.0) << (i % 64);
-            all.has_special |= !value.is_finite();
-            all.values.push(value);
-            all.exponents.push(exponent(bits & !unused, format));
+        self.exponents[index] = exponent(bits & !unused, format);
+    }
+
+    /// The elements in these bits, at most 32; negated where `is_negated`.
+    pub fn new(bits: impl IntoIterator<Item = u32>, format: Format, is_negated: bool) -> Vector {
+        let mut all = Vector::unset(MOST);
+        let mut len = 0;
+        for bits in bits.into_iter().take(MOST) {
+            all.put(len, bits, format, is_negated);
+            len += 1;
         }
-        all
+        Vector { len, ..all }
     }
 }
 

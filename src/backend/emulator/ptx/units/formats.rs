@@ -204,16 +204,17 @@ pub fn widen(bits: u32, from: Format) -> f32 {
         Format::Bf16 => return f32::from_bits((bits & 0xffff) << 16),
         _ => {}
     }
-    let sign = if bits >> (from.bits() - 1) & 1 == 1 { -1.0 } else { 1.0 };
-    let magnitude = u64::from(bits) & ((1 << (from.bits() - 1)) - 1);
-    if magnitude > from.largest() {
-        let is_infinity = from != Format::E4m3 && magnitude == from.largest() + 1;
-        return if is_infinity { sign * f32::INFINITY } else { f32::from_bits(Format::F32.nan()) };
+    let (fraction, width) = (from.fraction(), from.bits() as u32);
+    let sign = (bits >> (width - 1) & 1) << 31;
+    let magnitude = bits & ((1 << (width - 1)) - 1);
+    if u64::from(magnitude) > from.largest() {
+        let is_infinity = from != Format::E4m3 && u64::from(magnitude) == from.largest() + 1;
+        return f32::from_bits(if is_infinity { sign | 0x7f80_0000 } else { Format::F32.nan() });
     }
-    let field = (magnitude >> from.fraction()) as i32;
-    let fraction = magnitude & ((1 << from.fraction()) - 1);
-    let (whole, field) = if field == 0 { (fraction, 1) } else { (fraction | 1 << from.fraction(), field) };
-    sign * whole as f32 * 2f32.powi(field - from.bias() - from.fraction() as i32)
+    // In f32's places; the exponents differ by the difference of the biases, which a product mends for subnormal numbers too.
+    let moved = f32::from_bits(magnitude << (23 - fraction));
+    let scale = f32::from_bits(((127 + 127 - from.bias()) as u32) << 23);
+    f32::from_bits((moved * scale).to_bits() | sign)
 }
 
 /// What `.ftz` makes of a single-precision operand or result: subnormal numbers become zero of their sign.

@@ -137,21 +137,18 @@ impl Mma {
         if expected != found {
             return Err(Misuse::new(format!("mma: expected {expected:?} registers of A, B and C, found {found:?}")));
         }
-        let (rows, columns) = (self.rows(a), self.columns(b));
-        match (self.a, self.b) {
-            (Element::Float(x), Element::Float(y)) => {
-                let format = if self.d == "f16" { Format::F16 } else { Format::F32 };
-                let rule = Rule::new(core, x, y, format, false)?;
-                let vectors = |lists: Vec<Vec<u64>>, format| -> Vec<Vector> {
-                    lists
-                        .into_iter()
-                        .map(|list| Vector::new(list.into_iter().map(|b| b as u32), format, false))
-                        .collect()
-                };
-                let (rows, columns) = (vectors(rows, x), vectors(columns, y));
-                Ok(self.each(c, |row, column, c| u64::from(rule.dot(&rows[row], &columns[column], c as u32))))
-            }
-            (Element::F64, _) => Ok(self.each(c, |row, column, c| {
+        if let (Element::Float(x), Element::Float(y)) = (self.a, self.b) {
+            let rule = Rule::new(core, x, y, if self.d == "f16" { Format::F16 } else { Format::F32 }, false)?;
+            let (mut rows, mut columns) = ([Vector::unset(self.k); 16], [Vector::unset(self.k); N]);
+            self.each_of_a(a, |row, k, bits| rows[row].put(k, bits as u32, x, false));
+            self.each_of_b(b, |k, column, bits| columns[column].put(k, bits as u32, y, false));
+            return Ok(self.each(c, |row, column, c| u64::from(rule.dot(&rows[row], &columns[column], c as u32))));
+        }
+        let (mut rows, mut columns) = (vec![vec![0; self.k]; self.m], vec![vec![0; self.k]; N]);
+        self.each_of_a(a, |row, k, bits| rows[row][k] = bits);
+        self.each_of_b(b, |k, column, bits| columns[column][k] = bits);
+        match self.a {
+            Element::F64 => Ok(self.each(c, |row, column, c| {
                 // A chain of fused operations in the order of k, each rounded to nearest (arXiv:2511.10909, table 3).
                 let pairs = rows[row].iter().zip(&columns[column]);
                 pairs.fold(f64::from_bits(c), |c, (a, b)| f64::from_bits(*a).mul_add(f64::from_bits(*b), c)).to_bits()
@@ -174,26 +171,22 @@ impl Mma {
         }
     }
 
-    /// The rows of A as bits.
-    fn rows(&self, a: &[Lanes]) -> Vec<Vec<u64>> {
-        let mut rows = vec![vec![0; self.k]; self.m];
+    /// Calls `f(row, k, bits)` for every element of A.
+    fn each_of_a(&self, a: &[Lanes], mut f: impl FnMut(usize, usize, u64)) {
         let per = per_register(self.a.bits());
         for_each_part(a, self.a.bits(), |lane, register, part, value| {
             let (row, k) = place_in_a(self.m, per, lane, register, part);
-            rows[row][k] = value;
+            f(row, k, value);
         });
-        rows
     }
 
-    /// The columns of B as bits.
-    fn columns(&self, b: &[Lanes]) -> Vec<Vec<u64>> {
-        let mut columns = vec![vec![0; self.k]; N];
+    /// Calls `f(k, column, bits)` for every element of B.
+    fn each_of_b(&self, b: &[Lanes], mut f: impl FnMut(usize, usize, u64)) {
         let per = per_register(self.b.bits());
         for_each_part(b, self.b.bits(), |lane, register, part, value| {
             let (k, column) = place_in_b(per, lane, register, part);
-            columns[column][k] = value;
+            f(k, column, value);
         });
-        columns
     }
 
     /// Replaces every element of the accumulator by `f(row, column, element)`.

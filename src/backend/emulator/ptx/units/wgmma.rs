@@ -135,8 +135,9 @@ impl Wgmma {
     /// # Errors
     /// As [`Wgmma::execute`].
     pub fn columns(&self, b: u64, options: Options, shared: &mut dyn Space) -> Result<Vec<Vector>> {
-        let lists = load(Descriptor::decode(b)?, 0, self.n, self.b, options.is_b_mn_major, shared)?;
-        Ok(vectors(lists, self.b, options.is_b_negated))
+        let mut columns = vec![Vector::unset(self.k); self.n];
+        load(Descriptor::decode(b)?, 0, &mut columns, self.b, [options.is_b_mn_major, options.is_b_negated], shared)?;
+        Ok(columns)
     }
 
     /// The warp's rows of A from shared memory.
@@ -144,8 +145,10 @@ impl Wgmma {
     /// # Errors
     /// As [`Wgmma::execute`].
     pub fn rows(&self, a: u64, warp: usize, options: Options, shared: &mut dyn Space) -> Result<Vec<Vector>> {
-        let lists = load(Descriptor::decode(a)?, warp * ROWS, ROWS, self.a, options.is_a_mn_major, shared)?;
-        Ok(vectors(lists, self.a, options.is_a_negated))
+        let mut rows = vec![Vector::unset(self.k); ROWS];
+        let first = warp * ROWS;
+        load(Descriptor::decode(a)?, first, &mut rows, self.a, [options.is_a_mn_major, options.is_a_negated], shared)?;
+        Ok(rows)
     }
 
     /// The warp's rows of A from its registers.
@@ -157,12 +160,12 @@ impl Wgmma {
             let found = a.len();
             return Err(Misuse::new(format!("wgmma: expected A in 4 registers, along K, found {found} registers")));
         }
-        let mut rows = vec![vec![0; self.k]; ROWS];
+        let mut rows = vec![Vector::unset(self.k); ROWS];
         for_each_part(a, self.a.bits(), |lane, register, part, value| {
             let (row, k) = place_in_a(ROWS, per_register(self.a.bits()), lane, register, part);
-            rows[row][k] = value as u32;
+            rows[row].put(k, value as u32, self.a, options.is_a_negated);
         });
-        Ok(vectors(rows, self.a, options.is_a_negated))
+        Ok(rows)
     }
 
     /// D of one warp from its rows and all columns.
@@ -183,45 +186,43 @@ impl Wgmma {
     }
 }
 
-fn vectors(lists: Vec<Vec<u32>>, format: Format, is_negated: bool) -> Vec<Vector> {
-    lists.into_iter().map(|list| Vector::new(list, format, is_negated)).collect()
-}
-
-/// Rows `first..first + count` of a matrix in shared memory, all of K.
+/// Reads rows `first` and up of a matrix in shared memory, all of K.
 fn load(
     matrix: Descriptor,
     first: usize,
-    count: usize,
+    rows: &mut [Vector],
     format: Format,
-    is_mn_major: bool,
+    [is_mn_major, is_negated]: [bool; 2],
     shared: &mut dyn Space,
-) -> Result<Vec<Vec<u32>>> {
+) -> Result<()> {
     let width = format.bits() / 8;
+    let in_piece = 16 / width;
     let element = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
-    let mut rows = vec![Vec::with_capacity(ROW_BYTES / width); count];
     let mut bytes = [0; 16];
     if !is_mn_major {
-        for (row, list) in rows.iter_mut().enumerate() {
-            for piece in 0..2 {
-                shared.read(matrix.piece_along_k((first + row) as u64, piece), &mut bytes)?;
-                list.extend(bytes.chunks_exact(width).map(element));
+        for (i, row) in rows.iter_mut().enumerate() {
+            for piece in 0..ROW_BYTES / 16 {
+                shared.read(matrix.piece_along_k((first + i) as u64, piece as u64), &mut bytes)?;
+                for (k, part) in bytes.chunks_exact(width).enumerate() {
+                    row.put(piece * in_piece + k, element(part), format, is_negated);
+                }
             }
         }
-        return Ok(rows);
+        return Ok(());
     }
     if width != 2 {
         let name = format.name();
         return Err(Misuse::new(format!("wgmma: {name} must lie along K; only 16-bit elements may be transposed")));
     }
-    for piece in 0..count / 8 {
+    for (piece, rows) in rows.chunks_exact_mut(in_piece).enumerate() {
         for k in 0..ROW_BYTES / width {
-            shared.read(matrix.piece_along_mn((first / 8 + piece) as u64, k as u64), &mut bytes)?;
-            for (i, pair) in bytes.chunks_exact(2).enumerate() {
-                rows[8 * piece + i].push(element(pair));
+            shared.read(matrix.piece_along_mn((first / in_piece + piece) as u64, k as u64), &mut bytes)?;
+            for (row, part) in rows.iter_mut().zip(bytes.chunks_exact(width)) {
+                row.put(k, element(part), format, is_negated);
             }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 #[cfg(test)]
