@@ -9,6 +9,7 @@ mod config;
 mod data;
 mod forecast;
 mod formats;
+mod kernels;
 mod layers;
 mod malformed_data;
 mod models;

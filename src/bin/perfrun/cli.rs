@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::outcome::Outcome;
-use crate::{bench, check, ckpt, config, data, doctor, eval, plan, predict, shell, synth, train, verify};
+use crate::{bench, check, ckpt, compile, config, data, doctor, eval, plan, predict, shell, synth, train, verify};
 
 const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
      Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal or a budget with a verified checkpoint.";
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Check(check::CheckArgs),
     /// Time rooms: seconds, GB/s, GFLOP/s, percent of the floor
     Bench(bench::BenchArgs),
+    /// Compile kernels: registers, spills, shared memory, matrix instructions; packs for machines without a compiler
+    Compile(compile::CompileArgs),
     /// Run reference cases of other implementations and compare every tensor
     Verify(verify::VerifyArgs),
     /// Look at configurations
@@ -80,6 +82,7 @@ impl Command {
             Command::Plan(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
+            Command::Compile(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Config(command) => command.run(),
             Command::Ckpt(command) => command.run(),

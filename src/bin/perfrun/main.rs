@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod ckpt;
 mod cli;
+mod compile;
 mod config;
 mod console;
 mod data;

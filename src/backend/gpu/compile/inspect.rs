@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::cache::{Cache, Found};
 use super::clang::Scratch;
+use super::promise::Promise;
 use super::request::{Form, Key, Request};
 use super::resources::{CountedIn, Matrix, Resources, count_ptx, count_sass, of_ptxas, of_remarks};
 use super::{Code, Compiler};
@@ -52,7 +53,33 @@ impl Nvdisasm {
     }
 }
 
+/// Code that has been looked into.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inspection {
+    /// The code.
+    pub code: Code,
+    /// What each of its kernels uses.
+    pub resources: Vec<Resources>,
+    /// What it breaks of what its file promises, a line each; [`Promise`].
+    pub broken: Vec<String>,
+}
+
 impl Compiler {
+    /// Compiles `request`, looks into the code and holds it to the promises of its file.
+    ///
+    /// # Errors
+    /// Those of [`code`](Compiler::code) and [`resources`](Compiler::resources).
+    pub fn inspect(&self, request: &Request<'_>) -> Result<Inspection> {
+        let code = self.code(request)?;
+        let resources = self.resources(request, &code)?;
+        let dtype = request.defines.iter().find(|(name, _)| *name == "T").map(|(_, dtype)| *dtype);
+        let broken = match Promise::read(&self.text(request)?.kernel.text) {
+            Ok(promise) => promise.broken(request.arch, dtype, &resources),
+            Err(why) => vec![why],
+        };
+        Ok(Inspection { code, resources, broken })
+    }
+
     /// What each kernel of `code` uses, which was made for `request`.
     ///
     /// Matrix instructions of NVIDIA's code are counted in the machine's instructions if nvdisasm is there, else in PTX.

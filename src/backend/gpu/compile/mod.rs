@@ -31,6 +31,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 pub use headers::HEADERS;
+pub use inspect::Inspection;
 pub use pack::{Pack, PackPlace, PackWriter};
 pub use places::Places;
 pub use promise::Promise;
@@ -145,7 +146,13 @@ impl Compiler {
             return Ok(code);
         }
         let text = self.text(request)?;
-        let tool = self.tool(request, &mut tried)?;
+        let tool = self.tool(request.arch, request.is_own_device, &mut tried).map_err(|advice| {
+            Error::compile(format!(
+                "{request}: neither code nor a compiler; tried {}; install {advice}, or put a pack made by \
+                 `perfrun compile --pack` beside the binary",
+                tried.join("; ")
+            ))
+        })?;
         let options = tool.options(request);
         let key = request.key(&text).with(tool.name().as_ref(), &options);
         let mut warning = None;
@@ -186,34 +193,32 @@ impl Compiler {
         Ok(None)
     }
 
-    /// The compiler for `request`, or one error with everything that was tried.
-    fn tool(&self, request: &Request<'_>, tried: &mut Vec<String>) -> Result<Tool<'_>> {
-        let advice = if request.arch.is_nvidia() {
-            match self.nvrtc.get_or_init(|| Rtc::open(Vendor::Nvidia, &self.places.nvrtc)) {
-                Ok(rtc) => return Ok(Tool::Rtc(rtc)),
-                Err(why) => tried.push(format!("NVRTC: {}", list(why))),
-            }
-            "NVRTC (name it in NVRTC_PATH)"
-        } else {
-            if request.is_own_device {
-                match self.hiprtc.get_or_init(|| Rtc::open(Vendor::Amd, &self.places.hiprtc)) {
-                    Ok(rtc) => return Ok(Tool::Rtc(rtc)),
-                    Err(why) => tried.push(format!("hipRTC: {}", list(why))),
+    /// The compiler for code for `arch`; or what was tried is added to `tried`, and the answer is what to install.
+    fn tool(&self, arch: Arch, is_own_device: bool, tried: &mut Vec<String>) -> Result<Tool<'_>, &'static str> {
+        if arch.is_nvidia() {
+            return match self.nvrtc.get_or_init(|| Rtc::open(Vendor::Nvidia, &self.places.nvrtc)) {
+                Ok(rtc) => Ok(Tool::Rtc(rtc)),
+                Err(why) => {
+                    tried.push(format!("NVRTC: {}", list(why)));
+                    Err("NVRTC (named in NVRTC_PATH)")
                 }
-            } else {
-                tried.push("hipRTC: not asked, it is no device of this process".into());
+            };
+        }
+        if is_own_device {
+            match self.hiprtc.get_or_init(|| Rtc::open(Vendor::Amd, &self.places.hiprtc)) {
+                Ok(rtc) => return Ok(Tool::Rtc(rtc)),
+                Err(why) => tried.push(format!("hipRTC: {}", list(why))),
             }
-            match self.clang.get_or_init(|| Clang::find(&self.places.clang)) {
-                Ok(clang) => return Ok(Tool::Clang(clang)),
-                Err(why) => tried.push(format!("clang: {}", list(why))),
+        } else {
+            tried.push("hipRTC: not asked, no device of this process has it".into());
+        }
+        match self.clang.get_or_init(|| Clang::find(&self.places.clang)) {
+            Ok(clang) => Ok(Tool::Clang(clang)),
+            Err(why) => {
+                tried.push(format!("clang: {}", list(why)));
+                Err("clang-19 with lld-19 (named in PERFRUN_CLANG)")
             }
-            "clang-19 and lld-19 (name it in PERFRUN_CLANG)"
-        };
-        Err(Error::compile(format!(
-            "{request}: neither code nor a compiler; tried {}; install {advice}, or put a pack made by \
-             `perfrun compile --pack` beside the binary",
-            tried.join("; ")
-        )))
+        }
     }
 
     /// Compiles `request` (or finds it in the cache) and puts it into a pack.
@@ -236,9 +241,13 @@ impl Compiler {
     /// # Errors
     /// [`Error::Compile`] if there is nothing.
     pub fn compiler_of(&self, arch: Arch) -> Result<String> {
-        const NOTHING: Source = Source::new(&[]);
-        let tool = self.tool(&Request::new(NOTHING, arch, &[]), &mut Vec::new())?;
-        Ok(format!("{} ({})", tool.name(), tool.path().display()))
+        let mut tried = Vec::new();
+        match self.tool(arch, false, &mut tried) {
+            Ok(tool) => Ok(format!("{} ({})", tool.name(), tool.path().display())),
+            Err(advice) => {
+                Err(Error::compile(format!("{arch}: no compiler; tried {}; install {advice}", tried.join("; "))))
+            }
+        }
     }
 }
 

@@ -175,7 +175,7 @@ fn without_a_compiler_one_error_lists_what_was_tried() {
     has(
         &text,
         &[
-            "hipRTC: not asked, it is no device of this process",
+            "hipRTC: not asked, no device of this process has it",
             "/nonexistent/clang: not found",
             "clang-of-nobody: not found",
             "PERFRUN_CLANG",
@@ -183,7 +183,8 @@ fn without_a_compiler_one_error_lists_what_was_tried() {
     );
     let text = error(&Request::new(TRIAL, Arch::GFX942, DEFINES).for_own_device());
     has(&text, &["hipRTC: /nonexistent/libhiprtc.so.7: no such file", "clang: "]);
-    has(&compiler.compiler_of(Arch::SM_80).unwrap_err().to_string(), &["no such file"]);
+    let text = compiler.compiler_of(Arch::SM_80).unwrap_err().to_string();
+    has(&text, &["sm_80: no compiler; tried NVRTC: libnvrtc-of-nobody.so.1: no such file, ", "; install NVRTC"]);
     let bare = Compiler::new(Places::nowhere());
     has(&bare.code(&Request::new(TRIAL, Arch::SM_80, DEFINES)).unwrap_err().to_string(), &["NVRTC: no place to look"]);
 }
