@@ -81,7 +81,7 @@ impl Reader<'_> {
 
     /// Scalar registers as a destination or a source that cannot be anything else.
     pub(super) fn scalar(&self, first: u32, count: u8) -> Result<Operand> {
-        let aligned = first % u32::from(count.clamp(1, 4).next_power_of_two()) == 0;
+        let aligned = first.is_multiple_of(u32::from(count.clamp(1, 4).next_power_of_two()));
         // M0 and the number after it are no pair.
         if first + u32::from(count) > 128 || !aligned || (count > 1 && first == 124) {
             return Err(
@@ -139,7 +139,7 @@ impl Reader<'_> {
 pub(super) fn count(letter: u8) -> u8 {
     match letter {
         b'-' => 0,
-        b'd' | b'q' | b'm' | b'c' => 2,
+        b'd' | b'f' | b'q' | b'm' | b'c' => 2,
         b'3' => 3,
         b'4' => 4,
         b'8' => 8,
@@ -161,7 +161,7 @@ fn inline(op: Op, letter: u8, code: u32) -> u64 {
         193..=208 => 192 - i64::from(code),
         _ => 0,
     };
-    let is_wide = letter == b'd' || (letter == b'8' && has_f64(op));
+    let is_wide = matches!(letter, b'd' | b'f') || (letter == b'8' && has_f64(op));
     if code <= 208 {
         let bits = integer as u64;
         return if is_wide { bits } else { bits & u64::from(u32::MAX) };
@@ -188,6 +188,7 @@ fn inline(op: Op, letter: u8, code: u32) -> u64 {
 /// A literal with the width of its operand: the high half of an f64, a sign-extended i64, else zero-extended.
 fn widen(op: Op, letter: u8, word: u32) -> u64 {
     match letter {
+        b'f' => u64::from(word) << 32,
         b'd' if op.name().starts_with("v_") && has_f64(op) => u64::from(word) << 32,
         _ => u64::from(word),
     }

@@ -59,7 +59,9 @@ fn comparison(r: &Reader, out: &mut Instruction, code: u32) -> Result<[u8; 2]> {
     let letter = match number {
         F16 | I16 | U16 => b'h',
         F32 | I32 | U32 => b'w',
-        F64 | I64 | U64 => b'd',
+        I64 | U64 => b'd',
+        // Comparisons have one name for all types, so the letter must say that these are floats.
+        F64 => b'f',
     };
     let is_class = matches!(op, Op::v_cmp_class | Op::v_cmpx_class);
     Ok([letter, if is_class { b'w' } else { letter }])
@@ -269,9 +271,12 @@ fn packed(r: &mut Reader, out: &mut Instruction, code: u32) -> Result<()> {
 fn matrix(r: &mut Reader, out: &mut Instruction, shape: &[u8]) -> Result<()> {
     out.format = Format::Mai;
     let is_acc_cd = r.flag(0, 15);
-    out.modifiers.cbsz = r.bits(0, 8, 3) as u8;
-    out.modifiers.abid = r.bits(0, 11, 4) as u8;
-    out.modifiers.blgp = r.bits(1, 29, 3) as u8;
+    // Moves to and from accumulation registers carry the defaults of packed operations here, which mean nothing.
+    if out.op.is_matrix() {
+        out.modifiers.cbsz = r.bits(0, 8, 3) as u8;
+        out.modifiers.abid = r.bits(0, 11, 4) as u8;
+        out.modifiers.blgp = r.bits(1, 29, 3) as u8;
+    }
     let is_acc_dst = if out.op.is_matrix() { is_acc_cd } else { out.op == Op::v_accvgpr_write_b32 };
     out.dst = r.vector(r.bits(0, 0, 8), count(shape[0]), is_acc_dst)?;
     for (i, &letter) in shape[1..].iter().enumerate() {

@@ -1,143 +1,14 @@
 //! The text of an instruction in LLVM's assembler syntax.
 
+mod operand;
+mod pattern;
+
 use std::fmt::{self, Display, Formatter, Write};
 
+use self::operand::{List, Shown, Signed};
+use self::pattern::{HardwareRegister, dpp_control, swizzle, waitcnt};
 use super::op::ROWS;
-use super::{Access, Format, Instruction, Number, Op, Operand, Part, Special, Target, Unused};
-
-/// A destination, source or plain text between commas.
-struct List<'a, 'b> {
-    f: &'a mut Formatter<'b>,
-    is_first: bool,
-}
-
-impl List<'_, '_> {
-    fn item(&mut self, item: impl Display) -> fmt::Result {
-        let before = if self.is_first { " " } else { ", " };
-        self.is_first = false;
-        write!(self.f, "{before}{item}")
-    }
-
-    /// An operand, if there is one.
-    fn operand(&mut self, instruction: &Instruction, operand: Operand) -> fmt::Result {
-        if operand == Operand::None { Ok(()) } else { self.item(Shown { instruction, operand }) }
-    }
-}
-
-/// An operand of an instruction, which decides how constants are written.
-struct Shown<'a> {
-    instruction: &'a Instruction,
-    operand: Operand,
-}
-
-impl Shown<'_> {
-    /// Whether a literal here has 16 bits: what it has above them is not shown.
-    fn is_half(&self) -> bool {
-        let shape = ROWS.iter().find(|r| r.op == self.instruction.op).map_or("", |r| r.shape);
-        let number = self.instruction.compare.map(|c| c.number);
-        let is_whole = matches!(self.instruction.op, Op::v_madmk_f16 | Op::v_madak_f16 | Op::v_sat_pk_u8_i16);
-        (shape.ends_with('h') && !is_whole) || matches!(number, Some(Number::F16 | Number::I16 | Number::U16))
-    }
-
-    /// Whether it is read as an integer of 16 bits, in which the inline floats are but bits.
-    fn is_half_integer(&self) -> bool {
-        let number = self.instruction.compare.map(|c| c.number);
-        let name = self.instruction.op.name();
-        self.is_half() && (["i16", "u16", "b16"].iter().any(|t| name.ends_with(t)) && name != "v_sat_pk_u8_i16")
-            || matches!(number, Some(Number::I16 | Number::U16))
-    }
-}
-
-fn range(f: &mut Formatter, prefix: &str, first: u8, count: u8) -> fmt::Result {
-    match count {
-        1 => write!(f, "{prefix}{first}"),
-        _ => write!(f, "{prefix}[{first}:{}]", u32::from(first) + u32::from(count) - 1),
-    }
-}
-
-fn scalar(f: &mut Formatter, first: u8, count: u8) -> fmt::Result {
-    let pairs = [(102, "flat_scratch"), (104, "xnack_mask"), (106, "vcc"), (126, "exec")];
-    let pair = pairs.iter().find(|(at, _)| first & !1 == *at);
-    match (pair, first) {
-        (Some((at, name)), _) if count == 1 => {
-            write!(f, "{name}_{}", if first == *at { "lo" } else { "hi" })
-        }
-        (Some((_, name)), _) if count == 2 => f.write_str(name),
-        (_, 108..=123) => range(f, "ttmp", first - 108, count),
-        (_, 124) => f.write_str("m0"),
-        _ => range(f, "s", first, count),
-    }
-}
-
-impl Display for Shown<'_> {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        match self.operand {
-            Operand::None => f.write_str("off"),
-            Operand::Scalar { first, count } => scalar(f, first, count),
-            Operand::Vector { first, count } => range(f, "v", first, count),
-            Operand::Acc { first, count } => range(f, "a", first, count),
-            Operand::Constant { bits, code: 255 } if self.is_half() => {
-                write!(f, "{:#x}", bits & 0xffff)
-            }
-            Operand::Constant { bits, code: 255 } => match u32::try_from(bits) {
-                Ok(bits) => write!(f, "{bits:#x}"),
-                Err(_) => write!(f, "{:#x}", bits >> 32),
-            },
-            Operand::Constant { bits, code: 240.. } if self.is_half_integer() => {
-                write!(f, "{bits:#x}")
-            }
-            Operand::Constant { bits, code: code @ 240.. } => {
-                let names = ["0.5", "-0.5", "1.0", "-1.0", "2.0", "-2.0", "4.0", "-4.0", "0.15915494"];
-                f.write_str(names[usize::from(code).clamp(240, 248) - 240])?;
-                f.write_str(if code == 248 && bits >> 32 != 0 { "309189532" } else { "" })
-            }
-            Operand::Constant { code, .. } => {
-                let code = i32::from(code);
-                write!(f, "{}", if code <= 192 { code - 128 } else { 192 - code })
-            }
-            Operand::Special(special) => f.write_str(match special {
-                Special::SharedBase => "src_shared_base",
-                Special::SharedLimit => "src_shared_limit",
-                Special::PrivateBase => "src_private_base",
-                Special::PrivateLimit => "src_private_limit",
-                Special::PopsExitingWaveId => "src_pops_exiting_wave_id",
-                Special::Vccz => "src_vccz",
-                Special::Execz => "src_execz",
-                Special::Scc => "src_scc",
-                Special::LdsDirect => "src_lds_direct",
-            }),
-        }
-    }
-}
-
-/// A vector source with its signs.
-struct Signed<'a> {
-    instruction: &'a Instruction,
-    at: usize,
-}
-
-impl Display for Signed<'_> {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        let i = self.instruction;
-        let bit = 1 << self.at;
-        let (mut neg, abs) = (i.modifiers.neg & bit != 0, i.modifiers.abs & bit != 0);
-        // In packed operations signs are listed behind.
-        let is_mixed = matches!(i.op, Op::v_fma_mix_f32 | Op::v_fma_mixlo_f16 | Op::v_fma_mixhi_f16);
-        neg &= i.format != Format::Vop3p || is_mixed;
-        let sext = matches!(i.access, Access::Sdwa { sext, .. } if sext & bit != 0);
-        let is_constant = matches!(i.src[self.at], Operand::Constant { .. });
-        // `-1` is the constant minus one; the negated constant one is `neg(1)`.
-        let (open, close) = match (neg, abs) {
-            (true, true) => ("-|", "|"),
-            (true, false) if is_constant => ("neg(", ")"),
-            (true, false) => ("-", ""),
-            (false, true) => ("|", "|"),
-            (false, false) if sext => ("sext(", ")"),
-            (false, false) => ("", ""),
-        };
-        write!(f, "{open}{}{close}", Shown { instruction: i, operand: i.src[self.at] })
-    }
-}
+use super::{Access, Format, Instruction, Number, Op, Operand, Part, Target, Unused};
 
 fn part(part: Part) -> &'static str {
     match part {
@@ -292,7 +163,7 @@ impl Instruction {
         let m = &self.modifiers;
         let is_buffer = self.format == Format::Mubuf;
         if is_buffer && base == Operand::None {
-            return self.cache(list.f);
+            return if self.target == Target::Gfx942 { self.cache(list.f) } else { Ok(()) };
         }
         if is_buffer {
             // An atomic that returns writes over its data register.
@@ -396,98 +267,6 @@ impl Instruction {
                 list.item(format_args!("{imm:#x}"))
             }
         }
-    }
-}
-
-/// Which field of which hardware register.
-struct HardwareRegister(u32, Target);
-
-impl Display for HardwareRegister {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        let (id, offset, width) = (self.0 & 0x3f, self.0 >> 6 & 0x1f, (self.0 >> 11) + 1);
-        let names = ["MODE", "STATUS", "TRAPSTS", "HW_ID", "GPR_ALLOC", "LDS_ALLOC", "IB_STS"];
-        match id {
-            1..=7 => write!(f, "hwreg(HW_REG_{}", names[id as usize - 1])?,
-            15 => f.write_str("hwreg(HW_REG_SH_MEM_BASES")?,
-            16 => f.write_str("hwreg(HW_REG_TBA_LO")?,
-            17 => f.write_str("hwreg(HW_REG_TBA_HI")?,
-            18 => f.write_str("hwreg(HW_REG_TMA_LO")?,
-            19 => f.write_str("hwreg(HW_REG_TMA_HI")?,
-            20 if self.1 == Target::Gfx942 => f.write_str("hwreg(HW_REG_XCC_ID")?,
-            _ => write!(f, "hwreg({id}")?,
-        }
-        if (offset, width) != (0, 32) { write!(f, ", {offset}, {width})") } else { f.write_char(')') }
-    }
-}
-
-fn waitcnt(f: &mut Formatter, imm: u32) -> fmt::Result {
-    let (vm, exp, lgkm) = (imm & 15 | imm >> 10 & 0x30, imm >> 4 & 7, imm >> 8 & 15);
-    let is_all = (vm, exp, lgkm) == (63, 7, 15);
-    for (name, value, most) in [("vmcnt", vm, 63), ("expcnt", exp, 7), ("lgkmcnt", lgkm, 15)] {
-        if value != most || is_all {
-            write!(f, " {name}({value})")?;
-        }
-    }
-    Ok(())
-}
-
-/// The patterns of `ds_swizzle_b32`: four lanes by two bits each, or and, or, xor masks within 32 lanes.
-fn swizzle(f: &mut Formatter, imm: u32) -> fmt::Result {
-    let (and, or, xor) = (imm & 31, imm >> 5 & 31, imm >> 10 & 31);
-    match imm {
-        0 => Ok(()),
-        0x8000..=0x80ff => {
-            let lane = |i: u32| imm >> (2 * i) & 3;
-            write!(f, " offset:swizzle(QUAD_PERM,{},{},{},{})", lane(0), lane(1), lane(2), lane(3))
-        }
-        0x8100.. => write!(f, " offset:{imm}"),
-        _ if and == 31 && or == 0 && xor.is_power_of_two() => {
-            write!(f, " offset:swizzle(SWAP,{xor})")
-        }
-        _ if and == 31 && or == 0 && (xor + 1).is_power_of_two() && xor > 0 => {
-            write!(f, " offset:swizzle(REVERSE,{})", xor + 1)
-        }
-        _ if xor == 0 && or < 32 - and && (32 - and).is_power_of_two() && (32 - and) > 1 => {
-            write!(f, " offset:swizzle(BROADCAST,{},{or})", 32 - and)
-        }
-        _ => {
-            f.write_str(" offset:swizzle(BITMASK_PERM,\"")?;
-            for bit in (0..5).rev().map(|b| 1 << b) {
-                // A lane's bit is and'ed, or'ed, xor'ed in this order: what becomes of a 0 and of a 1?
-                let zero = (or ^ xor) & bit != 0;
-                let one = ((and & bit | or & bit) ^ xor & bit) != 0;
-                f.write_char(match (zero, one) {
-                    (false, false) => '0',
-                    (true, true) => '1',
-                    (false, true) => 'p',
-                    (true, false) => 'i',
-                })?;
-            }
-            f.write_str("\")")
-        }
-    }
-}
-
-fn dpp_control(f: &mut Formatter, control: u16) -> fmt::Result {
-    let low = control & 15;
-    match control {
-        0..=0xff => {
-            let lane = |i: u16| control >> (2 * i) & 3;
-            write!(f, " quad_perm:[{},{},{},{}]", lane(0), lane(1), lane(2), lane(3))
-        }
-        0x101..=0x10f => write!(f, " row_shl:{low}"),
-        0x111..=0x11f => write!(f, " row_shr:{low}"),
-        0x121..=0x12f => write!(f, " row_ror:{low}"),
-        0x130 => f.write_str(" wave_shl:1"),
-        0x134 => f.write_str(" wave_rol:1"),
-        0x138 => f.write_str(" wave_shr:1"),
-        0x13c => f.write_str(" wave_ror:1"),
-        0x140 => f.write_str(" row_mirror"),
-        0x141 => f.write_str(" row_half_mirror"),
-        0x142 => f.write_str(" row_bcast:15"),
-        0x143 => f.write_str(" row_bcast:31"),
-        0x150..=0x15f => write!(f, " row_newbcast:{low}"),
-        _ => write!(f, " dpp_ctrl:{control:#x}"),
     }
 }
 
