@@ -324,13 +324,16 @@ pub(crate) fn sum_rows<const N: usize>(
     to: Out<'_>,
     term: impl Fn([&[f32]; N], &mut [f32]) + Sync + Copy,
 ) {
+    // Narrow rows are added side by side: `side` of them are one wide row.
+    let side = UNIT / width.max(1);
+    if side > 1 && rows < 2 * side {
+        return sum_few(x, (rows, width), to, term);
+    }
     let groups = rows.div_ceil(SUM);
     if groups <= 1 {
         return sum_groups(x, (rows, width), to, term);
     }
-    // Narrow rows are added side by side: `side` of them are one wide row.
-    let side = UNIT / width.max(1);
-    if side > 1 && rows >= 2 * side {
+    if side > 1 {
         let (wide, rest) = (rows / side, rows % side);
         let (done, end) = (wide * side * width, rows * width);
         let mut sums = vec![0.0; (side + rest) * width];
@@ -342,6 +345,29 @@ pub(crate) fn sum_rows<const N: usize>(
     let mut partial = vec![0.0; groups * width];
     sum_groups(x, (rows, width), Out::f32(&mut partial, 1), term);
     sum_rows([Floats::F32(&partial)], (groups, width), to, add_up);
+}
+
+/// The same for a few numbers, exactly in f64 and rounded once: what a short sum of narrow rows errs is not hidden by others.
+fn sum_few<const N: usize>(
+    x: [Floats<'_>; N],
+    (rows, width): (usize, usize),
+    to: Out<'_>,
+    term: impl Fn([&[f32]; N], &mut [f32]) + Sync,
+) {
+    let mut x = x.map(|x| In::new(x, 1));
+    let mut add_terms = |to: &mut [f32]| term(x.each_mut().map(|x| x.at(0..rows * width)), to);
+    let mut terms = vec![0.0; rows * width];
+    add_terms(&mut terms);
+    // Added to the negative of its rounded self, a term leaves what the rounding took.
+    let mut lost: Vec<f32> = terms.iter().map(|t| -t).collect();
+    add_terms(&mut lost);
+    let exact = |(&t, &lost): (&f32, &f32)| f64::from(t) + if t.is_finite() { f64::from(lost) } else { 0.0 };
+    let terms: Vec<f64> = terms.iter().zip(&lost).map(exact).collect();
+    map(to.len(), rows * TOUCH, [], [to.rows_of(1)], |first, [], [sums]| {
+        for (column, sum) in (first..).zip(sums) {
+            *sum = terms.iter().skip(column).step_by(width).sum::<f64>() as f32;
+        }
+    });
 }
 
 fn add_up([x]: [&[f32]; 1], sums: &mut [f32]) {

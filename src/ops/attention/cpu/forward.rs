@@ -123,8 +123,9 @@ impl Task<'_> {
                 self.lse[head][from + l] = f32::NEG_INFINITY;
                 continue;
             }
-            let sum = total as f32;
-            y.iter_mut().zip(&o[l * g.d..]).for_each(|(y, &o)| *y = o / sum);
+            // In f64: the rounding of the sum would be an error that all of y shares, and Σ dy·y would add up.
+            let share = 1.0 / total;
+            y.iter_mut().zip(&o[l * g.d..]).for_each(|(y, &o)| *y = (f64::from(o) * share) as f32);
             self.lse[head][from + l] = (f64::from(top) + total.ln()) as f32;
         }
     }
