@@ -9,11 +9,6 @@ use crate::ops::contract::{Case, Draw, Room};
 use crate::ops::operator::{Backward, Forward, GradSlot, Mask, forward_cost};
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 
-/// Below this many numbers a case is drawn several times, so that its margin is not that of one lucky draw.
-const FEW_NUMBERS: usize = 4096;
-/// How often.
-const DRAWS: u64 = 8;
-
 /// The device's path against the f64 reference, forward and backward, in every storage type of the room. Results start
 /// as NaN, so that what is not written is found.
 ///
@@ -49,29 +44,15 @@ fn tensors(case: &Case, draw: &Draw, run: &Run, wanted: Mask) -> Vec<(String, Sp
 
 fn compare_case(case: &Case, dtype: Dtype, exec: &Exec) -> Result<Vec<Result<(), String>>> {
     let wanted = case.wanted();
-    let first = Draw::new(case, dtype, 0)?;
-    let size: usize = first.x.iter().map(Vec::len).chain(first.dy.iter().map(Vec::len)).sum();
-    let draws = if size < FEW_NUMBERS { DRAWS } else { 1 };
-    let mut runs = Vec::new();
-    let mut margins: Vec<Margin> = Vec::new();
-    for number in 0..draws {
-        let draw = Draw::new(case, dtype, number)?;
-        let want = tensors(case, &draw, &draw.exact(&*case.subject, wanted), wanted);
-        let base = tensors(case, &draw, &draw.base(&*case.subject, wanted), wanted);
-        margins.resize(want.len(), Margin::default());
-        for (m, (b, w)) in margins.iter_mut().zip(base.iter().zip(&want)) {
-            *m = m.widen(Margin::of(&b.2, &w.2));
-        }
-        runs.push((draw, want));
-    }
-    let mut results = Vec::new();
-    for (draw, want) in runs {
-        let got = tensors(case, &draw, &execute(case, &draw, exec, wanted, Slot::Set)?, wanted);
-        for ((g, w), m) in got.iter().zip(&want).zip(&margins) {
-            results.push(compare(&format!("{dtype}: {}", w.0), w.1.shape(), w.1.dtype(), &g.2, &w.2, *m));
-        }
-    }
-    Ok(results)
+    let draw = Draw::new(case, dtype, 0)?;
+    let want = tensors(case, &draw, &draw.exact(&*case.subject, wanted), wanted);
+    let base = tensors(case, &draw, &draw.base(&*case.subject, wanted), wanted);
+    let got = tensors(case, &draw, &execute(case, &draw, exec, wanted, Slot::Set)?, wanted);
+    let compared = got.iter().zip(&base).zip(&want).map(|((g, b), w)| {
+        let margin = Margin::of(&b.2, &w.2);
+        compare(&format!("{dtype}: {}", w.0), w.1.shape(), w.1.dtype(), &g.2, &w.2, margin)
+    });
+    Ok(compared.collect())
 }
 
 /// The cases of a room that are run on this device: all, but on an emulator those that it runs in well under a second.
