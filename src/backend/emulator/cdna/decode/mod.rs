@@ -321,6 +321,12 @@ impl Instruction {
     }
 }
 
+/// The matrix operations, each once.
+#[cfg(test)]
+pub(in crate::backend::emulator) fn matrix_operations() -> std::collections::BTreeSet<Op> {
+    op::ROWS.iter().map(|r| r.op).filter(|op| op.is_matrix()).collect()
+}
+
 /// Decodes the first instruction of `words`, which stand at `address`.
 ///
 /// # Errors
