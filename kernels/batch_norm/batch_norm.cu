@@ -6,7 +6,7 @@
 // paths     16-byte packs when W divides S, flat stages also when S is 1 and W divides C, else single numbers
 // traffic   fwd reads x twice, writes y; bwd reads x, dy twice, writes dx, which it reads when adding
 // order     fixed: same input, same bits
-// budget    BUDGET
+// budget    sm_80 88 registers, sm_90a 88, gfx90a 80, gfx942 80; no spills
 // source    Ioffe, Szegedy 2015, algorithms 1 and 2
 
 #include "common/elementwise.cuh"

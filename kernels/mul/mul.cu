@@ -5,7 +5,7 @@
 // paths     16-byte packs when W divides the width, else single numbers
 // traffic   fwd reads x, b, writes y; bwd_dx the same; bwd_db reads dy, x, leaves stretches * width f32 and adds them
 // order     fixed: same input, same bits
-// budget    BUDGET
+// budget    sm_80 48 registers, sm_90a 48, gfx90a 168, gfx942 176; no spills
 // source    the definition
 
 #include "common/columns.cuh"

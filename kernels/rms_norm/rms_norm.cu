@@ -6,7 +6,7 @@
 // paths     C a multiple of W: up to HELD packs a thread in registers, longer rows are read again; else single numbers, read again
 // traffic   fwd reads x, writes y, rstd; bwd_dx reads x, dy, writes dx, which it reads when adding; bwd_dweight reads x, dy again
 // order     fixed: same input, same bits
-// budget    BUDGET
+// budget    sm_80 80 registers, sm_90a 80, gfx90a 176, gfx942 176; no spills
 // source    Zhang, Sennrich 2019, equation 4, with eps inside the root
 
 #include "common/columns.cuh"

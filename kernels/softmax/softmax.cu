@@ -5,7 +5,7 @@
 // paths     C a multiple of W: up to HELD packs a thread in registers, longer rows are read again; else single numbers, read again
 // traffic   fwd reads x, writes y; bwd reads y, dy, writes dx, which it reads when adding; once each when held
 // order     fixed: same input, same bits
-// budget    BUDGET
+// budget    sm_80 80 registers, sm_90a 80, gfx90a 80, gfx942 88; no spills
 // source    the definition, shifted by the maximum; Milakov, Gimelshein 2018, section 2
 
 #include "common/rows.cuh"
