@@ -12,8 +12,8 @@ use crate::ops::broadcast;
 use crate::ops::contract::{BadCase, Case, Room};
 use crate::ops::launch::{self, ColumnSums};
 use crate::ops::operator::{
-    Arity, Backward, Differentiable, Forward, GradSlot, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
-    Reference, ReferenceGrad,
+    Arity, Backward, Differentiable, Forward, GradSlot, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward,
+    RefForward, Reference, ReferenceGrad,
 };
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec};

@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn stretches_cover_every_row_once_and_none_is_empty() {
-        for (rows, width) in [(0, 5), (1, 1), (7, 3), (130, 3), (100_000, 1), (16_200, 384), (3, 2053), (1 << 20, 4096)] {
+        for (rows, width) in [(0, 5), (1, 1), (7, 3), (130, 3), (100_000, 1), (16_200, 384), (3, 2053), (1 << 20, 4096)]
+        {
             for dtype in [Dtype::F32, Dtype::Bf16] {
                 let sums = ColumnSums::over(528, dtype, 1, rows, width);
                 assert!(sums.stretches * sums.stretch >= rows && sums.stretches <= MOST_STRETCHES, "{sums:?}");

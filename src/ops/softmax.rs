@@ -105,7 +105,8 @@ impl Operator for Softmax {
         if let Some(gpu) = exec.gpu() {
             let dtype = x.spec().dtype();
             let place = Rows::new("softmax", gpu, dtype, rows, c, HELD)?;
-            let args = &mut [Arg::Out(y), Arg::In(x), launch::length("softmax", "rows", rows)?, launch::c("softmax", c)?];
+            let args =
+                &mut [Arg::Out(y), Arg::In(x), launch::length("softmax", "rows", rows)?, launch::c("softmax", c)?];
             return place.pick(&FWD, &FWD_WIDE).launch(gpu, dtype, place.launch, args);
         }
         map(rows, WORK * c, [In::new(Floats::of(x)?, c)], [Out::of(y, c)?], |_, [x], [y]| {
