@@ -28,6 +28,15 @@ impl Launch {
                 }
             }
         }
+        // A dispatch packet of HSA counts threads, not blocks, in 32 bits an axis.
+        let threads = |i: usize| u64::from(self.grid[i]) * u64::from(self.block[i]);
+        if let Some(i) = (0..3).find(|&i| !info.arch.is_nvidia() && threads(i) > u64::from(u32::MAX)) {
+            return refuse(format!(
+                "grid: expected fewer than 2^32 threads along {}, found {}",
+                ['x', 'y', 'z'][i],
+                threads(i)
+            ));
+        }
         let most = info.max_threads.min(max_threads);
         if self.threads() > u64::from(most) {
             return refuse(format!("block: expected at most {most} threads, found {:?}", self.block));
@@ -164,6 +173,14 @@ mod tests {
             let found = refused(launch);
             assert!(found.starts_with(text), "{found}");
         }
+    }
+
+    #[test]
+    fn threads_of_a_grid_are_counted_in_32_bits_by_amd() {
+        let amd = DeviceInfo { arch: Arch::GFX90A, ..info() };
+        let launch = Launch::linear(1 << 23, 512);
+        assert!(launch.check("k", &info(), 0, 1024).is_ok());
+        assert!(launch.check("k", &amd, 0, 1024).unwrap_err().to_string().contains("fewer than 2^32 threads along x"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod compile;
 pub(crate) mod cuda;
 pub mod driver;
+pub mod dry;
 mod handles;
 mod image;
 pub mod kernel;
@@ -80,7 +81,8 @@ impl Gpu {
 
     fn over(device: Device, driver: Arc<dyn Driver>, emulator: Option<Arc<Emulator>>) -> Result<Arc<Gpu>> {
         let stream = driver.create_stream()?;
-        let new = if emulator.is_some() { DevicePool::exact } else { DevicePool::new };
+        let checks_bounds = emulator.is_some() || matches!(device, Device::Dry(_));
+        let new = if checks_bounds { DevicePool::exact } else { DevicePool::new };
         let pool = new(Arc::clone(&driver), stream);
         let waits_for_each = std::env::var_os("KERNEL_SYNC").is_some_and(|v| v == "1");
         Ok(Arc::new_cyclic(|this| Gpu {
@@ -121,6 +123,11 @@ impl Gpu {
     /// Whether there is hardware behind the driver.
     pub(crate) fn is_real(&self) -> bool {
         matches!(self.device, Device::Cuda(_) | Device::Hip(_))
+    }
+
+    /// Whether the device only checks, and loads the text of kernels instead of code.
+    pub(crate) fn is_dry(&self) -> bool {
+        matches!(self.device, Device::Dry(_))
     }
 
     /// A tensor for numbers between two launches.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::cuda::{self, Cuda};
 use super::driver::Driver;
+use super::dry::Dry;
 use crate::backend::Device;
 use crate::error::{Error, Result};
 
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 pub fn open(device: Device) -> Result<Arc<dyn Driver>> {
     match device {
         Device::Cuda(ordinal) => Ok(Arc::new(Cuda::open(Arc::new(cuda::Runtime::open(&cuda::NAMES)?), ordinal)?)),
+        Device::Dry(arch) => Ok(Arc::new(Dry::new(arch)?)),
         _ => Err(Error::device(format!("{device}: cannot open: no driver for it"))),
     }
 }
