@@ -9,7 +9,6 @@ mod convolution;
 pub mod elementwise;
 pub mod host;
 mod keep;
-mod launch;
 mod norm;
 pub mod operator;
 #[cfg(test)]

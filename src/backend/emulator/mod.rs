@@ -33,6 +33,6 @@ pub(crate) fn load_ptx(_: &[u8], arch: Arch) -> Result<Arc<dyn device::Code>> {
 ///
 /// # Errors
 /// [`Error::Driver`] if it is damaged, or an instruction is not known.
-pub(crate) fn load_code_object(_: &[u8], arch: Arch) -> Result<Arc<dyn device::Code>> {
-    Err(Error::device(format!("emu:{arch}: cannot open: this version has no emulator for it")))
+pub(crate) fn load_code_object(elf: &[u8], arch: Arch) -> Result<Arc<dyn device::Code>> {
+    Ok(Arc::new(cdna::Module::load(elf, arch)?))
 }
