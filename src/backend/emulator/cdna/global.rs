@@ -221,14 +221,7 @@ fn has_window(address: &Wide, exec: u64) -> bool {
 }
 
 /// Flat addresses some of which are in the windows of LDS or private memory.
-fn each_window(
-    w: &mut Wave,
-    m: &Micro,
-    sh: &mut Shared<'_>,
-    address: &Wide,
-    exec: u64,
-    pending: &mut Pending,
-) -> Step {
+fn each_window(w: &mut Wave, m: &Micro, sh: &mut Shared<'_>, address: &Wide, exec: u64, pending: &mut Pending) -> Step {
     for lane in (0..LANES).filter(|l| exec >> l & 1 == 1) {
         let only = 1 << lane;
         let low = address[lane] as u32;

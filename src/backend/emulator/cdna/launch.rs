@@ -129,8 +129,7 @@ impl<'a> Worker<'a> {
         self.shared.lds.reset(self.waves.len());
         for (i, wave) in self.waves.iter_mut().enumerate() {
             wave.reset(dispatch.entry, mode(dispatch.kernel), i as u32);
-            start(wave, dispatch, block)
-                .map_err(|trap| Box::new(Failure { wave: i as u32, at: None, trap: *trap }))?;
+            start(wave, dispatch, block).map_err(|trap| Box::new(Failure { wave: i as u32, at: None, trap: *trap }))?;
         }
         let mut turns = dispatch.schedule.order.turns(number);
         workgroup::run(&mut self.waves, &mut self.shared, &mut turns, BUDGET)?;

@@ -68,7 +68,10 @@ impl Lds {
         let (from, to) = (address as usize, address as usize + bytes as usize);
         if to > self.bytes.len() {
             let size = self.bytes.len();
-            return Err(Trap::lane(lane, format!("LDS address {address:#x}: {bytes} bytes beyond the {size} of the workgroup")));
+            return Err(Trap::lane(
+                lane,
+                format!("LDS address {address:#x}: {bytes} bytes beyond the {size} of the workgroup"),
+            ));
         }
         Ok(from..to)
     }
@@ -113,13 +116,23 @@ impl Lds {
         } else {
             "read"
         };
-        let line = format!("LDS address {:#x}: wave {wave} {what} what wave {other} {did} with no barrier between", range.start);
+        let line = format!(
+            "LDS address {:#x}: wave {wave} {what} what wave {other} {did} with no barrier between",
+            range.start
+        );
         Trap::lane(lane, line)
     }
 
     /// Reads a number of up to 8 bytes.
     #[inline]
-    pub(super) fn load(&mut self, address: u32, bytes: u32, wave: u32, lane: usize, touch: Touch) -> Result<u64, Box<Trap>> {
+    pub(super) fn load(
+        &mut self,
+        address: u32,
+        bytes: u32,
+        wave: u32,
+        lane: usize,
+        touch: Touch,
+    ) -> Result<u64, Box<Trap>> {
         let range = self.range(address, bytes, lane)?;
         self.touch(&range, wave, lane, touch)?;
         let mut whole = [0; 8];
@@ -129,7 +142,15 @@ impl Lds {
 
     /// Writes the low `bytes` of a number; recorded as `touch`, if it is not part of an atomic that has been.
     #[inline]
-    pub(super) fn store(&mut self, address: u32, bytes: u32, value: u64, wave: u32, lane: usize, touch: Option<Touch>) -> Step {
+    pub(super) fn store(
+        &mut self,
+        address: u32,
+        bytes: u32,
+        value: u64,
+        wave: u32,
+        lane: usize,
+        touch: Option<Touch>,
+    ) -> Step {
         let range = self.range(address, bytes, lane)?;
         if let Some(touch) = touch {
             self.touch(&range, wave, lane, touch)?;

@@ -231,7 +231,9 @@ fn hidden(kind: ArgumentKind, launch: &Launch) -> u64 {
     match kind {
         ArgumentKind::BlockCount(axis) => along(launch.grid, axis),
         ArgumentKind::GroupSize(axis) => along(launch.block, axis),
-        ArgumentKind::GridDims => (0..3).rev().find(|a| launch.grid[*a] * launch.block[*a] > 1).map_or(1, |a| a as u64 + 1),
+        ArgumentKind::GridDims => {
+            (0..3).rev().find(|a| launch.grid[*a] * launch.block[*a] > 1).map_or(1, |a| a as u64 + 1)
+        }
         ArgumentKind::DynamicSharedSize => u64::from(launch.shared),
         ArgumentKind::PrivateBase => u64::from(PRIVATE_WINDOW),
         ArgumentKind::SharedBase => u64::from(SHARED_WINDOW),

@@ -46,14 +46,7 @@ pub(super) fn start(w: &mut Wave, m: &Micro, sh: &mut Shared<'_>) -> Box<Pending
 }
 
 /// Loads or stores one lane, at `offset` of its own memory and `base` words into that of the wave.
-pub(super) fn move_lane(
-    w: &mut Wave,
-    m: &Micro,
-    offset: u64,
-    base: usize,
-    pending: &mut Pending,
-    lane: usize,
-) -> Step {
+pub(super) fn move_lane(w: &mut Wave, m: &Micro, offset: u64, base: usize, pending: &mut Pending, lane: usize) -> Step {
     let bytes = usize::from(m.flags & key::BYTES);
     if m.flags & key::ATOMIC != 0 {
         return Err(Trap::lane(lane, "an atomic on private memory is not supported"));
@@ -62,7 +55,10 @@ pub(super) fn move_lane(
     let last = index(offset.saturating_add(bytes as u64 - 1));
     if last.is_none_or(|i| i >= w.scratch.len()) {
         let size = w.scratch.len() / LANES * 4;
-        return Err(Trap::lane(lane, format!("private address {offset:#x}: {bytes} bytes beyond the {size} of a lane")));
+        return Err(Trap::lane(
+            lane,
+            format!("private address {offset:#x}: {bytes} bytes beyond the {size} of a lane"),
+        ));
     }
     let mut raw = pack(m, &pending.data, lane);
     for (i, byte) in raw[..bytes].iter_mut().enumerate() {

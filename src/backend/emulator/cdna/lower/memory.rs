@@ -83,7 +83,13 @@ fn of_lds(i: &Instruction, m: &mut Micro) -> Result<(), Refusal> {
     let (kind, number) = short.rsplit_once('_').ok_or_else(unknown)?;
     let bytes = width(number).ok_or_else(unknown)?;
     m.flags = bytes as u16;
-    m.flags |= if is_high { key::HIGH } else if is_low { key::LOW } else { 0 };
+    m.flags |= if is_high {
+        key::HIGH
+    } else if is_low {
+        key::LOW
+    } else {
+        0
+    };
     m.flags |= if number.starts_with('i') && bytes < 4 { key::SIGNED } else { 0 };
     match kind {
         "read" => {}

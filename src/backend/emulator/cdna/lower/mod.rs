@@ -143,7 +143,9 @@ fn modifiers(i: &Instruction, m: &mut Micro) {
                 Unused::Preserve => 2,
             },
         }),
-        Access::Dpp { control, rows, banks, bound } => Shuffle::Dpp(Dpp { control, rows, banks, is_zero_filled: bound }),
+        Access::Dpp { control, rows, banks, bound } => {
+            Shuffle::Dpp(Dpp { control, rows, banks, is_zero_filled: bound })
+        }
     };
 }
 

@@ -61,10 +61,10 @@ use scalar;
 
 fn sums(op: Op) -> Option<Handler> {
     Some(match op {
-        Op::s_add_u32 => scalar!(scc |a, b| a.overflowing_add(b)),
-        Op::s_sub_u32 => scalar!(scc |a, b| a.overflowing_sub(b)),
-        Op::s_add_i32 => scalar!(scc |a, b| of_signed((a as i32).overflowing_add(b as i32))),
-        Op::s_sub_i32 => scalar!(scc |a, b| of_signed((a as i32).overflowing_sub(b as i32))),
+        Op::s_add_u32 => scalar!(scc | a, b | a.overflowing_add(b)),
+        Op::s_sub_u32 => scalar!(scc | a, b | a.overflowing_sub(b)),
+        Op::s_add_i32 => scalar!(scc | a, b | of_signed((a as i32).overflowing_add(b as i32))),
+        Op::s_sub_i32 => scalar!(scc | a, b | of_signed((a as i32).overflowing_sub(b as i32))),
         Op::s_addc_u32 => scalar!(with carry |a, b| {
             let sum = u64::from(a) + u64::from(b) + u64::from(carry);
             (sum as u32, sum >> 32 != 0)
@@ -73,22 +73,28 @@ fn sums(op: Op) -> Option<Handler> {
             let rest = u64::from(a).wrapping_sub(u64::from(b)).wrapping_sub(u64::from(carry));
             (rest as u32, rest >> 32 != 0)
         }),
-        Op::s_min_i32 => scalar!(scc |a, b| (if (a as i32) < b as i32 { a } else { b }, (a as i32) < b as i32)),
-        Op::s_max_i32 => scalar!(scc |a, b| (if a as i32 > b as i32 { a } else { b }, a as i32 > b as i32)),
-        Op::s_min_u32 => scalar!(scc |a, b| (a.min(b), a < b)),
-        Op::s_max_u32 => scalar!(scc |a, b| (a.max(b), a > b)),
-        Op::s_absdiff_i32 => scalar!(scc |a, b| {
-            let x = (a as i32).wrapping_sub(b as i32).unsigned_abs();
-            (x, x != 0)
-        }),
-        Op::s_abs_i32 => scalar!(scc |a, _b| {
-            let x = (a as i32).unsigned_abs();
-            (x, x != 0)
-        }),
-        Op::s_lshl1_add_u32 => scalar!(scc |a, b| shifted(a, b, 1)),
-        Op::s_lshl2_add_u32 => scalar!(scc |a, b| shifted(a, b, 2)),
-        Op::s_lshl3_add_u32 => scalar!(scc |a, b| shifted(a, b, 3)),
-        Op::s_lshl4_add_u32 => scalar!(scc |a, b| shifted(a, b, 4)),
+        Op::s_min_i32 => scalar!(scc | a, b | (if (a as i32) < b as i32 { a } else { b }, (a as i32) < b as i32)),
+        Op::s_max_i32 => scalar!(scc | a, b | (if a as i32 > b as i32 { a } else { b }, a as i32 > b as i32)),
+        Op::s_min_u32 => scalar!(scc | a, b | (a.min(b), a < b)),
+        Op::s_max_u32 => scalar!(scc | a, b | (a.max(b), a > b)),
+        Op::s_absdiff_i32 => scalar!(
+            scc | a,
+            b | {
+                let x = (a as i32).wrapping_sub(b as i32).unsigned_abs();
+                (x, x != 0)
+            }
+        ),
+        Op::s_abs_i32 => scalar!(
+            scc | a,
+            _b | {
+                let x = (a as i32).unsigned_abs();
+                (x, x != 0)
+            }
+        ),
+        Op::s_lshl1_add_u32 => scalar!(scc | a, b | shifted(a, b, 1)),
+        Op::s_lshl2_add_u32 => scalar!(scc | a, b | shifted(a, b, 2)),
+        Op::s_lshl3_add_u32 => scalar!(scc | a, b | shifted(a, b, 3)),
+        Op::s_lshl4_add_u32 => scalar!(scc | a, b | shifted(a, b, 4)),
         _ => return None,
     })
 }

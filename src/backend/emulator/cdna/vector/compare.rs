@@ -67,20 +67,12 @@ fn signed(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
 
 fn short<const IS_SIGNED: bool>(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     let (a, b) = (w.halves(m, 0), w.halves(m, 1));
-    finish(
-        w,
-        m,
-        &std::array::from_fn(|l| if IS_SIGNED { order(a[l] as i16, b[l] as i16) } else { order(a[l], b[l]) }),
-    )
+    finish(w, m, &std::array::from_fn(|l| if IS_SIGNED { order(a[l] as i16, b[l] as i16) } else { order(a[l], b[l]) }))
 }
 
 fn wide<const IS_SIGNED: bool>(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     let (a, b) = (w.wide(m.src[0]), w.wide(m.src[1]));
-    finish(
-        w,
-        m,
-        &std::array::from_fn(|l| if IS_SIGNED { order(a[l] as i64, b[l] as i64) } else { order(a[l], b[l]) }),
-    )
+    finish(w, m, &std::array::from_fn(|l| if IS_SIGNED { order(a[l] as i64, b[l] as i64) } else { order(a[l], b[l]) }))
 }
 
 fn singles(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {

@@ -139,8 +139,8 @@ fn single(op: Op) -> Option<Handler> {
         Op::v_cvt_pknorm_i16_f32 => pack2!(|a| (a.clamp(-1.0, 1.0) * 32767.0).round_ties_even() as i16 as u16),
         Op::v_cvt_pknorm_u16_f32 => pack2!(|a| (a.clamp(0.0, 1.0) * 65535.0).round_ties_even() as u16),
         Op::v_cvt_pkrtz_f16_f32 => pack2!(|a| settle16(Exact::of(f64::from(a)), Rounding::Zero, [a, 0.0, 0.0]) as u16),
-        Op::v_cvt_pk_u16_u32 => pack2!(bits |a| a.min(0xffff) as u16),
-        Op::v_cvt_pk_i16_i32 => pack2!(bits |a| (a as i32).clamp(-32768, 32767) as u16),
+        Op::v_cvt_pk_u16_u32 => pack2!(bits | a | a.min(0xffff) as u16),
+        Op::v_cvt_pk_i16_i32 => pack2!(bits | a | (a as i32).clamp(-32768, 32767) as u16),
         _ => return None,
     })
 }
@@ -161,20 +161,19 @@ fn half(op: Op) -> Option<Handler> {
     Some(match op {
         Op::v_cvt_f16_f32 => narrow_single,
         Op::v_cvt_f32_f16 => widen_half,
-        Op::v_cvt_f16_u16 => short!(to |a| f64::from(a)),
-        Op::v_cvt_f16_i16 => short!(to |a| f64::from(a as i16)),
-        Op::v_cvt_u16_f16 => short!(from |a| a as u16),
-        Op::v_cvt_i16_f16 => short!(from |a| a as i16 as u16),
-        Op::v_cvt_norm_i16_f16 => short!(from |a| (a.clamp(-1.0, 1.0) * 32767.0).round_ties_even() as i16 as u16),
-        Op::v_cvt_norm_u16_f16 => short!(from |a| (a.clamp(0.0, 1.0) * 65535.0).round_ties_even() as u16),
+        Op::v_cvt_f16_u16 => short!(to | a | f64::from(a)),
+        Op::v_cvt_f16_i16 => short!(to | a | f64::from(a as i16)),
+        Op::v_cvt_u16_f16 => short!(from | a | a as u16),
+        Op::v_cvt_i16_f16 => short!(from | a | a as i16 as u16),
+        Op::v_cvt_norm_i16_f16 => short!(from | a | (a.clamp(-1.0, 1.0) * 32767.0).round_ties_even() as i16 as u16),
+        Op::v_cvt_norm_u16_f16 => short!(from | a | (a.clamp(0.0, 1.0) * 65535.0).round_ties_even() as u16),
         _ => return None,
     })
 }
 
 fn widen_integer<const IS_SIGNED: bool>(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     let a = w.bits(m, 0);
-    let mut out: Wide =
-        a.map(|a| if IS_SIGNED { f64::from(a as i32).to_bits() } else { f64::from(a).to_bits() });
+    let mut out: Wide = a.map(|a| if IS_SIGNED { f64::from(a as i32).to_bits() } else { f64::from(a).to_bits() });
     w.put_doubles(m, &mut out);
     Ok(())
 }

@@ -153,9 +153,8 @@ fn multiply_accumulate(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     let (a, b) = (w.halves_f32(m, 0), w.halves_f32(m, 1));
     let c = w.v[usize::from(m.dst)].map(|x| f16_to_f32(x as u16));
     let round = w.mode.round64;
-    let mut out: Lanes = std::array::from_fn(|l| {
-        settle16(Exact::of(twice_rounded(a[l], b[l], c[l])), round, [a[l], b[l], c[l]])
-    });
+    let mut out: Lanes =
+        std::array::from_fn(|l| settle16(Exact::of(twice_rounded(a[l], b[l], c[l])), round, [a[l], b[l], c[l]]));
     w.put_halves(m, &mut out, true);
     Ok(())
 }

@@ -116,7 +116,12 @@ fn products(op: Op) -> Option<Handler> {
             int!(|a, b, c| (i32::from(a as i16) * i32::from(b as i16)).wrapping_add(c as i32) as u32)
         }
         Op::v_dot4_i32_i8 => int!(|a, b, c| {
-            let sum: i32 = a.to_le_bytes().iter().zip(b.to_le_bytes()).map(|(a, b)| i32::from(*a as i8) * i32::from(b as i8)).sum();
+            let sum: i32 = a
+                .to_le_bytes()
+                .iter()
+                .zip(b.to_le_bytes())
+                .map(|(a, b)| i32::from(*a as i8) * i32::from(b as i8))
+                .sum();
             sum.wrapping_add(c as i32) as u32
         }),
         Op::v_dot4_u32_u8 => int!(|a, b, c| {

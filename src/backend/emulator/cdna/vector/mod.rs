@@ -20,7 +20,6 @@ use super::float::{f16_to_f32, flush16, flush32, flush64};
 use super::micro::{Handler, Micro, Shuffle};
 use super::wave::{LANES, Lanes, Mode, Wave, Wide};
 
-
 /// The function of a vector instruction, if it is one.
 pub(super) fn handler(op: Op) -> Option<Handler> {
     None.or_else(|| integer::handler(op))

@@ -152,8 +152,7 @@ fn mix<const KIND: u8>(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     let [a, b, c] = std::array::from_fn(source);
     let exact = |l: usize| Exact::sum(f64::from(a[l]) * f64::from(b[l]), f64::from(c[l]));
     if KIND == 0 {
-        let mut out: Lanes =
-            std::array::from_fn(|l| settle32(exact(l).to_f32(w.mode.round32), [a[l], b[l], c[l]]));
+        let mut out: Lanes = std::array::from_fn(|l| settle32(exact(l).to_f32(w.mode.round32), [a[l], b[l], c[l]]));
         w.put_singles(m, &mut out);
         return Ok(());
     }
