@@ -7,7 +7,7 @@ use perfrun::ops::ROOMS;
 use crate::source::{files, path, read};
 
 /// Modules of `src/ops` that rooms share; everything else there is a room.
-const SHARED: [&str; 13] = [
+const SHARED: [&str; 14] = [
     "blocks",
     "broadcast",
     "compare",
@@ -16,6 +16,7 @@ const SHARED: [&str; 13] = [
     "elementwise",
     "host",
     "keep",
+    "launch",
     "mean_error",
     "movement",
     "norm",

@@ -17,7 +17,8 @@
 #define __device__ __attribute__((device))
 #define __shared__ __attribute__((shared))
 #define __constant__ __attribute__((constant))
-#define __launch_bounds__(threads) __attribute__((amdgpu_flat_work_group_size(1, threads)))
+// The second number, blocks at once on a multiprocessor, is for NVIDIA's compiler alone: AMD's takes the registers it needs.
+#define __launch_bounds__(threads, ...) __attribute__((amdgpu_flat_work_group_size(1, threads)))
 #endif
 
 #ifdef ON_AMD

@@ -24,6 +24,14 @@ DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, i64 block) {
     word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
 }
 
+// The 32 bits of one element.
+DEVICE u32 drawn_bits(i64 seed, i64 stream, i64 i) {
+    u32 word[4];
+    philox(word, seed, stream, i >> 2);
+    u32 low = i & 1 ? word[1] : word[0], high = i & 1 ? word[3] : word[2];
+    return i & 2 ? high : low;
+}
+
 // Uniform in [0, 1) in steps of 2^-24.
 DEVICE float unit(u32 word) { return (float)(word >> 8) * 5.9604644775390625e-8f; }
 

@@ -1,9 +1,9 @@
 // gelu: y = x * Phi(x), by the error function or by its approximation with tanh.
 // axes      x, y, dy, dx [n]
 // types     T in {f32, bf16, f16}; arithmetic in f32
-// launch    flat: see common/elementwise.cuh; tanh = 0: the definition, 1: the approximation
+// launch    flat: common/elementwise.cuh; is_tanh: 0 for the definition, 1 for the approximation
 // paths     16-byte packs, 4 a thread (backward 2), else single numbers
-// traffic   fwd reads x, writes y; bwd reads x, dy, writes dx (and reads it when adding)
+// traffic   fwd reads x, writes y; bwd reads x, dy, writes dx, which it reads when adding
 // order     every number alone: same input, same bits
 // budget    sm_80 64 registers, sm_90a 64, gfx90a 64, gfx942 64; no spills
 // source    Hendrycks, Gimpel 2016, sections 2 and 4
@@ -20,24 +20,24 @@ DEVICE float probability(float x) { return fmaf(0.5f, erf_f32(x * ROOT_HALF), 0.
 
 DEVICE float tanh_of_inner(float x, float square) { return tanh_f32(x * fmaf(CUBE, square, INNER)); }
 
-extern "C" __global__ void __launch_bounds__(FLAT_THREADS) gelu_fwd(T* y, const T* x, i64 n, int tanh) {
-    if (tanh) {
-        map_flat(y, 0, n, [](i64, float x) { return 0.5f * x * (1.0f + tanh_of_inner(x, x * x)); }, x);
+extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) gelu_fwd(T* y, const T* x, i64 n, int is_tanh) {
+    if (is_tanh) {
+        map_flat(y, 0, n, [](float x) { return 0.5f * x * (1.0f + tanh_of_inner(x, x * x)); }, x);
     } else {
-        map_flat(y, 0, n, [](i64, float x) { return x * probability(x); }, x);
+        map_flat(y, 0, n, [](float x) { return x * probability(x); }, x);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(FLAT_THREADS)
-    gelu_bwd_dx(T* dx, const T* x, const T* dy, i64 n, int tanh, int add_dx) {
-    if (tanh) {
-        auto gradient = [](i64, float x, float dy) {
+extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
+    gelu_bwd_dx(T* dx, const T* x, const T* dy, i64 n, int is_tanh, int add_dx) {
+    if (is_tanh) {
+        auto gradient = [](float x, float dy) {
             float square = x * x, t = tanh_of_inner(x, square), slope = fmaf(3.0f * CUBE, square, INNER);
             return dy * (0.5f * fmaf(x * fmaf(-t, t, 1.0f), slope, 1.0f + t));
         };
         map_flat(dx, add_dx, n, gradient, x, dy);
     } else {
-        auto gradient = [](i64, float x, float dy) {
+        auto gradient = [](float x, float dy) {
             return dy * fmaf(x * DENSITY, exp_f32(-0.5f * (x * x)), probability(x));
         };
         map_flat(dx, add_dx, n, gradient, x, dy);

@@ -2,14 +2,18 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::Result;
 use crate::ops::blocks::{Floats, Out, TOUCH, map_flat, no_gradient, sum_rows, wrong_operands};
 use crate::ops::broadcast;
 use crate::ops::contract::{BadCase, Case, Room};
+use crate::ops::launch::{self, ColumnSums};
 use crate::ops::operator::{
-    Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
-    Reference, ReferenceGrad,
+    Arity, Backward, Differentiable, Forward, GradSlot, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward,
+    RefForward, Reference, ReferenceGrad,
 };
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec};
@@ -41,6 +45,12 @@ use crate::tensor::{Dtype, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Add;
 
+const SOURCE: Source = crate::source!("add/add.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "add_fwd");
+static BWD_DX: Kernel = Kernel::new(SOURCE, "add_bwd_dx");
+static BWD_DB: Kernel = Kernel::new(SOURCE, "add_bwd_db");
+static BWD_DB_TOTAL: Kernel = Kernel::new(SOURCE, "add_bwd_db_total");
+
 impl Arity<2> for Add {}
 
 impl Operator for Add {
@@ -59,8 +69,14 @@ impl Operator for Add {
         OpFlops { forward: Flops::vector(n), backward: Flops::vector(db), recomputed: Flops::ZERO }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x, b], [y]) = (io.x, io.y) else { return Err(wrong_operands("add")) };
+        if let Some(gpu) = exec.gpu() {
+            let [n, width] = broadcast::lengths("add", x.spec(), b.spec())?;
+            let dtype = x.spec().dtype();
+            let place = launch::flat("add", dtype, broadcast::inputs(x.spec(), b.spec()), x.spec().len())?;
+            return FWD.launch(gpu, dtype, place, &mut [Arg::Out(y), Arg::In(x), Arg::In(b), n, width]);
+        }
         broadcast::map(Floats::of(x)?, Floats::of(b)?, Out::of(y, 1)?, vector::add);
         Ok(())
     }
@@ -71,7 +87,10 @@ impl Differentiable for Add {
         Keeps::default()
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch_bwd(gpu, io);
+        }
         let ([dy], [x, b], [dx, db]) = (io.dy, io.specs, &mut *io.dx) else { return Err(wrong_operands("add")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
         let (rows, width) = broadcast::rows_and_width(x, b);
@@ -87,6 +106,30 @@ impl Differentiable for Add {
         }
         Ok(())
     }
+}
+
+/// Backward on a device.
+fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
+    let ([dy], [x, b], [dx, db]) = (io.dy, io.specs, &mut *io.dx) else { return Err(wrong_operands("add")) };
+    let Some(dy) = dy else { return no_gradient(io.dx) };
+    let (dtype, n) = (dy.spec().dtype(), dy.spec().len());
+    let (rows, width) = broadcast::rows_and_width(x, b);
+    let copy = |to: &mut GradSlot<'_>| {
+        let Some((to, add)) = launch::slot(to) else { return Ok(()) };
+        let args = &mut [Arg::Out(to), Arg::In(dy), launch::length("add", "elements", n)?, Arg::I32(add)];
+        BWD_DX.launch(gpu, dtype, launch::flat("add", dtype, 1, n)?, args)
+    };
+    copy(dx)?;
+    if rows == 1 {
+        return copy(db);
+    }
+    let Some((db, add)) = launch::slot(db) else { return Ok(()) };
+    let sums = ColumnSums::new(gpu, dtype, 1, rows, width);
+    let mut partial = sums.scratch(gpu)?;
+    let mut args = vec![Arg::Out(&mut partial), Arg::In(dy)];
+    args.extend(sums.args("add")?);
+    BWD_DB.launch(gpu, dtype, sums.launch("add")?, &mut args)?;
+    sums.total(gpu, "add", &BWD_DB_TOTAL, dtype, db, &partial, Some(add))
 }
 
 impl Reference for Add {
@@ -125,7 +168,7 @@ pub static ROOM: Room = Room {
     name: "add",
     about: "the sum of two tensors, the second repeated over leading axes",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

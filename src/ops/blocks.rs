@@ -401,7 +401,7 @@ fn sum_groups<const N: usize>(
 pub(crate) fn no_gradient(dx: &mut [GradSlot<'_>]) -> Result<()> {
     for slot in dx {
         if let GradSlot::Set(view) = slot {
-            view.bytes()?.fill(0);
+            view.zero()?;
         }
     }
     Ok(())

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use crate::backend::gpu::kernel::Arg;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, Out, TOUCH, map_flat};
 use crate::ops::contract::{BadCase, Case, Input};
+use crate::ops::launch;
 use crate::ops::operator::{Operator, Outputs, ReferenceGrad, expect_inputs};
 use crate::tensor::{Dtype, Spec, expect_dtype};
 
@@ -15,6 +17,16 @@ const LONG: usize = 1024;
 pub(super) fn rows_and_width(x: &Spec, b: &Spec) -> (usize, usize) {
     let rows = x.shape()[..x.rank() - last_axes(b).len()].iter().product();
     (rows, b.len())
+}
+
+/// How many numbers `x` and `b` have, as the kernels take them.
+pub(super) fn lengths<'a>(op: &str, x: &Spec, b: &Spec) -> Result<[Arg<'a>; 2]> {
+    Ok([launch::length(op, "elements", x.len())?, launch::length(op, "width", b.len())?])
+}
+
+/// How many of both a flat kernel reads from end to end: where `b` is repeated, it is not counted.
+pub(super) fn inputs(x: &Spec, b: &Spec) -> usize {
+    if x.len() == b.len() { 2 } else { 1 }
 }
 
 /// The axes of `b` without leading ones of length 1.

@@ -1,10 +1,13 @@
 //! `cast`: the same numbers in another type, rounded once.
 
 use crate::backend::Exec;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, Out, TOUCH, map_flat, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::launch;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -44,6 +47,25 @@ fn convert(x: Floats<'_>, y: Out<'_>) {
     map_flat(x.len(), 2 * TOUCH, [x], [y], |_, [x], [y]| y.copy_from_slice(x));
 }
 
+const SOURCE: Source = crate::source!("cast/cast.cu");
+static FWD_F32: Kernel = Kernel::new(SOURCE, "cast_fwd_f32");
+static FWD_BF16: Kernel = Kernel::new(SOURCE, "cast_fwd_bf16");
+static FWD_F16: Kernel = Kernel::new(SOURCE, "cast_fwd_f16");
+static BWD_F32: Kernel = Kernel::new(SOURCE, "cast_bwd_dx_f32");
+static BWD_BF16: Kernel = Kernel::new(SOURCE, "cast_bwd_dx_bf16");
+static BWD_F16: Kernel = Kernel::new(SOURCE, "cast_bwd_dx_f16");
+
+/// The kernels to and from `other`, and the wider of both types.
+fn kernels(x: Dtype, other: Dtype) -> (&'static Kernel, &'static Kernel, Dtype) {
+    let widest = if other.bytes() > x.bytes() { other } else { x };
+    let (fwd, bwd) = match other {
+        Dtype::Bf16 => (&FWD_BF16, &BWD_BF16),
+        Dtype::F16 => (&FWD_F16, &BWD_F16),
+        Dtype::F32 | Dtype::I32 => (&FWD_F32, &BWD_F32),
+    };
+    (fwd, bwd, widest)
+}
+
 impl Arity<1> for Cast {}
 
 impl Operator for Cast {
@@ -64,8 +86,14 @@ impl Operator for Cast {
         OpFlops { forward: Flops::ZERO, backward: Flops::ZERO, recomputed: Flops::ZERO }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("cast")) };
+        if let Some(gpu) = exec.gpu() {
+            let (dtype, n) = (x.spec().dtype(), x.spec().len());
+            let (fwd, _, widest) = kernels(dtype, self.to);
+            let args = &mut [Arg::Out(y), Arg::In(x), launch::length("cast", "elements", n)?];
+            return fwd.launch(gpu, dtype, launch::flat("cast", widest, 1, n)?, args);
+        }
         convert(Floats::of(x)?, Out::of(y, 1)?);
         Ok(())
     }
@@ -76,9 +104,16 @@ impl Differentiable for Cast {
         Keeps::default()
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
         let ([dy], [dx]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands("cast")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
+        if let Some(gpu) = exec.gpu() {
+            let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
+            let (dtype, n) = (dx.spec().dtype(), dx.spec().len());
+            let (_, bwd, widest) = kernels(dtype, self.to);
+            let args = &mut [Arg::Out(dx), Arg::In(dy), launch::length("cast", "elements", n)?, Arg::I32(add)];
+            return bwd.launch(gpu, dtype, launch::flat("cast", widest, 1, n)?, args);
+        }
         if let Some(dx) = Out::slot(dx, 1)? {
             convert(Floats::of(dy)?, dx);
         }
@@ -106,7 +141,7 @@ pub static ROOM: Room = Room {
     name: "cast",
     about: "the same numbers in another type, rounded once",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

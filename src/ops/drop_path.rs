@@ -2,11 +2,15 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::driver::Launch;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, Out, TOUCH, map_flat, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Input, Room};
 use crate::ops::keep::Keep;
+use crate::ops::launch;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -73,6 +77,20 @@ fn samples(x: &Spec) -> usize {
     x.shape().first().copied().unwrap_or(1)
 }
 
+const SOURCE: Source = crate::source!("drop_path/drop_path.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "drop_path_fwd");
+static BWD: Kernel = Kernel::new(SOURCE, "drop_path_bwd_dx");
+
+impl DropPath {
+    /// The launch of both kernels, and their numbers.
+    fn place<'a>(self, x: &Spec) -> Result<(Launch, Vec<Arg<'a>>)> {
+        let mut numbers = vec![launch::length("drop_path", "elements", x.len())?];
+        numbers.push(launch::length("drop_path", "width", x.len() / samples(x).max(1))?);
+        numbers.extend(self.keep().args());
+        Ok((launch::flat("drop_path", x.dtype(), 1, x.len())?, numbers))
+    }
+}
+
 impl Arity<1> for DropPath {}
 
 impl Operator for DropPath {
@@ -96,8 +114,14 @@ impl Operator for DropPath {
         OpFlops { forward: once, backward, recomputed: Flops::ZERO }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("drop_path")) };
+        if let Some(gpu) = exec.gpu() {
+            let (place, numbers) = self.place(x.spec())?;
+            let mut args = vec![Arg::Out(y), Arg::In(x)];
+            args.extend(numbers);
+            return FWD.launch(gpu, x.spec().dtype(), place, &mut args);
+        }
         self.apply(x.spec(), Floats::of(x)?, Out::of(y, 1)?);
         Ok(())
     }
@@ -108,9 +132,16 @@ impl Differentiable for DropPath {
         Keeps::default()
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
         let ([dy], [dx]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands("drop_path")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
+        if let Some(gpu) = exec.gpu() {
+            let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
+            let (place, numbers) = self.place(dy.spec())?;
+            let mut args = vec![Arg::Out(dx), Arg::In(dy)];
+            args.extend(numbers.into_iter().chain([Arg::I32(add)]));
+            return BWD.launch(gpu, dy.spec().dtype(), place, &mut args);
+        }
         if let Some(dx) = Out::slot(dx, 1)? {
             self.apply(dy.spec(), Floats::of(dy)?, dx);
         }
@@ -143,7 +174,7 @@ pub static ROOM: Room = Room {
     name: "drop_path",
     about: "whole samples kept with a probability, and scaled so that the expectation stays",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -2,9 +2,13 @@
 
 use std::fmt;
 
+use crate::backend::Exec;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::kernel::{Arg, Kernel};
 use crate::cost::Flops;
 use crate::error::Result;
 use crate::ops::blocks::{Floats, Out, map_flat, no_gradient, wrong_operands};
+use crate::ops::launch;
 use crate::ops::operator::{Backward, Forward, Keeps, Mask, OpFlops, Outputs, RefBackward, RefForward, expect_inputs};
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, expect_dtype};
@@ -50,6 +54,15 @@ pub trait Elementwise: Copy + fmt::Debug + Send + Sync + 'static {
     fn values(self, x: &[f32], y: &mut [f32]);
     /// The gradient on the CPU; `kept` is empty where nothing is kept.
     fn gradients(self, kept: &[f32], dy: &[f32], dx: &mut [f32]);
+
+    /// The kernel of the forward pass: result, input, length, [`numbers`](Elementwise::numbers).
+    const FWD: Kernel;
+    /// The kernel of the backward pass: gradient, what is kept if anything, incoming gradient, length, numbers, whether to add.
+    const BWD: Kernel;
+    /// The operator's parameters, as its kernels take them.
+    fn numbers<'a>(self) -> Vec<Arg<'a>> {
+        Vec::new()
+    }
 }
 
 /// What [`Operator::infer`](crate::ops::operator::Operator::infer) says.
@@ -67,9 +80,15 @@ pub(super) fn flops<E: Elementwise>(op: E, x: &[&Spec], wanted: Mask) -> OpFlops
     OpFlops { forward: op.value_flops() * n, backward, recomputed: Flops::ZERO }
 }
 
-/// Forward on the CPU.
-pub(super) fn forward<E: Elementwise>(op: E, io: Forward<'_>) -> Result<()> {
+/// Forward.
+pub(super) fn forward<E: Elementwise>(op: E, exec: &Exec, io: Forward<'_>) -> Result<()> {
     let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands(E::NAME)) };
+    if let Some(gpu) = exec.gpu() {
+        let (dtype, n) = (x.spec().dtype(), x.spec().len());
+        let mut args = vec![Arg::Out(y), Arg::In(x), launch::length(E::NAME, "elements", n)?];
+        args.extend(op.numbers());
+        return E::FWD.launch(gpu, dtype, launch::flat(E::NAME, dtype, 1, n)?, &mut args);
+    }
     map_flat(x.spec().len(), E::WORK, [Floats::of(x)?], [Out::of(y, 1)?], |_, [x], [y]| op.values(x, y));
     Ok(())
 }
@@ -84,8 +103,11 @@ pub(super) fn keeps<E: Elementwise>(wanted: Mask) -> Keeps {
     }
 }
 
-/// Backward on the CPU.
-pub(super) fn backward<E: Elementwise>(op: E, io: Backward<'_>) -> Result<()> {
+/// Backward.
+pub(super) fn backward<E: Elementwise>(op: E, exec: &Exec, io: Backward<'_>) -> Result<()> {
+    if let Some(gpu) = exec.gpu() {
+        return launch_bwd(op, gpu, io);
+    }
     let ([dy], [slot]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands(E::NAME)) };
     let Some(dy) = dy else { return no_gradient(io.dx) };
     let (len, dy) = (dy.spec().len(), Floats::of(dy)?);
@@ -101,6 +123,26 @@ pub(super) fn backward<E: Elementwise>(op: E, io: Backward<'_>) -> Result<()> {
     let [Some(kept)] = kept else { return Err(wrong_operands(E::NAME)) };
     map_flat(len, E::WORK, [Floats::of(kept)?, dy], [dx], |_, [kept, dy], [dx]| op.gradients(kept, dy, dx));
     Ok(())
+}
+
+/// Backward on a device.
+fn launch_bwd<E: Elementwise>(op: E, gpu: &Gpu, io: Backward<'_>) -> Result<()> {
+    let ([dy], [slot]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands(E::NAME)) };
+    let Some(dy) = dy else { return no_gradient(io.dx) };
+    let Some((dx, add)) = launch::slot(slot) else { return Ok(()) };
+    let kept = match E::READS {
+        Reads::Input => io.x.first(),
+        Reads::Result => io.y.first(),
+        Reads::Nothing => None,
+    };
+    let mut args = vec![Arg::Out(dx)];
+    args.extend(kept.and_then(Option::as_ref).map(|v| Arg::In(v)));
+    let inputs = args.len();
+    let (dtype, n) = (dy.spec().dtype(), dy.spec().len());
+    args.extend([Arg::In(dy), launch::length(E::NAME, "elements", n)?]);
+    args.extend(op.numbers());
+    args.push(Arg::I32(add));
+    E::BWD.launch(gpu, dtype, launch::flat(E::NAME, dtype, inputs, n)?, &mut args)
 }
 
 /// The plain text of the forward pass.
@@ -148,10 +190,10 @@ macro_rules! elementwise {
 
             fn forward(
                 &self,
-                _: &$crate::backend::Exec,
+                exec: &$crate::backend::Exec,
                 io: $crate::ops::operator::Forward<'_>,
             ) -> $crate::error::Result<()> {
-                $crate::ops::elementwise::forward(*self, io)
+                $crate::ops::elementwise::forward(*self, exec, io)
             }
         }
 
@@ -162,10 +204,10 @@ macro_rules! elementwise {
 
             fn backward(
                 &self,
-                _: &$crate::backend::Exec,
+                exec: &$crate::backend::Exec,
                 io: $crate::ops::operator::Backward<'_>,
             ) -> $crate::error::Result<()> {
-                $crate::ops::elementwise::backward(*self, io)
+                $crate::ops::elementwise::backward(*self, exec, io)
             }
         }
 

@@ -3,6 +3,8 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::elementwise::{Elementwise, Reads, elementwise};
@@ -67,6 +69,8 @@ fn tanh_of_inner<S: Scalar>(x: S) -> (S, S) {
     (square, (x * (S::of(INNER) + S::of(CUBE) * square)).tanh())
 }
 
+const SOURCE: Source = crate::source!("gelu/gelu.cu");
+
 elementwise!(Gelu);
 
 impl Elementwise for Gelu {
@@ -124,6 +128,13 @@ impl Elementwise for Gelu {
             Approximate::Tanh => vector::gelu_tanh_backward(x, dy, dx, false),
         }
     }
+
+    const FWD: Kernel = Kernel::new(SOURCE, "gelu_fwd");
+    const BWD: Kernel = Kernel::new(SOURCE, "gelu_bwd_dx");
+
+    fn numbers<'a>(self) -> Vec<Arg<'a>> {
+        vec![Arg::I32(i32::from(self.approximate == Approximate::Tanh))]
+    }
 }
 
 /// The room.
@@ -131,7 +142,7 @@ pub static ROOM: Room = Room {
     name: "gelu",
     about: "the input times the normal probability of being below it",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

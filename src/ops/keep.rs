@@ -4,6 +4,7 @@
 //! stored, it is the same on every device and number of threads, and a resumed run draws what it would have drawn.
 
 use crate::backend::cpu::dispatch::wide;
+use crate::backend::gpu::kernel::Arg;
 use crate::error::{Error, Result};
 use crate::rng::{Stream, philox_lanes, unit};
 use crate::scalar::Scalar;
@@ -34,6 +35,14 @@ impl Keep {
     /// What kept elements are multiplied by.
     pub(super) fn scale(self) -> f64 {
         1.0 / (1.0 - f64::from(self.p))
+    }
+
+    /// Seed, stream, how far the 24 bits of an element must reach, and the scale: as kernels take them.
+    pub(super) fn args<'a>(self) -> [Arg<'a>; 4] {
+        // Exact: p is a multiple of 2⁻¹⁴⁹ and less than 1.
+        let reach = (f64::from(self.p) * 16_777_216.0).ceil() as i32;
+        let (seed, id) = (self.stream.seed.cast_signed(), self.stream.id.cast_signed());
+        [Arg::I64(seed), Arg::I64(id), Arg::I32(reach), Arg::F32(self.scale() as f32)]
     }
 
     /// The factor of element `i`: the scale or 0.

@@ -2,10 +2,14 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::launch::{self, ColumnSums, Rows};
 use crate::ops::norm::{RowBackward, normalise};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
@@ -41,6 +45,19 @@ pub struct LayerNorm {
     /// Added to the variance. Positive.
     pub eps: f32,
 }
+
+const SOURCE: Source = crate::source!("layer_norm/layer_norm.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "layer_norm_fwd");
+static FWD_WIDE: Kernel = Kernel::new(SOURCE, "layer_norm_fwd_wide");
+static BWD_DX: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dx");
+static BWD_DX_WIDE: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dx_wide");
+static BWD_DPARAMS: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dparams");
+static BWD_DGAMMA: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dgamma");
+static BWD_DBETA: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dbeta");
+static BWD_TOTAL: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_total");
+/// Packs that a thread holds: of one row forward, of each of two backward.
+const HELD_FWD: usize = 8;
+const HELD_BWD: usize = 4;
 
 impl Arity<3> for LayerNorm {}
 
@@ -79,11 +96,18 @@ impl Operator for LayerNorm {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x, gamma, beta], [y], [mean, rstd]) = (io.x, io.y, io.saved) else {
             return Err(wrong_operands("layer_norm"));
         };
         let (rows, c) = x.spec().rows_cols();
+        if let Some(gpu) = exec.gpu() {
+            let dtype = x.spec().dtype();
+            let place = Rows::new("layer_norm", gpu, dtype, rows, c, HELD_FWD)?;
+            let mut args = vec![Arg::Out(y), Arg::Out(mean), Arg::Out(rstd), Arg::In(x), Arg::In(gamma), Arg::In(beta)];
+            args.extend([launch::length("layer_norm", "rows", rows)?, launch::c("layer_norm", c)?, Arg::F32(self.eps)]);
+            return place.pick(&FWD, &FWD_WIDE).launch(gpu, dtype, place.launch, &mut args);
+        }
         let (gamma, beta) = (Floats::of(gamma)?.widened(), Floats::of(beta)?.widened());
         let to = [Out::of(y, c)?, Out::of(mean, 1)?, Out::of(rstd, 1)?];
         map(rows, 4 * TOUCH * c, [In::new(Floats::of(x)?, c)], to, |_, [x], [y, mean, rstd]| {
@@ -108,7 +132,10 @@ impl Differentiable for LayerNorm {
         Keeps { x: if wanted.has(0) { x.with(1) } else { x }, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch_bwd(gpu, io);
+        }
         let ([dy], [x, ..], [mean, rstd], [dx, dgamma, dbeta]) = (io.dy, io.specs, io.saved, &mut *io.dx) else {
             return Err(wrong_operands("layer_norm"));
         };
@@ -123,6 +150,49 @@ impl Differentiable for LayerNorm {
         );
         Ok(())
     }
+}
+
+/// Backward on a device.
+fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
+    let ([dy], [x, ..], [mean, rstd], [dx, dgamma, dbeta]) = (io.dy, io.specs, io.saved, &mut *io.dx) else {
+        return Err(wrong_operands("layer_norm"));
+    };
+    let Some(dy) = dy else { return no_gradient(io.dx) };
+    let (dtype, (rows, c)) = (dy.spec().dtype(), x.rows_cols());
+    if let Some((dx, add)) = launch::slot(dx) {
+        let (x, gamma) = (launch::kept("layer_norm", io.x, 0)?, launch::kept("layer_norm", io.x, 1)?);
+        let place = Rows::new("layer_norm", gpu, dtype, rows, c, HELD_BWD)?;
+        let mut args = vec![Arg::Out(dx), Arg::In(x), Arg::In(gamma), Arg::In(mean), Arg::In(rstd), Arg::In(dy)];
+        args.extend([launch::length("layer_norm", "rows", rows)?, launch::c("layer_norm", c)?, Arg::I32(add)]);
+        place.pick(&BWD_DX, &BWD_DX_WIDE).launch(gpu, dtype, place.launch, &mut args)?;
+    }
+    let (dgamma, dbeta) = (launch::slot(dgamma), launch::slot(dbeta));
+    if dgamma.is_none() && dbeta.is_none() {
+        return Ok(());
+    }
+    let sums = ColumnSums::new(gpu, dtype, 1, rows, c);
+    let scratch = |wanted: bool| wanted.then(|| sums.scratch(gpu)).transpose();
+    let (mut gamma_sums, mut beta_sums) = (scratch(dgamma.is_some())?, scratch(dbeta.is_some())?);
+    let kernel = match (&gamma_sums, &beta_sums) {
+        (Some(_), Some(_)) => &BWD_DPARAMS,
+        (Some(_), None) => &BWD_DGAMMA,
+        _ => &BWD_DBETA,
+    };
+    let mut args = Vec::new();
+    let needs_x = gamma_sums.is_some();
+    args.extend(gamma_sums.iter_mut().chain(&mut beta_sums).map(|to| Arg::Out(to)));
+    if needs_x {
+        args.extend([Arg::In(launch::kept("layer_norm", io.x, 0)?), Arg::In(mean), Arg::In(rstd)]);
+    }
+    args.push(Arg::In(dy));
+    args.extend(sums.args("layer_norm")?);
+    kernel.launch(gpu, dtype, sums.launch("layer_norm")?, &mut args)?;
+    for (to, partial) in [(dgamma, gamma_sums), (dbeta, beta_sums)] {
+        if let (Some((to, add)), Some(partial)) = (to, partial) {
+            sums.total(gpu, "layer_norm", &BWD_TOTAL, dtype, to, &partial, Some(add))?;
+        }
+    }
+    Ok(())
 }
 
 impl Reference for LayerNorm {
@@ -189,7 +259,7 @@ pub static ROOM: Room = Room {
     name: "layer_norm",
     about: "every row to mean 0 and variance 1, scaled and shifted per column",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

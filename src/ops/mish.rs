@@ -1,6 +1,8 @@
 //! `mish`: the input times the hyperbolic tangent of its softplus.
 
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::cost::Flops;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::elementwise::{Elementwise, Reads, elementwise};
@@ -38,6 +40,8 @@ fn gate<S: Scalar>(x: S) -> S {
     (S::one() + x.exp()).ln().tanh()
 }
 
+const SOURCE: Source = crate::source!("mish/mish.cu");
+
 elementwise!(Mish);
 
 impl Elementwise for Mish {
@@ -70,6 +74,9 @@ impl Elementwise for Mish {
     fn gradients(self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         vector::mish_backward(x, dy, dx, false);
     }
+
+    const FWD: Kernel = Kernel::new(SOURCE, "mish_fwd");
+    const BWD: Kernel = Kernel::new(SOURCE, "mish_bwd_dx");
 }
 
 /// The room.
@@ -77,7 +84,7 @@ pub static ROOM: Room = Room {
     name: "mish",
     about: "the input times the hyperbolic tangent of its softplus",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -9,6 +9,7 @@ mod convolution;
 pub mod elementwise;
 pub mod host;
 mod keep;
+mod launch;
 mod norm;
 pub mod operator;
 #[cfg(test)]

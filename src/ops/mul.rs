@@ -2,11 +2,15 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::Result;
 use crate::ops::blocks::{Floats, Out, TOUCH, map_flat, no_gradient, sum_rows, wrong_operands};
 use crate::ops::broadcast;
 use crate::ops::contract::{BadCase, Case, Room};
+use crate::ops::launch::{self, ColumnSums};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad,
@@ -41,6 +45,13 @@ use crate::tensor::{Dtype, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mul;
 
+const SOURCE: Source = crate::source!("mul/mul.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "mul_fwd");
+static BWD_DX: Kernel = Kernel::new(SOURCE, "mul_bwd_dx");
+static BWD_DB_FLAT: Kernel = Kernel::new(SOURCE, "mul_bwd_db_flat");
+static BWD_DB: Kernel = Kernel::new(SOURCE, "mul_bwd_db");
+static BWD_DB_TOTAL: Kernel = Kernel::new(SOURCE, "mul_bwd_db_total");
+
 impl Arity<2> for Mul {}
 
 impl Operator for Mul {
@@ -64,8 +75,14 @@ impl Operator for Mul {
         OpFlops { forward: Flops::vector(n), backward: Flops::vector(dx + db), recomputed: Flops::ZERO }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x, b], [y]) = (io.x, io.y) else { return Err(wrong_operands("mul")) };
+        if let Some(gpu) = exec.gpu() {
+            let [n, width] = broadcast::lengths("mul", x.spec(), b.spec())?;
+            let dtype = x.spec().dtype();
+            let place = launch::flat("mul", dtype, broadcast::inputs(x.spec(), b.spec()), x.spec().len())?;
+            return FWD.launch(gpu, dtype, place, &mut [Arg::Out(y), Arg::In(x), Arg::In(b), n, width]);
+        }
         broadcast::map(Floats::of(x)?, Floats::of(b)?, Out::of(y, 1)?, vector::mul);
         Ok(())
     }
@@ -77,7 +94,10 @@ impl Differentiable for Mul {
         Keeps { x: if wanted.has(0) { x.with(1) } else { x }, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch_bwd(gpu, io);
+        }
         let ([dy], [x, b], [dx, db]) = (io.dy, io.specs, &mut *io.dx) else { return Err(wrong_operands("mul")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
         let (rows, width) = broadcast::rows_and_width(x, b);
@@ -94,6 +114,34 @@ impl Differentiable for Mul {
         }
         Ok(())
     }
+}
+
+/// Backward on a device.
+fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
+    let ([dy], [x, b], [dx, db]) = (io.dy, io.specs, &mut *io.dx) else { return Err(wrong_operands("mul")) };
+    let Some(dy) = dy else { return no_gradient(io.dx) };
+    let (dtype, n) = (dy.spec().dtype(), dy.spec().len());
+    let (rows, width) = broadcast::rows_and_width(x, b);
+    if let Some((dx, add)) = launch::slot(dx) {
+        let factor = launch::kept("mul", io.x, 1)?;
+        let [length, period] = broadcast::lengths("mul", x, b)?;
+        let place = launch::flat("mul", dtype, broadcast::inputs(x, b), n)?;
+        let args = &mut [Arg::Out(dx), Arg::In(factor), Arg::In(dy), length, period, Arg::I32(add)];
+        BWD_DX.launch(gpu, dtype, place, args)?;
+    }
+    let Some((db, add)) = launch::slot(db) else { return Ok(()) };
+    let x = launch::kept("mul", io.x, 0)?;
+    if rows == 1 {
+        let length = launch::length("mul", "elements", n)?;
+        let args = &mut [Arg::Out(db), Arg::In(x), Arg::In(dy), length, Arg::I32(add)];
+        return BWD_DB_FLAT.launch(gpu, dtype, launch::flat("mul", dtype, 2, n)?, args);
+    }
+    let sums = ColumnSums::new(gpu, dtype, 1, rows, width);
+    let mut partial = sums.scratch(gpu)?;
+    let mut args = vec![Arg::Out(&mut partial), Arg::In(x), Arg::In(dy)];
+    args.extend(sums.args("mul")?);
+    BWD_DB.launch(gpu, dtype, sums.launch("mul")?, &mut args)?;
+    sums.total(gpu, "mul", &BWD_DB_TOTAL, dtype, db, &partial, Some(add))
 }
 
 impl Reference for Mul {
@@ -132,7 +180,7 @@ pub static ROOM: Room = Room {
     name: "mul",
     about: "the elementwise product of two tensors, the second repeated over leading axes",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

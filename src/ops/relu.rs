@@ -2,6 +2,8 @@
 
 use crate::backend::cpu::dispatch::wide;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::cost::Flops;
 use crate::ops::blocks::TOUCH;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
@@ -34,6 +36,8 @@ use crate::tensor::{Dtype, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relu;
 
+const SOURCE: Source = crate::source!("relu/relu.cu");
+
 elementwise!(Relu);
 
 impl Elementwise for Relu {
@@ -65,6 +69,9 @@ impl Elementwise for Relu {
     fn gradients(self, y: &[f32], dy: &[f32], dx: &mut [f32]) {
         select_positive(y, dy, dx);
     }
+
+    const FWD: Kernel = Kernel::new(SOURCE, "relu_fwd");
+    const BWD: Kernel = Kernel::new(SOURCE, "relu_bwd_dx");
 }
 
 wide! {
@@ -81,7 +88,7 @@ pub static ROOM: Room = Room {
     name: "relu",
     about: "the positive part",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -2,10 +2,14 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::launch::{self, ColumnSums, Rows};
 use crate::ops::norm::{RowBackward, rescale};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
@@ -41,6 +45,17 @@ pub struct RmsNorm {
     pub eps: f32,
 }
 
+const SOURCE: Source = crate::source!("rms_norm/rms_norm.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "rms_norm_fwd");
+static FWD_WIDE: Kernel = Kernel::new(SOURCE, "rms_norm_fwd_wide");
+static BWD_DX: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_dx");
+static BWD_DX_WIDE: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_dx_wide");
+static BWD_DWEIGHT: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_dweight");
+static BWD_TOTAL: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_total");
+/// Packs that a thread holds: of one row forward, of each of two backward.
+const HELD_FWD: usize = 8;
+const HELD_BWD: usize = 4;
+
 impl Arity<2> for RmsNorm {}
 
 impl Operator for RmsNorm {
@@ -75,9 +90,16 @@ impl Operator for RmsNorm {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x, weight], [y], [rstd]) = (io.x, io.y, io.saved) else { return Err(wrong_operands("rms_norm")) };
         let (rows, c) = x.spec().rows_cols();
+        if let Some(gpu) = exec.gpu() {
+            let dtype = x.spec().dtype();
+            let place = Rows::new("rms_norm", gpu, dtype, rows, c, HELD_FWD)?;
+            let mut args = vec![Arg::Out(y), Arg::Out(rstd), Arg::In(x), Arg::In(weight)];
+            args.extend([launch::length("rms_norm", "rows", rows)?, launch::c("rms_norm", c)?, Arg::F32(self.eps)]);
+            return place.pick(&FWD, &FWD_WIDE).launch(gpu, dtype, place.launch, &mut args);
+        }
         let weight = Floats::of(weight)?.widened();
         let to = [Out::of(y, c)?, Out::of(rstd, 1)?];
         map(rows, 3 * TOUCH * c, [In::new(Floats::of(x)?, c)], to, |_, [x], [y, rstd]| {
@@ -102,7 +124,10 @@ impl Differentiable for RmsNorm {
         Keeps { x, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch_bwd(gpu, io);
+        }
         let ([dy], [x, _], [rstd], [dx, dweight]) = (io.dy, io.specs, io.saved, &mut *io.dx) else {
             return Err(wrong_operands("rms_norm"));
         };
@@ -117,6 +142,30 @@ impl Differentiable for RmsNorm {
         );
         Ok(())
     }
+}
+
+/// Backward on a device.
+fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
+    let ([dy], [x, _], [rstd], [dx, dweight]) = (io.dy, io.specs, io.saved, &mut *io.dx) else {
+        return Err(wrong_operands("rms_norm"));
+    };
+    let Some(dy) = dy else { return no_gradient(io.dx) };
+    let (dtype, (rows, c)) = (dy.spec().dtype(), x.rows_cols());
+    if let Some((dx, add)) = launch::slot(dx) {
+        let (x, weight) = (launch::kept("rms_norm", io.x, 0)?, launch::kept("rms_norm", io.x, 1)?);
+        let place = Rows::new("rms_norm", gpu, dtype, rows, c, HELD_BWD)?;
+        let mut args = vec![Arg::Out(dx), Arg::In(x), Arg::In(weight), Arg::In(rstd), Arg::In(dy)];
+        args.extend([launch::length("rms_norm", "rows", rows)?, launch::c("rms_norm", c)?, Arg::I32(add)]);
+        place.pick(&BWD_DX, &BWD_DX_WIDE).launch(gpu, dtype, place.launch, &mut args)?;
+    }
+    let Some((dweight, add)) = launch::slot(dweight) else { return Ok(()) };
+    let sums = ColumnSums::new(gpu, dtype, 1, rows, c);
+    let mut partial = sums.scratch(gpu)?;
+    let x = launch::kept("rms_norm", io.x, 0)?;
+    let mut args = vec![Arg::Out(&mut partial), Arg::In(x), Arg::In(rstd), Arg::In(dy)];
+    args.extend(sums.args("rms_norm")?);
+    BWD_DWEIGHT.launch(gpu, dtype, sums.launch("rms_norm")?, &mut args)?;
+    sums.total(gpu, "rms_norm", &BWD_TOTAL, dtype, dweight, &partial, Some(add))
 }
 
 impl Reference for RmsNorm {
@@ -168,7 +217,7 @@ pub static ROOM: Room = Room {
     name: "rms_norm",
     about: "every row to mean square 1, scaled per column",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -1,6 +1,8 @@
 //! `scale`: every element times one constant.
 
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::TOUCH;
@@ -34,6 +36,8 @@ pub struct Scale {
     /// The constant. Finite.
     pub factor: f32,
 }
+
+const SOURCE: Source = crate::source!("scale/scale.cu");
 
 elementwise!(Scale);
 
@@ -73,6 +77,13 @@ impl Elementwise for Scale {
     fn gradients(self, _: &[f32], dy: &[f32], dx: &mut [f32]) {
         vector::scale(self.factor, dy, dx);
     }
+
+    const FWD: Kernel = Kernel::new(SOURCE, "scale_fwd");
+    const BWD: Kernel = Kernel::new(SOURCE, "scale_bwd_dx");
+
+    fn numbers<'a>(self) -> Vec<Arg<'a>> {
+        vec![Arg::F32(self.factor)]
+    }
 }
 
 /// The room.
@@ -80,7 +91,7 @@ pub static ROOM: Room = Room {
     name: "scale",
     about: "every element times one constant",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -1,6 +1,8 @@
 //! `selu`: linear above zero, a scaled exponential below.
 
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::cost::Flops;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::elementwise::{Elementwise, Reads, elementwise};
@@ -39,6 +41,8 @@ const ABOVE: f64 = 1.050_700_987_355_480_5;
 /// λα.
 const BELOW: f64 = ABOVE * 1.673_263_242_354_377_2;
 
+const SOURCE: Source = crate::source!("selu/selu.cu");
+
 elementwise!(Selu);
 
 impl Elementwise for Selu {
@@ -72,6 +76,9 @@ impl Elementwise for Selu {
     fn gradients(self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         vector::selu_backward(x, dy, dx, false);
     }
+
+    const FWD: Kernel = Kernel::new(SOURCE, "selu_fwd");
+    const BWD: Kernel = Kernel::new(SOURCE, "selu_bwd_dx");
 }
 
 /// The room.
@@ -79,7 +86,7 @@ pub static ROOM: Room = Room {
     name: "selu",
     about: "linear above zero, a scaled exponential below",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -2,6 +2,8 @@
 
 use crate::backend::cpu::dispatch::wide;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::cost::Flops;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::elementwise::{Elementwise, Reads, elementwise};
@@ -30,6 +32,8 @@ use crate::tensor::{Dtype, Spec};
 /// The definition; the gradient is the chain rule, written with `y`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sigmoid;
+
+const SOURCE: Source = crate::source!("sigmoid/sigmoid.cu");
 
 elementwise!(Sigmoid);
 
@@ -62,6 +66,9 @@ impl Elementwise for Sigmoid {
     fn gradients(self, y: &[f32], dy: &[f32], dx: &mut [f32]) {
         slope_of_result(y, dy, dx);
     }
+
+    const FWD: Kernel = Kernel::new(SOURCE, "sigmoid_fwd");
+    const BWD: Kernel = Kernel::new(SOURCE, "sigmoid_bwd_dx");
 }
 
 /// 1 / (1 + exp(−x)): 2 vector, 1 special.
@@ -82,7 +89,7 @@ pub static ROOM: Room = Room {
     name: "sigmoid",
     about: "the logistic function",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -1,6 +1,8 @@
 //! `silu`: the input times its logistic function, also known as swish.
 
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::cost::Flops;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::elementwise::{Elementwise, Reads, elementwise};
@@ -32,6 +34,8 @@ use crate::tensor::{Dtype, Spec};
 /// Hendrycks, Gimpel 2016; Ramachandran, Zoph, Le 2017. Gradient by the chain rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silu;
+
+const SOURCE: Source = crate::source!("silu/silu.cu");
 
 elementwise!(Silu);
 
@@ -65,6 +69,9 @@ impl Elementwise for Silu {
     fn gradients(self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         vector::silu_backward(x, dy, dx, false);
     }
+
+    const FWD: Kernel = Kernel::new(SOURCE, "silu_fwd");
+    const BWD: Kernel = Kernel::new(SOURCE, "silu_bwd_dx");
 }
 
 /// The room.
@@ -72,7 +79,7 @@ pub static ROOM: Room = Room {
     name: "silu",
     about: "the input times its logistic function",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

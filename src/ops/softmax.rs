@@ -3,10 +3,13 @@
 use crate::backend::Exec;
 use crate::backend::cpu::dispatch::wide;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::launch::{self, Rows};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -61,6 +64,14 @@ wide! {
 /// Work of one number on the CPU.
 const WORK: usize = 48;
 
+const SOURCE: Source = crate::source!("softmax/softmax.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "softmax_fwd");
+static FWD_WIDE: Kernel = Kernel::new(SOURCE, "softmax_fwd_wide");
+static BWD: Kernel = Kernel::new(SOURCE, "softmax_bwd_dx");
+static BWD_WIDE: Kernel = Kernel::new(SOURCE, "softmax_bwd_dx_wide");
+/// Packs that a thread holds.
+const HELD: usize = 4;
+
 impl Arity<1> for Softmax {}
 
 impl Operator for Softmax {
@@ -88,9 +99,16 @@ impl Operator for Softmax {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("softmax")) };
         let (rows, c) = x.spec().rows_cols();
+        if let Some(gpu) = exec.gpu() {
+            let dtype = x.spec().dtype();
+            let place = Rows::new("softmax", gpu, dtype, rows, c, HELD)?;
+            let args =
+                &mut [Arg::Out(y), Arg::In(x), launch::length("softmax", "rows", rows)?, launch::c("softmax", c)?];
+            return place.pick(&FWD, &FWD_WIDE).launch(gpu, dtype, place.launch, args);
+        }
         map(rows, WORK * c, [In::new(Floats::of(x)?, c)], [Out::of(y, c)?], |_, [x], [y]| {
             for (x, y) in x.chunks(c).zip(y.chunks_mut(c)) {
                 let m = largest_number(x);
@@ -108,10 +126,18 @@ impl Differentiable for Softmax {
         Keeps { x: Mask::NONE, y: if wanted.has(0) { Mask::of([0]) } else { Mask::NONE } }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
         let ([dy], [x], [dx]) = (io.dy, io.specs, &mut *io.dx) else { return Err(wrong_operands("softmax")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
         let (rows, c) = x.rows_cols();
+        if let Some(gpu) = exec.gpu() {
+            let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
+            let (dtype, y) = (dy.spec().dtype(), launch::kept("softmax", io.y, 0)?);
+            let place = Rows::new("softmax", gpu, dtype, rows, c, HELD)?;
+            let mut args = vec![Arg::Out(dx), Arg::In(y), Arg::In(dy)];
+            args.extend([launch::length("softmax", "rows", rows)?, launch::c("softmax", c)?, Arg::I32(add)]);
+            return place.pick(&BWD, &BWD_WIDE).launch(gpu, dtype, place.launch, &mut args);
+        }
         let Some(dx) = Out::slot(dx, c)? else { return Ok(()) };
         let (y, dy) = (In::new(Floats::kept(io.y.first())?, c), In::new(Floats::of(dy)?, c));
         map(rows, WORK * c, [y, dy], [dx], |_, [y, dy], [dx]| vector::softmax_rows_backward(y, dy, dx, c, false));
@@ -156,7 +182,7 @@ pub static ROOM: Room = Room {
     name: "softmax",
     about: "every row to positive numbers that add up to 1",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

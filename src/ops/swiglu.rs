@@ -2,10 +2,14 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, Out, map_flat, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::launch;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -42,6 +46,12 @@ pub struct Swiglu;
 
 const WORK: usize = 48;
 
+const SOURCE: Source = crate::source!("swiglu/swiglu.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "swiglu_fwd");
+static BWD: Kernel = Kernel::new(SOURCE, "swiglu_bwd");
+static BWD_DGATE: Kernel = Kernel::new(SOURCE, "swiglu_bwd_dgate");
+static BWD_DUP: Kernel = Kernel::new(SOURCE, "swiglu_bwd_dup");
+
 impl Arity<2> for Swiglu {}
 
 impl Operator for Swiglu {
@@ -68,8 +78,13 @@ impl Operator for Swiglu {
         OpFlops { forward: silu * n, backward: backward * n, recomputed: Flops::ZERO }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([gate, up], [y]) = (io.x, io.y) else { return Err(wrong_operands("swiglu")) };
+        if let Some(gpu) = exec.gpu() {
+            let (dtype, n) = (gate.spec().dtype(), gate.spec().len());
+            let args = &mut [Arg::Out(y), Arg::In(gate), Arg::In(up), launch::length("swiglu", "elements", n)?];
+            return FWD.launch(gpu, dtype, launch::flat("swiglu", dtype, 2, n)?, args);
+        }
         let x = [Floats::of(gate)?, Floats::of(up)?];
         map_flat(gate.spec().len(), WORK, x, [Out::of(y, 1)?], |_, [g, u], [y]| vector::swiglu(g, u, y));
         Ok(())
@@ -86,7 +101,10 @@ impl Differentiable for Swiglu {
         Keeps { x, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch_bwd(gpu, io);
+        }
         let ([dy], [dgate, dup]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands("swiglu")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
         let (len, dy) = (dy.spec().len(), Floats::of(dy)?);
@@ -109,6 +127,35 @@ impl Differentiable for Swiglu {
             (None, None) => {}
         }
         Ok(())
+    }
+}
+
+/// Both gradients in one pass, or the one that is wanted.
+fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
+    let ([dy], [dgate, dup]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands("swiglu")) };
+    let Some(dy) = dy else { return no_gradient(io.dx) };
+    let n = dy.spec().len();
+    let (dtype, length) = (dy.spec().dtype(), || launch::length("swiglu", "elements", n));
+    let input = |i| launch::kept("swiglu", io.x, i);
+    let place = launch::flat("swiglu", dtype, 2, n)?;
+    match (launch::slot(dgate), launch::slot(dup)) {
+        (None, None) => Ok(()),
+        (Some((dgate, add)), None) => {
+            let (gate, up) = (input(0)?, input(1)?);
+            let args = &mut [Arg::Out(dgate), Arg::In(gate), Arg::In(up), Arg::In(dy), length()?, Arg::I32(add)];
+            BWD_DGATE.launch(gpu, dtype, place, args)
+        }
+        (None, Some((dup, add))) => {
+            let gate = input(0)?;
+            let args = &mut [Arg::Out(dup), Arg::In(gate), Arg::In(dy), length()?, Arg::I32(add)];
+            BWD_DUP.launch(gpu, dtype, place, args)
+        }
+        (Some((dgate, add_dgate)), Some((dup, add_dup))) => {
+            let (gate, up) = (input(0)?, input(1)?);
+            let mut args = vec![Arg::Out(dgate), Arg::Out(dup), Arg::In(gate), Arg::In(up), Arg::In(dy), length()?];
+            args.extend([Arg::I32(add_dgate), Arg::I32(add_dup)]);
+            BWD.launch(gpu, dtype, place, &mut args)
+        }
     }
 }
 
@@ -145,7 +192,7 @@ pub static ROOM: Room = Room {
     name: "swiglu",
     about: "one projection gated by the silu of another",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -8,11 +8,15 @@ macro_rules! embed {
 
 /// Every header that kernels include, by its path inside `kernels/`; `tests/kernels.rs` holds that none is missing.
 pub static HEADERS: &[(&str, &str)] = embed![
+    "common/columns.cuh",
     "common/device.cuh",
     "common/dtype.cuh",
     "common/elementwise.cuh",
+    "common/groups.cuh",
     "common/math.cuh",
+    "common/movement.cuh",
     "common/pack.cuh",
     "common/reduce.cuh",
     "common/rng.cuh",
+    "common/rows.cuh",
 ];

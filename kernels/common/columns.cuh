@@ -1,0 +1,130 @@
+// columns: sums over rows of a row-major matrix, column by column: gradients of biases, scales and whatever is repeated over rows.
+// stages    a block sums a stretch of rows of a tile of columns and leaves f32 partial sums; a second kernel, the same text over the
+//           partial sums, adds the stretches
+// launch    COLUMN_THREADS threads; grid [tiles, stretches, matrices]; `lanes`, a power of two up to 32, threads lie side by side over
+//           lanes * W columns, the others below them: narrow matrices use all threads, too
+// paths     16-byte loads when W divides the width, else single numbers, neighbouring threads neighbouring columns
+// order     a thread adds its rows from first to last, the threads of a column by halving: same input, same bits
+
+#pragma once
+#include "common/math.cuh"
+#include "common/pack.cuh"
+
+constexpr int COLUMN_THREADS = 256;
+
+// The columns of a thread: `count` of them from `first` on, `step` apart.
+struct Columns {
+    i64 first;
+    int step;
+    int count;
+    bool is_wide;
+};
+
+// Column i of a thread.
+DEVICE i64 column(const Columns& c, int i) { return c.first + (i64)i * c.step; }
+
+template <int W> DEVICE Columns columns_of(i64 width, int lanes, bool may_be_wide) {
+    int side = thread() % lanes;
+    i64 tile = (i64)block_x() * lanes * W;
+    if (may_be_wide && width % W == 0) {
+        i64 first = tile + (i64)side * W;
+        return Columns{first, 1, first < width ? W : 0, true};
+    }
+    i64 left = width - tile - side;
+    return Columns{tile + side, lanes, left <= 0 ? 0 : (int)least(W, (left + lanes - 1) / lanes), false};
+}
+
+// The numbers of a thread's columns in the row that begins at `row`; 0 where there is no column.
+template <int W, typename U> DEVICE void load_columns(float (&v)[W], const U* row, const Columns& c) {
+    if (c.is_wide) {
+        load_once<U, W>(row + c.first).unpack(v);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < W; ++i) v[i] = i < c.count ? widen(row[column(c, i)]) : 0.0f;
+}
+
+template <int SUMS, int W> struct ColumnScratch {
+    float v[SUMS * W * COLUMN_THREADS];
+};
+
+// Adds over the threads of a column; the first `lanes` threads hold the result.
+template <int SUMS, int W> DEVICE void add_threads(float (&sum)[SUMS][W], int lanes, ColumnScratch<SUMS, W>& scratch) {
+    int t = thread();
+#pragma unroll
+    for (int i = 0; i < SUMS * W; ++i) scratch.v[i * COLUMN_THREADS + t] = sum[i / W][i % W];
+    for (int half = COLUMN_THREADS / 2; half >= lanes; half /= 2) {
+        block_sync();
+        if (t < half) {
+#pragma unroll
+            for (int i = 0; i < SUMS * W; ++i) {
+                sum[i / W][i % W] += scratch.v[i * COLUMN_THREADS + t + half];
+                scratch.v[i * COLUMN_THREADS + t] = sum[i / W][i % W];
+            }
+        }
+    }
+}
+
+// The sums over the rows [begin, end) of what `term(row, columns, v)` computes: v[s][i] is what row `row` adds to sum s of column i.
+// Returns whether this thread holds results.
+template <int SUMS, int W, typename F>
+DEVICE bool sum_columns(float (&sum)[SUMS][W], const Columns& c, i64 begin, i64 end, int lanes, F term) {
+    __shared__ ColumnScratch<SUMS, W> scratch;
+#pragma unroll
+    for (int i = 0; i < SUMS * W; ++i) sum[i / W][i % W] = 0.0f;
+    int groups = COLUMN_THREADS / lanes;
+    if (c.count > 0) {
+#pragma unroll 4
+        for (i64 row = begin + thread() / lanes; row < end; row += groups) {
+            float v[SUMS][W];
+            term(row, c, v);
+#pragma unroll
+            for (int i = 0; i < SUMS * W; ++i) sum[i / W][i % W] += v[i / W][i % W];
+        }
+    }
+    add_threads<SUMS, W>(sum, lanes, scratch);
+    return thread() < (u32)lanes && c.count > 0;
+}
+
+// The first stage of one sum: partial[matrix][stretch][column] over the stretch block_y of `stretch` rows of matrix block_z.
+template <int W, typename F>
+DEVICE void column_partials(float* partial, i64 rows, i64 width, i64 stretch, int stretches, int lanes, bool may_be_wide, F term) {
+    Columns c = columns_of<W>(width, lanes, may_be_wide);
+    i64 begin = block_y() * stretch;
+    float sum[1][W];
+    if (!sum_columns<1, W>(sum, c, begin, least(rows, begin + stretch), lanes, term)) return;
+    float* to = partial + ((i64)block_z() * stretches + block_y()) * width;
+#pragma unroll
+    for (int i = 0; i < W; ++i) {
+        if (i < c.count) to[column(c, i)] = sum[0][i];
+    }
+}
+
+// The same of two sums.
+template <int W, typename F>
+DEVICE void column_partials2(float* a, float* b, i64 rows, i64 width, i64 stretch, int stretches, int lanes, bool may_be_wide, F term) {
+    Columns c = columns_of<W>(width, lanes, may_be_wide);
+    i64 begin = block_y() * stretch;
+    float sum[2][W];
+    if (!sum_columns<2, W>(sum, c, begin, least(rows, begin + stretch), lanes, term)) return;
+    i64 to = ((i64)block_z() * stretches + block_y()) * width;
+#pragma unroll
+    for (int i = 0; i < W; ++i) {
+        if (i < c.count) a[to + column(c, i)] = sum[0][i], b[to + column(c, i)] = sum[1][i];
+    }
+}
+
+// The second stage: the columns of a matrix of `stretches` rows for each of block_z matrices, set or added.
+template <typename U>
+DEVICE void column_totals(U* y, const float* partial, i64 stretches, i64 width, int lanes, int add) {
+    constexpr int W = WIDE<float>;
+    Columns c = columns_of<W>(width, lanes, is_aligned<16>(partial));
+    const float* from = partial + block_z() * stretches * width;
+    auto term = [=](i64 row, const Columns& c, float(&v)[1][W]) { load_columns<W>(v[0], from + row * width, c); };
+    float sum[1][W];
+    if (!sum_columns<1, W>(sum, c, 0, stretches, lanes, term)) return;
+#pragma unroll
+    for (int i = 0; i < W; ++i) {
+        if (i < c.count) put(y + block_z() * width + column(c, i), sum[0][i], add);
+    }
+}
