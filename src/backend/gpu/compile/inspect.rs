@@ -10,6 +10,8 @@ use super::promise::Promise;
 use super::request::{Form, Key, Request};
 use super::resources::{CountedIn, Matrix, Resources, count_ptx, count_sass, of_ptxas, of_remarks};
 use super::{Code, Compiler};
+use crate::backend::emulator::cdna::decode::Target;
+use crate::backend::emulator::cdna::object::CodeObject;
 use crate::error::{Error, Result};
 
 /// Counts of matrix instructions by kernel.
@@ -51,6 +53,24 @@ impl Nvdisasm {
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// Matrix instructions by class in a code object. The kernels are decoded for it, so that one that the emulator could not
+/// read is found here.
+fn amd_matrix(code: &[u8], target: Target) -> Result<Counts> {
+    let object = CodeObject::read(code)?;
+    if object.target() != target {
+        return Err(Error::compile(format!("expected code for {target:?}, found {:?}", object.target())));
+    }
+    let mut counts = Counts::new();
+    for usage in object.usage()? {
+        let of_kernel = counts.entry(usage.metadata.name.clone()).or_default();
+        for (name, n) in usage.matrix {
+            let class = if name.starts_with("v_smfmac") { "SMFMAC" } else { "MFMA" };
+            *of_kernel.entry(class.to_owned()).or_default() += n;
+        }
+    }
+    Ok(counts)
 }
 
 /// Code that has been looked into.
@@ -96,6 +116,13 @@ impl Compiler {
             let (mut counts, counted_in) = self.nvidia_matrix(request, code)?;
             for r in &mut found {
                 r.matrix = Matrix { counts: counts.remove(&r.kernel).unwrap_or_default(), counted_in };
+            }
+        } else if let Ok(target) = Target::of(request.arch) {
+            let mut counts =
+                amd_matrix(&code.bytes, target).map_err(|why| Error::compile(format!("{request}: {why}")))?;
+            for r in &mut found {
+                let counts = counts.remove(&r.kernel).unwrap_or_default();
+                r.matrix = Matrix { counts, counted_in: CountedIn::CodeObject };
             }
         }
         Ok(found)
