@@ -3,6 +3,7 @@
 mod cases;
 mod cpu;
 mod geometry;
+mod launch;
 mod reference;
 
 #[cfg(test)]
@@ -178,8 +179,11 @@ impl Operator for Attention {
         OpFlops { forward, backward, recomputed: when(w.any(), scores) }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        host::forward(self, io)
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        match exec.gpu() {
+            Some(gpu) => self.launch_fwd(gpu, io),
+            None => host::forward(self, io),
+        }
     }
 }
 
@@ -189,8 +193,11 @@ impl Differentiable for Attention {
         Keeps { x: Mask::ALL, y: Mask::of([0]) }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        match exec.gpu() {
+            Some(gpu) => self.launch_bwd(gpu, io),
+            None => host::backward(self, io),
+        }
     }
 }
 
@@ -199,7 +206,7 @@ pub static ROOM: Room = Room {
     name: "attention",
     about: "softmax of scaled scores over the visible keys, times the values",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: launch::KERNELS,
     cases: cases::cases,
     bad_cases: cases::bad_cases,
     bench_cases: cases::bench_cases,

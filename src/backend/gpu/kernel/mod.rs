@@ -61,7 +61,7 @@ pub enum Arg<'a> {
     /// `const U*`.
     In(&'a dyn Operand),
     /// `U*`: what is there before is unspecified, unless the kernel is told to add.
-    Out(&'a mut dyn Operand),
+    Out(&'a dyn Operand),
     /// `U*` or `const U*`: memory between two launches.
     Scratch(&'a Tensor),
     /// Any pointer: this operand is not there.

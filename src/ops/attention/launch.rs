@@ -1,0 +1,195 @@
+//! The device path: places and masks of any layout are arguments of one kernel file, so nothing is split or copied.
+
+use super::geometry::Geometry;
+use super::{Attention, Causal, ProbabilityDropout, Wanted};
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::driver::Launch;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit, Variant};
+use crate::error::{Error, Result};
+use crate::ops::operator::{Backward, Forward, GradSlot, Mask};
+use crate::source;
+use crate::tensor::{Dtype, Spec, Tensor, View};
+
+const SOURCE: Source = source!("attention/attention.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "attention_fwd");
+static BWD_TOTAL: Kernel = Kernel::new(SOURCE, "attention_bwd_total");
+static BWD_DQ: Kernel = Kernel::new(SOURCE, "attention_bwd_dq");
+static BWD_DKV: Kernel = Kernel::new(SOURCE, "attention_bwd_dkv");
+static BWD_DBIAS: Kernel = Kernel::new(SOURCE, "attention_bwd_dbias");
+
+pub(super) const KERNELS: &[Unit] =
+    &[Unit { constants: &[&[("D", 64)], &[("D", 128)], &[("D", 512)]], ..Unit::floats(SOURCE) }];
+
+const THREADS: u32 = 128;
+/// Numbers of a result's row that a block computes at most.
+const MOST_OUT: u32 = 128;
+
+/// Sizes of one application as the kernels have them.
+struct Plan<'a> {
+    op: &'a Attention,
+    g: Geometry,
+    gpu: &'a Gpu,
+    variant: Variant,
+    /// Blocks side by side for one row of a result.
+    outs: u32,
+    /// Rows of a block; columns of a tile.
+    rows: usize,
+    columns: usize,
+    lengths: Option<Tensor>,
+}
+
+fn to_i32(what: &str, n: usize) -> Result<i32> {
+    i32::try_from(n).map_err(|_| Error::too_large("attention", what, n))
+}
+
+impl<'a> Plan<'a> {
+    fn new(op: &'a Attention, gpu: &'a Gpu, specs: &[&Spec]) -> Result<Plan<'a>> {
+        let g = Geometry::of(op, specs)?;
+        let dtype = specs[g.q.input].dtype();
+        let d = [64, 128, 512].into_iter().find(|&d| g.d <= d as usize).unwrap_or(512);
+        let lengths = match &op.key_lengths {
+            Some(lengths) => {
+                let lengths = lengths.iter().map(|&n| to_i32("key length", n)).collect::<Result<Vec<_>>>()?;
+                let mut there = gpu.scratch(Spec::new(Dtype::I32, [lengths.len()])?)?;
+                if let Some(mut view) = there.view_mut() {
+                    view.write(bytemuck::cast_slice(&lengths))?;
+                }
+                Some(there)
+            }
+            None => None,
+        };
+        Ok(Plan {
+            op,
+            gpu,
+            variant: Variant::of(dtype).with("D", d),
+            outs: (d as u32 / MOST_OUT).max(1),
+            rows: 16 * (THREADS / gpu.warp()) as usize,
+            columns: if dtype == Dtype::F32 { 16 } else { 32 },
+            lengths,
+            g,
+        })
+    }
+
+    /// Blocks for `n` rows of each of `heads` heads of each sample.
+    fn launch(&self, n: usize, heads: usize) -> Result<Launch> {
+        let blocks = n.div_ceil(self.rows) * heads * self.g.batch;
+        let blocks = u32::try_from(blocks).map_err(|_| Error::too_large("attention", "rows of all heads", n))?;
+        Ok(Launch::grid([blocks, 1, self.outs], [THREADS, 1, 1]))
+    }
+
+    /// Arguments that all kernels end with, but for what is theirs.
+    fn common(&self) -> Result<Vec<Arg<'_>>> {
+        let g = &self.g;
+        let place = |n: usize| Arg::I64(n as i64);
+        let drop = self.op.dropping().unwrap_or(ProbabilityDropout { p: 0.0, stream: crate::rng::Stream::new(0, 0) });
+        let causal = match self.op.causal {
+            Causal::None => 0,
+            Causal::TopLeft => 1,
+            Causal::BottomRight => 2,
+        };
+        // The least of 2^24 equal steps that is kept.
+        let reach = (f64::from(drop.p) * f64::from(1 << 24)).ceil() as i32;
+        Ok(vec![
+            self.lengths.as_ref().map_or(Arg::Null, |l| Arg::In(l)),
+            place(g.q.offset),
+            place(g.k.offset),
+            place(g.v.offset),
+            place(g.q.row),
+            place(g.k.row),
+            place(g.v.row),
+            place(g.nq),
+            place(g.nk),
+            Arg::I32(to_i32("heads", g.heads)?),
+            Arg::I32(to_i32("heads", g.group())?),
+            Arg::I32(to_i32("head size", g.d)?),
+            Arg::F32(g.scale),
+            Arg::I32(causal),
+            Arg::I64(drop.stream.seed as i64),
+            Arg::I64(drop.stream.id as i64),
+            Arg::I32(reach),
+            Arg::F32((1.0 / (1.0 - f64::from(drop.p))) as f32),
+        ])
+    }
+}
+
+impl Attention {
+    pub(super) fn launch_fwd(&self, gpu: &Gpu, io: Forward<'_>) -> Result<()> {
+        let specs: Vec<&Spec> = io.x.iter().map(View::spec).collect();
+        let plan = Plan::new(self, gpu, &specs)?;
+        let g = &plan.g;
+        let ([y], [lse]) = (io.y, io.saved) else { unreachable!("infer fixed the counts") };
+        let bias = g.bias.map_or(Arg::Null, |i| Arg::In(&io.x[i]));
+        let (q, k, v) = (Arg::In(&io.x[g.q.input]), Arg::In(&io.x[g.k.input]), Arg::In(&io.x[g.v.input]));
+        let mut args = vec![Arg::Out(y), Arg::Out(lse), q, k, v, bias];
+        args.extend(plan.common()?);
+        FWD.launch_as(gpu, &plan.variant, plan.launch(g.nq, g.heads)?, &mut args)
+    }
+
+    pub(super) fn launch_bwd(&self, gpu: &Gpu, io: Backward<'_>) -> Result<()> {
+        let plan = Plan::new(self, gpu, io.specs)?;
+        let g = &plan.g;
+        let wanted = io.dx.iter().enumerate().filter(|(_, s)| s.is_wanted()).fold(Mask::NONE, |m, (i, _)| m.with(i));
+        let wanted = Wanted::of(io.specs.len(), wanted);
+        let Some(dy) = io.dy.first().and_then(Option::as_ref) else {
+            // No gradient came: what is set is zero, what is added stays.
+            return io.dx.iter_mut().try_for_each(|slot| if let GradSlot::Set(d) = slot { d.zero() } else { Ok(()) });
+        };
+        let input = |i: usize| io.x.get(i).and_then(Option::as_ref);
+        let (Some(q), Some(k), Some(v)) = (input(g.q.input), input(g.k.input), input(g.v.input)) else {
+            unreachable!("`keeps` names what backward reads")
+        };
+        let (Some(y), Some(lse)) = (io.y.first().and_then(Option::as_ref), io.saved.first()) else {
+            unreachable!("`keeps` names what backward reads")
+        };
+        let queries = g.batch * g.heads * g.nq;
+        let total = gpu.scratch(Spec::f32([queries])?)?;
+        if wanted.scores() {
+            let warps = (THREADS / gpu.warp()) as usize;
+            let blocks = u32::try_from(queries.div_ceil(warps));
+            let blocks = blocks.map_err(|_| Error::too_large("attention", "queries", queries))?;
+            let args = &mut [
+                Arg::Scratch(&total),
+                Arg::In(y),
+                Arg::In(dy),
+                Arg::I64(queries as i64),
+                Arg::I64(g.nq as i64),
+                Arg::I32(to_i32("heads", g.heads)?),
+                Arg::I32(to_i32("head size", g.d)?),
+            ];
+            BWD_TOTAL.launch_as(gpu, &plan.variant, Launch::linear(blocks, THREADS), args)?;
+        }
+        for (i, slot) in io.dx.iter_mut().enumerate() {
+            let (d, add) = match slot {
+                GradSlot::Unwanted => continue,
+                GradSlot::Set(d) => (d, 0),
+                GradSlot::Add(d) => (d, 1),
+            };
+            let bias = g.bias.and_then(input).map_or(Arg::Null, |b| Arg::In(b));
+            // Destination first; the packed input takes three parts of one gradient.
+            let mut run = |kernel: &Kernel, launch: Launch, own: Vec<Arg<'_>>| {
+                let bias = if let Arg::In(b) = &bias { Arg::In(*b) } else { Arg::Null };
+                let (q, k, v) = (Arg::In(q), Arg::In(k), Arg::In(v));
+                let mut args = vec![Arg::Out(&mut *d), q, k, v, Arg::In(dy), bias, Arg::In(lse), Arg::Scratch(&total)];
+                args.extend(plan.common()?);
+                args.extend(own);
+                kernel.launch_as(gpu, &plan.variant, launch, &mut args)
+            };
+            if i == g.q.input {
+                run(&BWD_DQ, plan.launch(g.nq, g.heads)?, vec![Arg::I32(add)])?;
+            }
+            for (place, is_value) in [(g.k, 0), (g.v, 1)] {
+                if i == place.input {
+                    run(&BWD_DKV, plan.launch(g.nk, g.kv_heads)?, vec![Arg::I32(is_value), Arg::I32(add)])?;
+                }
+            }
+            if Some(i) == g.bias {
+                let tiles = g.nq.div_ceil(plan.rows) * g.nk.div_ceil(plan.columns) * g.heads;
+                let blocks = u32::try_from(tiles).map_err(|_| Error::too_large("attention", "bias", tiles))?;
+                let own = vec![Arg::I64(g.batch as i64), Arg::I32(add)];
+                run(&BWD_DBIAS, Launch::linear(blocks, THREADS), own)?;
+            }
+        }
+        Ok(())
+    }
+}
