@@ -23,7 +23,7 @@ const IMPORTS: [(&str, &[&str]); 9] = [
 const NO_VENDORS: [&str; 6] = ["tape", "nn", "models", "data", "io", "train"];
 
 /// Where unsafe code is, so that a new place is a visible change.
-const UNSAFE: [&str; 9] = [
+const UNSAFE: [&str; 12] = [
     "src/backend/cpu/dispatch.rs",
     "src/backend/cpu/gemm/pack.rs",
     "src/backend/cpu/gemm/tile.rs",
@@ -31,6 +31,9 @@ const UNSAFE: [&str; 9] = [
     "src/backend/gpu/cuda/mod.rs",
     "src/backend/gpu/cuda/runtime.rs",
     "src/backend/gpu/cuda/table.rs",
+    "src/backend/gpu/hip/mod.rs",
+    "src/backend/gpu/hip/runtime.rs",
+    "src/backend/gpu/hip/table.rs",
     "src/backend/gpu/library.rs",
     "src/io/mmap.rs",
 ];

@@ -5,7 +5,7 @@
  *   fault_fwd   launches, and the next call that waits finds an illegal address; no call works after that
  *   refuse_fwd  does not launch: out of resources
  *
- * Built with -DVERSION=11080 (an old driver), -DDEVICES=0, -DLACKS (two functions missing), -DMEMORY=bytes, -DSTUB,
+ * fake_hip.c makes a HIP runtime of the same text. Built with -DVERSION=11080 (an old driver), -DDEVICES=0, -DLACKS (two functions missing), -DMEMORY=bytes, -DSTUB,
  * -DNO_POOLS, -DINIT=803 (cuInit fails). */
 #include <stddef.h>
 #include <stdint.h>
@@ -79,6 +79,7 @@ status cuDriverGetVersion(int *version) {
 }
 status cuInit(unsigned flags) { return flags ? INVALID_VALUE : INIT; }
 status cuDeviceGetCount(int *n) { *n = DEVICES; return 0; }
+#ifndef HIP
 status cuGetErrorName(status s, const char **text) {
     switch (s) {
     case OUT_OF_MEMORY: *text = "CUDA_ERROR_OUT_OF_MEMORY"; return 0;
@@ -98,12 +99,15 @@ status cuGetErrorString(status s, const char **text) {
     return INVALID_VALUE;
 }
 
+#endif
+
 status cuDeviceGet(int *device, int ordinal) {
     *device = ordinal;
     return ordinal < DEVICES ? 0 : INVALID_DEVICE;
 }
 status cuDeviceGetName(char *name, int len, int device) { snprintf(name, len, "Fake %d", device); return 0; }
 status cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = MEMORY; return 0; }
+#ifndef HIP
 status cuDeviceGetAttribute(int *value, int which, int device) {
     (void)device;
     switch (which) {
@@ -129,7 +133,11 @@ status cuDeviceGetAttribute(int *value, int which, int device) {
     }
     return 0;
 }
-status cuDevicePrimaryCtxRetain(handle *context, int device) { *context = (handle)(uintptr_t)(0x1000 + device); return 0; }
+#endif
+status cuDevicePrimaryCtxRetain(handle *context, int device) {
+    *context = (handle)(uintptr_t)(0x1000 + device);
+    return 0;
+}
 status cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return 0; }
 status cuCtxSetCurrent(handle context) { (void)context; return 0; }
 
@@ -144,7 +152,11 @@ status cuMemAllocAsync(address *at, size_t bytes, handle stream) { (void)at; (vo
 status cuMemFreeAsync(address at, handle stream) { (void)at; (void)stream; return 801; }
 #endif
 status cuDeviceGetDefaultMemPool(handle *pool, int device) { *pool = (handle)(uintptr_t)(0x2000 + device); return 0; }
-status cuMemPoolSetAttribute(handle pool, int which, void *value) { (void)pool; (void)value; return which == 4 ? 0 : INVALID_VALUE; }
+status cuMemPoolSetAttribute(handle pool, int which, void *value) {
+    (void)pool;
+    (void)value;
+    return which == 4 ? 0 : INVALID_VALUE;
+}
 status cuMemPoolGetAttribute(handle pool, int which, void *value) {
     (void)pool;
     if (which != 5 && which != 7) return INVALID_VALUE;
@@ -178,6 +190,7 @@ status cuMemsetD8Async(address at, unsigned char byte, size_t bytes, handle stre
     return lost;
 }
 
+#ifndef HIP
 /* PTX text that has "broken" in it does not assemble; "wrong target" asks for another device. */
 status cuModuleLoadDataEx(handle *module, const void *image, unsigned n, int *options, void **values) {
     if (n != 2 || options[0] != 5 || options[1] != 6) return INVALID_VALUE;
@@ -189,6 +202,7 @@ status cuModuleLoadDataEx(handle *module, const void *image, unsigned n, int *op
     *module = (handle)0x3000;
     return lost;
 }
+#endif
 status cuModuleUnload(handle module) { (void)module; return lost; }
 static const char *const names[] = {"add_fwd", "fault_fwd", "refuse_fwd"};
 status cuModuleGetFunction(handle *function, handle module, const char *name) {
@@ -227,14 +241,8 @@ status cuFuncGetParamInfo(handle function, size_t i, size_t *offset, size_t *siz
 struct attribute { int id; int pad; unsigned value[16]; };
 struct config { unsigned grid[3], block[3], shared; handle stream; const struct attribute *attributes; unsigned count; };
 
-#ifndef LACKS
-status cuLaunchKernelEx(const struct config *c, handle function, void **params, void **extra) {
-    if (extra) return INVALID_VALUE;
-    if (lost) return lost;
-    int n = snprintf(launched, sizeof launched, "%u block %u shared %u opted %d", c->grid[0], c->block[0], c->shared, opted);
-    for (unsigned i = 0; i < c->count; i++)
-        n += snprintf(launched + n, sizeof launched - n, c->attributes[i].id == 4 ? " cluster %u" : " cooperative %u",
-                      c->attributes[i].value[0]);
+/* What a kernel does. */
+static status run(handle function, void **params) {
     switch ((uintptr_t)function) {
     case 0x4000: {
         float *y = (float *)(uintptr_t)*(address *)params[0];
@@ -245,6 +253,16 @@ status cuLaunchKernelEx(const struct config *c, handle function, void **params, 
     case 0x4002: return OUT_OF_RESOURCES;
     }
     return INVALID_VALUE;
+}
+#if !defined LACKS && !defined HIP
+status cuLaunchKernelEx(const struct config *c, handle function, void **params, void **extra) {
+    if (extra) return INVALID_VALUE;
+    if (lost) return lost;
+    int n = snprintf(launched, sizeof launched, "%u block %u shared %u opted %d", c->grid[0], c->block[0], c->shared, opted);
+    for (unsigned i = 0; i < c->count; i++)
+        n += snprintf(launched + n, sizeof launched - n, c->attributes[i].id == 4 ? " cluster %u" : " cooperative %u",
+                      c->attributes[i].value[0]);
+    return run(function, params);
 }
 status cuTensorMapEncodeTiled(uint8_t *map, int dtype, unsigned rank, void *at, const uint64_t *dims, const uint64_t *strides,
                               const unsigned *box, const unsigned *ones, int interleave, int swizzle, int promotion, int fill) {
@@ -260,25 +278,53 @@ status cuTensorMapEncodeTiled(uint8_t *map, int dtype, unsigned rank, void *at, 
 const char *fake_launched(void) { return launched; }
 
 static uintptr_t next = 0x5000;
-status cuStreamCreate(handle *stream, unsigned flags) { *stream = (handle)++next; return flags == 1 ? lost : INVALID_VALUE; }
+status cuStreamCreate(handle *stream, unsigned flags) {
+    *stream = (handle)++next;
+    return flags == 1 ? lost : INVALID_VALUE;
+}
 status cuStreamDestroy_v2(handle stream) { (void)stream; return lost; }
 status cuStreamSynchronize(handle stream) { (void)stream; return finish(); }
-status cuStreamWaitEvent(handle stream, handle event, unsigned flags) { (void)stream; (void)event; (void)flags; return lost; }
+status cuStreamWaitEvent(handle stream, handle event, unsigned flags) {
+    (void)stream;
+    (void)event;
+    (void)flags;
+    return lost;
+}
 status cuStreamIsCapturing(handle stream, int *is) { (void)stream; *is = capturing; return 0; }
 status cuStreamBeginCapture_v2(handle stream, int mode) { (void)stream; capturing = mode == 2; return lost; }
-status cuStreamEndCapture(handle stream, handle *graph) { (void)stream; capturing = 0; *graph = (handle)0x6000; return lost; }
+status cuStreamEndCapture(handle stream, handle *graph) {
+    (void)stream;
+    capturing = 0;
+    *graph = (handle)0x6000;
+    return lost;
+}
 status cuEventCreate(handle *event, unsigned flags) { *event = (handle)++next; return flags ? INVALID_VALUE : lost; }
 status cuEventDestroy_v2(handle event) { (void)event; return lost; }
 status cuEventRecord(handle event, handle stream) { (void)event; (void)stream; return lost; }
 status cuEventSynchronize(handle event) { (void)event; return finish(); }
-status cuEventElapsedTime(float *milliseconds, handle from, handle to) { *milliseconds = (uintptr_t)to - (uintptr_t)from; return lost; }
-status cuGraphInstantiateWithFlags(handle *exec, handle graph, uint64_t flags) { (void)graph; (void)flags; *exec = (handle)0x7000; return lost; }
+status cuEventElapsedTime(float *milliseconds, handle from, handle to) {
+    *milliseconds = (uintptr_t)to - (uintptr_t)from;
+    return lost;
+}
+status cuGraphInstantiateWithFlags(handle *exec, handle graph, uint64_t flags) {
+    (void)graph;
+    (void)flags;
+    *exec = (handle)0x7000;
+    return lost;
+}
 status cuGraphLaunch(handle exec, handle stream) { (void)exec; (void)stream; return lost; }
 status cuGraphExecDestroy(handle exec) { (void)exec; return lost; }
 status cuGraphDestroy(handle graph) { (void)graph; return lost; }
 status cuDeviceCanAccessPeer(int *can, int device, int other) { *can = device != other; return 0; }
 status cuCtxEnablePeerAccess(handle context, unsigned flags) { (void)context; return flags ? INVALID_VALUE : lost; }
 struct ipc { char bytes[64]; };
-status cuIpcGetMemHandle(struct ipc *ipc, address at) { memset(ipc, 0, sizeof *ipc); memcpy(ipc, &at, sizeof at); return lost; }
-status cuIpcOpenMemHandle_v2(address *at, struct ipc ipc, unsigned flags) { memcpy(at, &ipc, sizeof *at); return flags == 1 ? lost : INVALID_VALUE; }
+status cuIpcGetMemHandle(struct ipc *ipc, address at) {
+    memset(ipc, 0, sizeof *ipc);
+    memcpy(ipc, &at, sizeof at);
+    return lost;
+}
+status cuIpcOpenMemHandle_v2(address *at, struct ipc ipc, unsigned flags) {
+    memcpy(at, &ipc, sizeof *at);
+    return flags == 1 ? lost : INVALID_VALUE;
+}
 status cuIpcCloseMemHandle(address at) { (void)at; return lost; }

@@ -135,24 +135,25 @@ fn elf(code: &[u8]) -> Option<Result<Image>> {
     })
 }
 
+/// An ELF header with one section of 16 bytes.
+#[cfg(test)]
+pub(crate) fn small(machine: u16, abi: u8, flags: u32) -> Vec<u8> {
+    let mut code = vec![0; 64 + 64 + 16];
+    code[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, abi]);
+    code[18..20].copy_from_slice(&machine.to_le_bytes());
+    code[40..48].copy_from_slice(&64u64.to_le_bytes());
+    code[48..52].copy_from_slice(&flags.to_le_bytes());
+    code[58..60].copy_from_slice(&64u16.to_le_bytes());
+    code[60..62].copy_from_slice(&1u16.to_le_bytes());
+    code[64 + 4..64 + 8].copy_from_slice(&1u32.to_le_bytes());
+    code[64 + 24..64 + 32].copy_from_slice(&128u64.to_le_bytes());
+    code[64 + 32..64 + 40].copy_from_slice(&16u64.to_le_bytes());
+    code
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An ELF header with one section of 16 bytes.
-    pub(super) fn small(machine: u16, abi: u8, flags: u32) -> Vec<u8> {
-        let mut code = vec![0; 64 + 64 + 16];
-        code[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, abi]);
-        code[18..20].copy_from_slice(&machine.to_le_bytes());
-        code[40..48].copy_from_slice(&64u64.to_le_bytes());
-        code[48..52].copy_from_slice(&flags.to_le_bytes());
-        code[58..60].copy_from_slice(&64u16.to_le_bytes());
-        code[60..62].copy_from_slice(&1u16.to_le_bytes());
-        code[64 + 4..64 + 8].copy_from_slice(&1u32.to_le_bytes());
-        code[64 + 24..64 + 32].copy_from_slice(&128u64.to_le_bytes());
-        code[64 + 32..64 + 40].copy_from_slice(&16u64.to_le_bytes());
-        code
-    }
 
     #[test]
     fn the_header_names_the_architecture() {

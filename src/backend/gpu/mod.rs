@@ -5,6 +5,7 @@ pub(crate) mod cuda;
 pub mod driver;
 pub mod dry;
 mod handles;
+pub(crate) mod hip;
 mod image;
 pub mod kernel;
 mod known;
