@@ -107,6 +107,20 @@ fn weights_and_moments_of_torch_become_a_checkpoint_of_ours() {
 }
 
 #[test]
+fn without_a_global_step_the_parameters_say_how_many_there_were() {
+    let expected = block();
+    let options = ImportOptions { expected: Some(&expected), ..ImportOptions::default() };
+    let imported = import(&golden("stepless.pt"), &options).unwrap();
+    assert_eq!((imported.step, imported.epoch, imported.optimizer.len()), (Some(2), Some(3), 8));
+    let error = import(&golden("uneven.pt"), &options).unwrap_err().to_string();
+    let want = "uneven.pt: optimizer_state_dict.state: expected one number of steps for all parameters, found 2 to 3; \
+                import with --weights-only";
+    assert!(error.ends_with(want), "{error}");
+    let weights_only = ImportOptions { weights_only: true, ..options };
+    assert_eq!(import(&golden("uneven.pt"), &weights_only).unwrap().step, None);
+}
+
+#[test]
 fn counted_moments_need_the_model_and_named_ones_do_not() {
     let error = import(&golden("counted.pt"), &ImportOptions::default()).unwrap_err().to_string();
     assert!(

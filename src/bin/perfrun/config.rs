@@ -1,6 +1,5 @@
 //! `perfrun config`, and the flags by which every command chooses a configuration.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -149,12 +148,10 @@ fn validate(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     let (source, name) = (args.source.source(), args.config_name.as_deref());
     let found = config::validate(&source, name, &args.all_overrides(), &config::environment)?;
     notices(&found.notices);
-    // A wrong --set is wrong in every configuration, and is said once.
-    let mut said = BTreeSet::new();
-    for fault in found.faults.lines().filter(|&line| said.insert(line)) {
+    for fault in found.faults.lines() {
         eprintln!("error: {fault}");
     }
-    let faults = said.len();
+    let faults = found.faults.len();
     output::line(match (faults, found.names.as_slice()) {
         (0, [only]) => format!("{only}: no faults"),
         (0, names) => format!("{} configurations, no faults", names.len()),

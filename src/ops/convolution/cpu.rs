@@ -1,5 +1,6 @@
 //! The CPU path: patches as columns of a matrix, a block of outputs at a time, and the packed product; where a group has few
-//! channels (depthwise), each tap is a scaled row that is added.
+//! channels (depthwise), each tap is a scaled row that is added. The plain text has no products with the padding; a matrix has,
+//! and there 0 times an infinity would be NaN: with padding, factors that are not finite take the way of the rows.
 
 use super::{Size, Window};
 use crate::backend::cpu::gemm::{How, Mat, MatMut, matmul, matmul_here, with_scratch};
@@ -15,6 +16,11 @@ const FEW: usize = 2;
 impl Window {
     fn is_thin(s: &Size) -> bool {
         s.cin <= FEW && s.cout <= FEW
+    }
+
+    /// Whether products with the zeros of the padding are all 0, as if they were not there.
+    fn may_pad(&self, factors: &[f32]) -> bool {
+        self.padding == [0, 0] || vector::all_finite(factors)
     }
 
     /// Whether patches are the input itself: a kernel of one tap that moves by one.
@@ -117,6 +123,7 @@ impl Window {
         let (x_len, y_len) = (s.cin * s.input_plane(), s.cout * s.output_plane());
         let items = s.batch * s.groups;
         let here = items >= 2 * threads::count();
+        let by_rows = Window::is_thin(&s) || !self.may_pad(w);
         let run = |(item, y): (usize, &mut [f32])| {
             let group = item % s.groups;
             if let Some(bias) = bias {
@@ -127,11 +134,11 @@ impl Window {
             }
             let x = x.get(item * x_len..(item + 1) * x_len).unwrap_or(&[]);
             let w = &w[group * s.cout * s.taps()..][..s.cout * s.taps()];
-            if Window::is_thin(&s) { self.forward_thin(&s, x, w, y) } else { self.forward_block(&s, here, x, w, y) }
+            if by_rows { self.forward_thin(&s, x, w, y) } else { self.forward_block(&s, here, x, w, y) }
         };
         let work = (s.taps() * y_len / 4).saturating_mul(items);
         let parts: Vec<(usize, &mut [f32])> = y.chunks_mut(y_len).enumerate().collect();
-        if here || Window::is_thin(&s) { threads::each(work, parts, run) } else { parts.into_iter().for_each(run) }
+        if here || by_rows { threads::each(work, parts, run) } else { parts.into_iter().for_each(run) }
     }
 
     fn forward_thin(&self, s: &Size, x: &[f32], w: &[f32], y: &mut [f32]) {
@@ -256,12 +263,13 @@ impl Window {
             return;
         }
         let here = s.groups >= 2 * threads::count();
+        let by_rows = Window::is_thin(s) || !self.may_pad(dy);
         let run = |(group, dw): (usize, &mut [f32])| {
             dw.fill(0.0);
             for b in 0..s.batch {
                 let item = b * s.groups + group;
                 let (x, dy) = (x.get(item * x_len..(item + 1) * x_len).unwrap_or(&[]), &dy[item * y_len..][..y_len]);
-                if Window::is_thin(s) {
+                if by_rows {
                     self.kernel_gradient_thin(s, x, dy, dw);
                 } else {
                     self.kernel_gradient_block(s, here, x, dy, dw);
@@ -270,7 +278,7 @@ impl Window {
         };
         let parts: Vec<(usize, &mut [f32])> = dw.chunks_mut(w_len).enumerate().collect();
         let work = (s.taps() * y_len / 4).saturating_mul(s.batch * s.groups);
-        if here || Window::is_thin(s) { threads::each(work, parts, run) } else { parts.into_iter().for_each(run) }
+        if here || by_rows { threads::each(work, parts, run) } else { parts.into_iter().for_each(run) }
     }
 
     fn kernel_gradient_thin(&self, s: &Size, x: &[f32], dy: &[f32], dw: &mut [f32]) {

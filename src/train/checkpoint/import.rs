@@ -40,7 +40,7 @@ pub struct Imported {
     pub weights: Vec<OwnedTensor>,
     /// The optimizer's tensors under our names.
     pub optimizer: Vec<OwnedTensor>,
-    /// Steps done, if the file says.
+    /// Steps done, if the file says, as one number or with every parameter of the optimizer.
     pub step: Option<u64>,
     /// Epoch, if the file says.
     pub epoch: Option<u64>,
@@ -125,15 +125,58 @@ fn from_pt(source: &Path, options: &ImportOptions<'_>) -> Result<Imported> {
     }
     if !options.weights_only {
         optimizer_of(&file, options, &mut imported)?;
+        if imported.step.is_none() {
+            imported.step = step_of_states(&file)?;
+        }
     }
     Ok(imported)
 }
 
+/// The key of the optimizer's state, if there is one.
+fn optimizer_key(file: &PtFile) -> Option<&'static str> {
+    OPTIMIZER_KEYS.into_iter().find(|key| file.under(&format!("{key}.state")).next().is_some())
+}
+
+/// The number of steps as PyTorch keeps it: with each parameter, as a tensor or, before version 1.12, as a number. Where a
+/// file gives one for all, that one counts.
+fn step_of_states(file: &PtFile) -> Result<Option<u64>> {
+    let Some(key) = optimizer_key(file) else { return Ok(None) };
+    let prefix = format!("{key}.state");
+    let indices: BTreeSet<&str> = file.under(&prefix).filter_map(|entry| Some(entry.split_once('.')?.0)).collect();
+    let mut steps = BTreeSet::new();
+    for (index, name) in indices.iter().map(|i| (i, format!("{prefix}.{i}.step"))) {
+        let path: Vec<&str> = key.split('.').chain(["state", index, "step"]).collect();
+        let plain = file.value(&path).and_then(|v| v.as_f64());
+        let number = match plain {
+            None if file.tensors().any(|(tensor, ..)| tensor == name) => {
+                let tensor = file.read(&name)?;
+                let number = tensor.view()?.to_f64().next();
+                number.filter(|_| tensor.shape.iter().product::<usize>() == 1)
+            }
+            None => continue,
+            plain => plain,
+        };
+        match number.filter(|n| n.fract() == 0.0 && (0.0..9e15).contains(n)) {
+            Some(number) => drop(steps.insert(number as u64)),
+            None => {
+                let at = file.path().display();
+                return Err(Error::checkpoint(format!("{at}: {name}: expected a whole number of steps")));
+            }
+        }
+    }
+    match (steps.first(), steps.last()) {
+        (Some(least), Some(most)) if least != most => Err(Error::checkpoint(format!(
+            "{}: {prefix}: expected one number of steps for all parameters, found {least} to {most}; import with \
+             --weights-only",
+            file.path().display()
+        ))),
+        (step, _) => Ok(step.copied()),
+    }
+}
+
 /// AdamW's state: PyTorch counts the parameters, so their names come from the file or from the model's order.
 fn optimizer_of(file: &PtFile, options: &ImportOptions<'_>, imported: &mut Imported) -> Result<()> {
-    let Some(key) = OPTIMIZER_KEYS.iter().find(|key| file.under(&format!("{key}.state")).next().is_some()) else {
-        return Ok(());
-    };
+    let Some(key) = optimizer_key(file) else { return Ok(()) };
     let base: Vec<&str> = key.split('.').collect();
     let names = parameter_names(file, &base).or_else(|| {
         let expected = options.expected?;

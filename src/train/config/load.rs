@@ -11,7 +11,7 @@ use crate::data::weather::WeatherDataConfig;
 use crate::error::{Error, Faults, Result};
 
 /// The environment variable that sets `max_checkpoints`.
-const MAX_CHECKPOINTS: &str = "MAX_CHECKPOINTS";
+pub(super) const MAX_CHECKPOINTS: &str = "MAX_CHECKPOINTS";
 
 /// Unknown keys beyond so many faults are only counted: nobody reads them, and each costs a search for what was meant.
 const MAX_FAULTS: usize = 100;

@@ -12,6 +12,7 @@ mod schema;
 mod show;
 mod source;
 pub mod training;
+mod validation;
 mod value;
 
 use std::collections::BTreeMap;
@@ -20,13 +21,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::weather::WeatherDataConfig;
-use crate::error::{Error, Faults, Result};
+use crate::error::{Faults, Result};
 use crate::models::weather_vit::WeatherVitConfig;
 
 pub use schema::schema;
 pub use show::show;
 pub use source::ConfigSource;
 pub use training::{FlopsProfilerConfig, LoggingBackend, LrSchedule, Precision, TrainingConfig};
+pub use validation::{Validation, validate};
 
 /// Everything that decides what a run computes: effective values, defaults filled in.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -177,8 +179,8 @@ impl RunConfig {
     /// `key=value`, later ones win; `env` looks up environment variables (see [`environment`]).
     ///
     /// # Errors
-    /// [`Error::Config`] with every fault: unknown keys, types, ranges, what does not fit together. [`Error::Io`] if the
-    /// file cannot be read.
+    /// [`Error::Config`](crate::error::Error::Config) with every fault: unknown keys, types, ranges, what does not fit
+    /// together. [`Error::Io`](crate::error::Error::Io) if the file cannot be read.
     pub fn load(
         source: &ConfigSource,
         name: Option<&str>,
@@ -228,7 +230,8 @@ pub fn list() -> Result<Vec<(String, String)>> {
 /// Name and one-line description of every configuration of `source`. Faults inside a configuration do not matter here.
 ///
 /// # Errors
-/// [`Error::Config`] if `source` is not YAML with configurations; [`Error::Io`] if it cannot be read.
+/// [`Error::Config`](crate::error::Error::Config) if `source` is not YAML with configurations;
+/// [`Error::Io`](crate::error::Error::Io) if it cannot be read.
 pub fn list_of(source: &ConfigSource) -> Result<Vec<(String, String)>> {
     let document = source::Document::read(source)?;
     let describe = |config: &source::Named| {
@@ -236,54 +239,6 @@ pub fn list_of(source: &ConfigSource) -> Result<Vec<(String, String)>> {
         (config.name.clone(), loaded.map(|c| c.experiment.description).unwrap_or_default())
     };
     Ok(document.configs.iter().map(describe).collect())
-}
-
-/// What `validate` found.
-#[derive(Debug, Clone, Default)]
-pub struct Validation {
-    /// The configurations that were looked at.
-    pub names: Vec<String>,
-    /// Every fault of all of them.
-    pub faults: Faults,
-    /// Every notice of those without a fault.
-    pub notices: Vec<String>,
-}
-
-/// Looks for every fault of the configuration `name` of `source`, or of all its configurations.
-///
-/// # Errors
-/// [`Error::Io`] if the file cannot be read. Faults of its content are no error here but the answer.
-pub fn validate(
-    source: &ConfigSource,
-    name: Option<&str>,
-    overrides: &[String],
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Validation> {
-    let mut found = Validation::default();
-    let document = match source::Document::read(source) {
-        Ok(document) => document,
-        Err(error @ Error::Io { .. }) => return Err(error),
-        Err(error) => {
-            found.faults.absorb(error);
-            return Ok(found);
-        }
-    };
-    let configs: Vec<&source::Named> = match name.map(|name| document.select(Some(name))) {
-        None => document.configs.iter().collect(),
-        Some(Ok(config)) => vec![config],
-        Some(Err(error)) => {
-            found.faults.absorb(error);
-            return Ok(found);
-        }
-    };
-    for config in configs {
-        found.names.push(config.name.clone());
-        match load::load_one(&document, config, overrides, env) {
-            Ok(config) => found.notices.extend(config.notices),
-            Err(error) => found.faults.absorb(error),
-        }
-    }
-    Ok(found)
 }
 
 /// The candidate that `word` most likely means, if one is near.

@@ -82,8 +82,8 @@ impl Foreign<'_> {
         }
         let Some(step) = found.step else {
             return Err(Error::checkpoint(format!(
-                "{}: has AdamW's moments but not the number of steps they were made in (global_step); import with \
-                 --weights-only",
+                "{}: has AdamW's moments but not the number of steps they were made in (global_step, or step with every \
+                 parameter); import with --weights-only",
                 self.source.display()
             )));
         };

@@ -86,6 +86,14 @@ def main():
             tensors |= {f"optimizer_state_dict.state.{i}.{k}": t for k, t in state.items()}
         files[name] = described(tensors)
 
+    # Steps with every parameter only: as tensors, as older versions wrote them, and not all the same.
+    del checkpoint["global_step"]
+    states = checkpoint["optimizer_state_dict"]["state"]
+    states[0]["step"] = 2
+    torch.save(checkpoint, HERE / "stepless.pt")
+    states[1]["step"] = torch.tensor(3.0)
+    torch.save(checkpoint, HERE / "uneven.pt")
+
     wrapped = {"state_dict": {f"module.{n}": t for n, t in model.state_dict().items()}}
     torch.save(wrapped, HERE / "wrapped.pt")
     files["wrapped.pt"] = described({f"state_dict.{n}": t for n, t in wrapped["state_dict"].items()})

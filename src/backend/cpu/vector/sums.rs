@@ -117,6 +117,11 @@ wide! {
         lanes.iter().sum()
     }
 
+    /// Whether every number is finite.
+    pub fn all_finite<F>(x: &[f32]) -> bool {
+        x.iter().fold(true, |all, x| all & (x.abs() < f32::INFINITY))
+    }
+
     /// The largest value: NaN if there is one, −∞ of nothing.
     pub fn max<F>(x: &[f32]) -> f32 {
         maximum(x)

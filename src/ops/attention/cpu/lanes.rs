@@ -62,11 +62,6 @@ wide! {
         with_lanes!(lanes, gradient_of(p, dp, horizon, total));
     }
 
-    /// Whether every number is finite.
-    pub(super) fn all_finite<F>(x: &[f32]) -> bool {
-        x.iter().fold(true, |all, x| all & (x.abs() < f32::INFINITY))
-    }
-
     /// `out[i] = Σ x[i, ·]·y[i, ·]` for rows of `d` numbers that lie `x_row` and `y_row` apart, each summed in the order of a
     /// product: with a single key it cancels exactly against the gradient of its probability.
     pub(super) fn inner<F>(x: &[f32], x_row: usize, y: &[f32], y_row: usize, d: usize, out: &mut [f32]) {

@@ -19,11 +19,12 @@ mod lanes;
 pub(super) use backward::backward;
 pub(super) use forward::forward;
 
-use lanes::{Horizon, MOST, all_finite};
+use lanes::{Horizon, MOST};
 
 use super::geometry::{Geometry, Place};
 use super::{Attention, Causal, ProbabilityDropout};
 use crate::backend::cpu::gemm::Mat;
+use crate::backend::cpu::vector;
 
 /// A head's vectors in an input: rows of `D` numbers, `row` numbers apart.
 #[derive(Clone, Copy)]
@@ -71,7 +72,7 @@ struct Spoiled {
 /// Replaces infinite and NaN numbers of `packed` by 0 and lists those of `from`. Only where something is hidden from some
 /// queries and not from others.
 fn spoiled(op: &Attention, from: Vectors<'_>, packed: &mut [f32]) -> Vec<Spoiled> {
-    if op.causal == Causal::None || all_finite(packed) {
+    if op.causal == Causal::None || vector::all_finite(packed) {
         return Vec::new();
     }
     packed.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
