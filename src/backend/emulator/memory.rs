@@ -59,6 +59,16 @@ impl Region {
         Region { base, bytes, words }
     }
 
+    /// An allocation at `base` with these bytes.
+    pub(crate) fn filled(base: u64, bytes: &[u8]) -> Region {
+        let word = |chunk: &[u8]| {
+            let mut word = [POISON; 4];
+            word[..chunk.len()].copy_from_slice(chunk);
+            AtomicU32::new(u32::from_le_bytes(word))
+        };
+        Region { base, bytes: bytes.len() as u64, words: bytes.chunks(4).map(word).collect() }
+    }
+
     /// Its first address.
     pub fn base(&self) -> u64 {
         self.base
@@ -230,6 +240,14 @@ pub struct Space {
     regions: Box<[Arc<Region>]>,
     freed: BTreeMap<u64, u64>,
     locks: [Mutex<()>; STRIPES],
+}
+
+impl Space {
+    /// The same with one more allocation, below all others.
+    pub(crate) fn with(&self, region: Arc<Region>) -> Space {
+        let regions = std::iter::once(region).chain(self.regions.iter().cloned()).collect();
+        Space { regions, freed: self.freed.clone(), locks: Default::default() }
+    }
 }
 
 /// What one thread sees of a [`Space`]: it remembers the allocation of the last access, which is most often that of the next.

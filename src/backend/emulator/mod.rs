@@ -25,8 +25,11 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Driver`] if an instruction is not known, by its name.
-pub(crate) fn load_ptx(_: &[u8], arch: Arch) -> Result<Arc<dyn device::Code>> {
-    Err(Error::device(format!("emu:{arch}: cannot open: this version has no emulator for it")))
+pub(crate) fn load_ptx(code: &[u8], arch: Arch) -> Result<Arc<dyn device::Code>> {
+    // The compiler ends its text with a zero.
+    let text = std::str::from_utf8(code.strip_suffix(&[0]).unwrap_or(code));
+    let text = text.map_err(|_| Error::driver(format!("emu:{arch}: expected PTX text, found other bytes")))?;
+    Ok(Arc::new(ptx::Module::parse(text)?))
 }
 
 /// An AMD code object, ready to execute.
