@@ -228,7 +228,11 @@ impl Cluster<'_> {
     fn read_parameters(&self, at: u64, to: &mut [u8]) -> Result<(), String> {
         let found = usize::try_from(at).ok().and_then(|at| self.parameters.get(at..at + to.len()));
         let from = found.ok_or_else(|| {
-            format!("read of {} bytes at {at} of {} bytes of parameters: out of bounds", to.len(), self.parameters.len())
+            format!(
+                "read of {} bytes at {at} of {} bytes of parameters: out of bounds",
+                to.len(),
+                self.parameters.len()
+            )
         })?;
         to.copy_from_slice(from);
         Ok(())
@@ -329,13 +333,25 @@ fn updated(update: Update, ty: Type, is_global: bool, now: u64, b: u64, c: u64) 
         Update::Integer(f) => integer(f, ty, now, b),
         Update::Exchange => b,
         Update::CompareExchange => {
-            if now == b { c } else { now }
+            if now == b {
+                c
+            } else {
+                now
+            }
         }
         Update::Increment => {
-            if now >= b { 0 } else { now + 1 }
+            if now >= b {
+                0
+            } else {
+                now + 1
+            }
         }
         Update::Decrement => {
-            if now == 0 || now > b { b } else { now - 1 }
+            if now == 0 || now > b {
+                b
+            } else {
+                now - 1
+            }
         }
         Update::FloatAdd | Update::FloatMin | Update::FloatMax => {
             let f = match update {

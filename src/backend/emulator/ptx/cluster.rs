@@ -148,7 +148,13 @@ impl Cluster<'_> {
     }
 
     /// The block and the byte of a shared address as `own` block sees it.
-    pub(super) fn shared_place(&self, own: usize, address: u64, bytes: usize, align: usize) -> Result<(usize, usize), String> {
+    pub(super) fn shared_place(
+        &self,
+        own: usize,
+        address: u64,
+        bytes: usize,
+        align: usize,
+    ) -> Result<(usize, usize), String> {
         let rank = (address >> window::RANK_SHIFT) as usize;
         let at = (address & ((1 << window::RANK_SHIFT) - 1)) as usize;
         let block = if rank == 0 { own } else { rank - 1 };
@@ -159,7 +165,9 @@ impl Cluster<'_> {
             return Err(format!("shared address {at:#x}: expected a multiple of {align}"));
         }
         if at + bytes > len {
-            return Err(format!("shared address {at:#x}: {bytes} bytes at {at} of {len} bytes of shared memory: out of bounds"));
+            return Err(format!(
+                "shared address {at:#x}: {bytes} bytes at {at} of {len} bytes of shared memory: out of bounds"
+            ));
         }
         Ok((block, at))
     }

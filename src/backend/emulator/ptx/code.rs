@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::op::Step;
-use super::syntax::Parameter;
 use super::hopper_op::Hopper;
 use super::long_op::{Bar, MemoryOp};
+use super::op::Step;
+use super::syntax::Parameter;
 use super::unit_op::Unit;
 use crate::backend::emulator::counters::Class;
 

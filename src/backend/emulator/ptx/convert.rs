@@ -68,7 +68,11 @@ fn to_integer(value: Value, to: Type, mode: Mode) -> u64 {
         Value::Integer(n) => n as u64,
         // Floats are clamped always, NaN becomes zero, except for 64-bit results of which hardware sets the top bit.
         Value::Float(x) if x.is_nan() => {
-            if to.bytes() == 8 { 1 << 63 } else { 0 }
+            if to.bytes() == 8 {
+                1 << 63
+            } else {
+                0
+            }
         }
         Value::Float(x) => (round_integral(x, mode.round) as i128).clamp(least, most) as u64,
     }
@@ -127,7 +131,13 @@ fn to_half(value: Value, to: Format, mode: Mode) -> u32 {
         Value::Float(x) if mode.integral => round_integral(x, mode.round),
         Value::Float(x) => x,
     };
-    let x = if mode.sat && !(x > 0.0) { 0.0 } else if mode.sat { x.min(1.0) } else { x };
+    let x = if mode.sat && !(x > 0.0) {
+        0.0
+    } else if mode.sat {
+        x.min(1.0)
+    } else {
+        x
+    };
     narrow(x, to, rounding(mode.round), mode.satfinite, mode.relu)
 }
 

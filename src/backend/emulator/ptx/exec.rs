@@ -37,7 +37,8 @@ impl Cluster<'_> {
             let Group { mut pc, mask: active, .. } = w.groups[g];
             let mut steps = 0;
             loop {
-                let meets_others = !is_alone && steps > 0 && w.groups.iter().enumerate().any(|(i, o)| i != g && o.pc == pc);
+                let meets_others =
+                    !is_alone && steps > 0 && w.groups.iter().enumerate().any(|(i, o)| i != g && o.pc == pc);
                 if left == 0 || meets_others || (!is_alone && steps > PATIENCE) {
                     w.groups[g].pc = pc;
                     if steps > PATIENCE {
@@ -235,7 +236,9 @@ impl Cluster<'_> {
             Special::WarpId => all(w.index),
             Special::NWarpId => all(self.warps_per_block),
             // One multiprocessor a block: no two blocks share one.
-            Special::SmId => all((block.index[0] + self.grid[0] * (block.index[1] + self.grid[1] * block.index[2])) % 132),
+            Special::SmId => {
+                all((block.index[0] + self.grid[0] * (block.index[1] + self.grid[1] * block.index[2])) % 132)
+            }
             Special::NSmId => all(132),
             Special::GridId | Special::Zero => all(0),
             Special::LaneMask(f) => per_lane(&|l| match f {
@@ -270,7 +273,8 @@ fn next_group(w: &Warp) -> Option<usize> {
 fn merge(w: &mut Warp, g: usize) {
     let Some(Group { pc, .. }) = w.groups.get(g).cloned() else { return };
     let is_open = |wait: Wait| matches!(wait, Wait::No | Wait::Lanes);
-    if !is_open(w.groups[g].wait) || !w.groups.iter().enumerate().any(|(i, o)| i != g && o.pc == pc && is_open(o.wait)) {
+    if !is_open(w.groups[g].wait) || !w.groups.iter().enumerate().any(|(i, o)| i != g && o.pc == pc && is_open(o.wait))
+    {
         return;
     }
     let mut all = Group { pc, mask: 0, rank: u64::MAX, wait: Wait::No };

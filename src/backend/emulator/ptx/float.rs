@@ -42,7 +42,13 @@ fn round32(x: f64, round: Round) -> f32 {
     let back = f64::from(near);
     match round {
         Round::Nearest | Round::Away => near,
-        Round::Zero if back.abs() > x.abs() => if near > 0.0 { near.next_down() } else { near.next_up() },
+        Round::Zero if back.abs() > x.abs() => {
+            if near > 0.0 {
+                near.next_down()
+            } else {
+                near.next_up()
+            }
+        }
         Round::Down if back > x => near.next_down(),
         Round::Up if back < x => near.next_up(),
         _ => near,
@@ -199,7 +205,8 @@ fn exp2(x: f64) -> f64 {
     let t = (x - whole) * std::f64::consts::LN_2;
     // Taylor's series of e^t for |t| <= 0.35: the next term is below 1e-17.
     let mut sum = 1.0 / 6_227_020_800.0;
-    for factor in [479_001_600.0, 39_916_800.0, 3_628_800.0, 362_880.0, 40_320.0, 5_040.0, 720.0, 120.0, 24.0, 6.0, 2.0] {
+    for factor in [479_001_600.0, 39_916_800.0, 3_628_800.0, 362_880.0, 40_320.0, 5_040.0, 720.0, 120.0, 24.0, 6.0, 2.0]
+    {
         sum = sum * t + 1.0 / factor;
     }
     let fraction = (sum * t + 1.0) * t + 1.0;
@@ -238,7 +245,9 @@ pub(super) fn double2(f: F2, mode: u8, a: &Lanes64, b: &Lanes64) -> Lanes64 {
         canonical64(match f {
             F2::Add => add(x, y),
             F2::Sub => add(x, -y),
-            F2::Mul => direct64(x * y, if mode.round == Round::Nearest { 0.0 } else { x.mul_add(y, -(x * y)) }, mode.round),
+            F2::Mul => {
+                direct64(x * y, if mode.round == Round::Nearest { 0.0 } else { x.mul_add(y, -(x * y)) }, mode.round)
+            }
             F2::Div if mode.round == Round::Nearest => x / y,
             F2::Div => direct64(x / y, (-(x / y)).mul_add(y, x) * y.signum(), mode.round),
             F2::Min | F2::Max => {
@@ -326,7 +335,9 @@ mod tests {
             let (a, b, c) = (draw(), draw(), draw());
             assert_eq!(fma(0, &one(a), &one(b), &one(c))[5], a.mul_add(b, c).to_bits(), "{a:e} {b:e} {c:e}");
         }
-        for (a, b, c) in [(1e-30, 1e-15, 1e-42), (1e38, 10.0, -1e38), (f32::MAX, 2.0, f32::NEG_INFINITY), (0.0, -1.0, 0.0)] {
+        for (a, b, c) in
+            [(1e-30, 1e-15, 1e-42), (1e38, 10.0, -1e38), (f32::MAX, 2.0, f32::NEG_INFINITY), (0.0, -1.0, 0.0)]
+        {
             assert_eq!(fma(0, &one(a), &one(b), &one(c))[0], a.mul_add(b, c).to_bits(), "{a:e} {b:e} {c:e}");
         }
         assert_eq!(fma(0, &one(f32::INFINITY), &one(0.0), &one(1.0))[0], NAN);

@@ -84,7 +84,11 @@ mod tests {
         let twos = [0x4000_bf80; 32];
         // 1·2 + 1 = 3 above, 1·(-1) + 1 = 0 below.
         assert_eq!(half_fma(Number::Bf16x2, 0, &ones, &twos, &ones)[3], 0x4040_0000);
-        assert_eq!(half2(Number::F16, F2::Add, 0, &[0x3c00; 32], &[0x1000; 32])[0], 0x3c00, "1 + 2^-11 is half way: even");
+        assert_eq!(
+            half2(Number::F16, F2::Add, 0, &[0x3c00; 32], &[0x1000; 32])[0],
+            0x3c00,
+            "1 + 2^-11 is half way: even"
+        );
         assert_eq!(half1(Number::F16x2, F1::Neg, 0, &[0x3c00_bc00; 32])[0], 0xbc00_3c00);
     }
 }

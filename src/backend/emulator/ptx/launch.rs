@@ -238,7 +238,8 @@ impl Cluster<'_> {
             spent += u64::from(steps);
             if spent > budget {
                 let pc = warps[chosen].groups.first().map_or(0, |g| g.pc);
-                let what = format!("the block has executed {spent} instructions: an endless loop, or a lock nobody frees");
+                let what =
+                    format!("the block has executed {spent} instructions: an endless loop, or a lock nobody frees");
                 return Err((chosen, pc, Box::new(Trouble { lane: None, what })));
             }
         }

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn words_numbers_and_signs_are_told_apart() {
-        let source = "@!%p1 mov.f32 %f1, 0f3F800000; // note\n$L_1: ld.shared::cta.u32 %r, [%rd5+-4]; /* x */ 1.5e-3 \"a b\" 7U";
+        let source =
+            "@!%p1 mov.f32 %f1, 0f3F800000; // note\n$L_1: ld.shared::cta.u32 %r, [%rd5+-4]; /* x */ 1.5e-3 \"a b\" 7U";
         let mut lexer = Lexer::new(source);
         let mut words = Vec::new();
         loop {
@@ -141,8 +142,29 @@ mod tests {
         assert_eq!(
             text,
             [
-                "@", "!", "%p1", "mov.f32", "%f1", ",", "0f3F800000", ";", "$L_1", ":", "ld.shared::cta.u32", "%r", ",", "[",
-                "%rd5", "+", "-", "4", "]", ";", "1.5e-3", "a b", "7U"
+                "@",
+                "!",
+                "%p1",
+                "mov.f32",
+                "%f1",
+                ",",
+                "0f3F800000",
+                ";",
+                "$L_1",
+                ":",
+                "ld.shared::cta.u32",
+                "%r",
+                ",",
+                "[",
+                "%rd5",
+                "+",
+                "-",
+                "4",
+                "]",
+                ";",
+                "1.5e-3",
+                "a b",
+                "7U"
             ]
         );
         assert_eq!(words[6].0, Kind::Number);

@@ -248,7 +248,10 @@ fn pack(code: &Code, params: &[Vec<u8>]) -> Result<Vec<u8>> {
     for (i, (parameter, value)) in code.parameters.iter().zip(params).enumerate() {
         if value.len() != parameter.bytes {
             let (expected, found) = (parameter.bytes, value.len());
-            return Err(Error::argument(format!("{}: argument {i}: expected {expected} bytes, found {found}", code.name)));
+            return Err(Error::argument(format!(
+                "{}: argument {i}: expected {expected} bytes, found {found}",
+                code.name
+            )));
         }
         all[parameter.offset..][..parameter.bytes].copy_from_slice(value);
     }

@@ -158,13 +158,16 @@ fn integers(a: i64, b: i64) -> i64 {
         sum.wrapping_add(i32::from(s.to_le_bytes()[i] as i8) * i32::from(t.to_le_bytes()[i] as i8))
     });
     let high = ((i64::from(s) * i64::from(t)) >> 32) as u32;
-    let seven = ((table[(s & 7) as usize] + (s / 7) * 3 + t % 13) as u32).wrapping_add(us / 10).wrapping_add(dot as u32);
+    let seven =
+        ((table[(s & 7) as usize] + (s / 7) * 3 + t % 13) as u32).wrapping_add(us / 10).wrapping_add(dot as u32);
     let v = [
         if b == 0 { 0 } else { a.wrapping_div(b) },
         if b == 0 { 0 } else { a.wrapping_rem(b) },
         // One unsigned term makes the sum unsigned.
         i64::from(
-            high.wrapping_add(us.count_ones() + ut.leading_zeros()).wrapping_add(us.reverse_bits()).wrapping_add(ffs(ut)),
+            high.wrapping_add(us.count_ones() + ut.leading_zeros())
+                .wrapping_add(us.reverse_bits())
+                .wrapping_add(ffs(ut)),
         ),
         i64::from(a.count_ones() + b.leading_zeros())
             .wrapping_add(((u128::from(a as u64) * u128::from(b as u64)) >> 64) as i64),
@@ -195,7 +198,8 @@ fn floats_round_as_the_instructions_say() {
         assert!(f64::from(o[2]).abs() <= exact.abs() && (o[2] == o[0] || o[2] == o[1]));
         assert!(f64::from(o[3]) >= f64::from(a) * f64::from(b));
         assert!(f64::from(o[4]) <= f64::from(a) * f64::from(b) + f64::from(a) && o[4].next_up() >= a.mul_add(b, a));
-        let expected = [a / b, a.abs().sqrt(), 1.0 / b, a.round_ties_even(), b.trunc(), a.floor(), a.min(b), a.copysign(b)];
+        let expected =
+            [a / b, a.abs().sqrt(), 1.0 / b, a.round_ties_even(), b.trunc(), a.floor(), a.min(b), a.copysign(b)];
         assert_eq!(o[5..13], expected, "{a} {b}");
         assert_eq!(o[13..], [a.trunc() + 0.0, (b * 1e9).abs() as u64 as f32, a.clamp(0.0, 1.0)], "{a} {b}");
         let (a, b) = (f64::from(a), f64::from(b));
@@ -245,9 +249,13 @@ fn lanes_exchange_what_the_host_computes() {
 fn a_divergent_shuffle_is_a_fault() {
     let bench = Bench::new(BASIC);
     let (at, y) = (bench.put(&[1f32; 32]), bench.room::<f32>(32));
-    let fault =
-        bench.run(&Grid::new("divergent_shuffle", [1, 1, 1], [32, 1, 1]), params![y, at], Schedule::default()).unwrap_err();
-    assert!(fault.contains("divergent_shuffle") && fault.contains("shfl.sync") && fault.contains("divergent"), "{fault}");
+    let fault = bench
+        .run(&Grid::new("divergent_shuffle", [1, 1, 1], [32, 1, 1]), params![y, at], Schedule::default())
+        .unwrap_err();
+    assert!(
+        fault.contains("divergent_shuffle") && fault.contains("shfl.sync") && fault.contains("divergent"),
+        "{fault}"
+    );
 }
 
 #[test]
@@ -269,7 +277,8 @@ fn a_removed_barrier_is_a_race() {
     let kernel = "block_sum";
     for order in [Order::Forward, Order::Reverse, Order::Shuffled(3)] {
         let schedule = Schedule { order, asynchrony: Asynchrony::Early };
-        let fault = bench.run(&Grid::new(kernel, [1, 1, 1], [256, 1, 1]), params![y, at, 1024i32], schedule).unwrap_err();
+        let fault =
+            bench.run(&Grid::new(kernel, [1, 1, 1], [256, 1, 1]), params![y, at, 1024i32], schedule).unwrap_err();
         assert!(fault.contains("race on shared memory"), "{fault}");
     }
 }

@@ -203,7 +203,8 @@ impl Cluster<'_> {
             if source % bytes as u64 != 0 {
                 return trouble_at(l, format!("address {source:#x}: expected a multiple of {bytes}"));
             }
-            self.note(agent, block, at, bytes, How { is_write: true, is_strong: false }).or_else(|what| trouble_at(l, what))?;
+            self.note(agent, block, at, bytes, How { is_write: true, is_strong: false })
+                .or_else(|what| trouble_at(l, what))?;
             self.counters.global.loaded += u64::from(asked);
             self.counters.shared.stored += bytes as u64;
             let copy = Copy { lane: l as u8, bytes: bytes as u8, size: asked as u8, to: at as u32, from: source };

@@ -28,7 +28,11 @@ pub(super) enum Wait {
     /// The barrier of the cluster, of this phase.
     Cluster(u64),
     /// A phase of an mbarrier; the instruction is tried again when it is over.
-    Phase { block: u32, at: u32, parity: bool },
+    Phase {
+        block: u32,
+        at: u32,
+        parity: bool,
+    },
     /// Lanes of the warp that must execute the same instruction with it.
     Lanes,
     /// Waited in vain while nobody else could move: the instruction answers no.

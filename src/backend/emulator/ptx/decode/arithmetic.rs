@@ -63,9 +63,11 @@ impl Decoder<'_> {
             | "addc" | "subc" => self.binary(first, m, o)?,
             "shl" | "shr" => self.shift(first, m, o)?,
             "mad" | "fma" | "sad" | "mad24" | "madc" => self.ternary(first, m, o)?,
-            "bfe" | "bfi" | "lop3" | "prmt" | "shf" | "dp4a" | "dp2a" | "slct" | "bmsk" | "szext" => self.bits(first, m, o)?,
-            "neg" | "abs" | "not" | "cnot" | "brev" | "clz" | "popc" | "bfind" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2"
-            | "sin" | "cos" | "tanh" => self.unary(first, m, o)?,
+            "bfe" | "bfi" | "lop3" | "prmt" | "shf" | "dp4a" | "dp2a" | "slct" | "bmsk" | "szext" => {
+                self.bits(first, m, o)?
+            }
+            "neg" | "abs" | "not" | "cnot" | "brev" | "clz" | "popc" | "bfind" | "rcp" | "sqrt" | "rsqrt" | "ex2"
+            | "lg2" | "sin" | "cos" | "tanh" => self.unary(first, m, o)?,
             "setp" | "set" => self.compare(first, m, o)?,
             "selp" => self.select(m, o)?,
             "testp" => self.testp(m, o)?,
@@ -379,10 +381,7 @@ impl Decoder<'_> {
             },
             _ => return Err(self.wrong(format!("{first} of integers is not emulated"))),
         };
-        let is_count = matches!(
-            f,
-            I1::Clz | I1::Popc | I1::FindS | I1::FindU | I1::FindShiftS | I1::FindShiftU
-        );
+        let is_count = matches!(f, I1::Clz | I1::Popc | I1::FindS | I1::FindU | I1::FindShiftS | I1::FindShiftU);
         let d = self.dst(self.arg(o, 0)?, if is_count { Type::B32 } else { ty })?;
         let a = self.src(self.arg(o, 1)?, ty)?;
         self.push(match ty.bytes() {

@@ -221,7 +221,16 @@ impl Decoder<'_> {
 
     /// The window of a space in generic addresses.
     fn window_of(&self, m: &mut Modifiers) -> Result<(u64, &'static str)> {
-        let name = m.one_of(&["global", "const", "shared", "shared::cta", "shared::cluster", "local", "param", "param::entry"]);
+        let name = m.one_of(&[
+            "global",
+            "const",
+            "shared",
+            "shared::cta",
+            "shared::cluster",
+            "local",
+            "param",
+            "param::entry",
+        ]);
         match name {
             Some(n @ ("global" | "const")) => Ok((window::GLOBAL, n)),
             Some(n @ ("shared" | "shared::cta" | "shared::cluster")) => Ok((window::SHARED, n)),

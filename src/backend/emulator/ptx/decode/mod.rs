@@ -221,7 +221,8 @@ impl Decoder<'_> {
         for list in &mut self.code.tables {
             list.iter_mut().for_each(|to| *to = start(*to));
         }
-        if self.rows32 >= SINK || self.rows64 >= SINK || self.code.consts32.len().max(self.code.consts64.len()) > 0x7fff {
+        if self.rows32 >= SINK || self.rows64 >= SINK || self.code.consts32.len().max(self.code.consts64.len()) > 0x7fff
+        {
             return Err(Error::driver(format!("ptx: {}: too many registers or constants", self.entry.name)));
         }
         self.code.rows32 = usize::from(self.rows32);
@@ -320,7 +321,9 @@ impl Decoder<'_> {
             Operand::Bits32(b) => f64::from(f32::from_bits(*b)).to_bits(),
             Operand::Float(x) => x.to_bits(),
             Operand::Symbol(name, offset) => match self.place(name)? {
-                Place::Param(a) | Place::Shared(a) | Place::Local(a) | Place::Global(a) => a.wrapping_add_signed(*offset),
+                Place::Param(a) | Place::Shared(a) | Place::Local(a) | Place::Global(a) => {
+                    a.wrapping_add_signed(*offset)
+                }
             },
             _ => return Err(self.wrong("expected a 64-bit register or a number")),
         };

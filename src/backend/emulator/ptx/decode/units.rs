@@ -113,7 +113,8 @@ impl Decoder<'_> {
         let ty = if is_long { Type::F64 } else { Type::B32 };
         let d = self.registers(self.arg(o, 0)?, ty, true)?;
         let [a, b, c] = [1, 2, 3].map(|i| self.arg(o, i).cloned());
-        let (a, b, c) = (self.registers(&a?, ty, false)?, self.registers(&b?, ty, false)?, self.registers(&c?, ty, false)?);
+        let (a, b, c) =
+            (self.registers(&a?, ty, false)?, self.registers(&b?, ty, false)?, self.registers(&c?, ty, false)?);
         if mma.registers() != [a.len(), b.len(), c.len()] || c.len() != d.len() {
             return Err(self.wrong(format!("expected {:?} registers of A, B and C", mma.registers())));
         }
