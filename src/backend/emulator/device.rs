@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::backend::emulator::ptx::units::tensor_map::encode;
 use crate::backend::emulator::{Counters, Memory, Schedule};
 use crate::backend::gpu::driver::{
     Arch, Attributes, DeviceInfo, Driver, Event, Function, Graph, Launch, Module, Param, Stream, TENSOR_MAP_BYTES,
@@ -278,6 +279,34 @@ impl Driver for Emulator {
         if !self.info.has_clusters {
             return Err(Error::driver(format!("{}: {} has no bulk tensor copies", self.info.name, self.info.arch)));
         }
-        Err(Error::driver(format!("tensor map: {spec:?}: not encoded")))
+        encode(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::emulator::load_ptx;
+    use crate::backend::gpu::driver::{MapType, Swizzle};
+    use crate::backend::gpu::known;
+
+    #[test]
+    fn tensor_maps_are_for_devices_that_copy_by_them() {
+        let spec = TensorMapSpec {
+            dtype: MapType::F16,
+            address: 256,
+            dims: vec![64, 64],
+            strides: vec![128],
+            box_dims: vec![64, 8],
+            swizzle: Swizzle::B128,
+            is_nan_filled: false,
+        };
+        let device = |arch: Arch| Emulator::new(known::device(arch, format!("emu:{arch}")).unwrap(), load_ptx);
+        assert!(device(Arch::SM_90A).tensor_map(&spec).is_ok());
+        let wrong = TensorMapSpec { address: 1, ..spec.clone() };
+        let line = device(Arch::SM_90A).tensor_map(&wrong).unwrap_err().to_string();
+        assert!(line.contains("tensor map: address: expected a multiple of 16"), "{line}");
+        let line = device(Arch::SM_80).tensor_map(&spec).unwrap_err().to_string();
+        assert!(line.contains("sm_80 has no bulk tensor copies"), "{line}");
     }
 }
