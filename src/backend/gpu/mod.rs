@@ -8,7 +8,7 @@ mod handles;
 pub(crate) mod hip;
 mod image;
 pub mod kernel;
-mod known;
+pub(crate) mod known;
 pub(crate) mod library;
 mod limits;
 pub mod open;
