@@ -225,7 +225,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    fn read_parameters(&self, at: u64, to: &mut [u8]) -> Result<(), String> {
+    pub(super) fn read_parameters(&self, at: u64, to: &mut [u8]) -> Result<(), String> {
         let found = usize::try_from(at).ok().and_then(|at| self.parameters.get(at..at + to.len()));
         let from = found.ok_or_else(|| {
             format!(

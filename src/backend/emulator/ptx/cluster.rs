@@ -1,7 +1,8 @@
 //! What the warps of a cluster share: shared memory, barriers, the view of global memory, counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::asynchronous::Task;
 use super::code::Code;
 use super::long_op::{Address, Base, Space};
 use super::races::{Agent, How, Knowledge, Races};
@@ -55,6 +56,8 @@ pub(super) struct Block {
     pub last: Vec<Barrier>,
     /// Threads that have not exited.
     pub live: u32,
+    /// Whether a warp of it has run: before, others cannot know that its memory is there.
+    pub has_begun: bool,
 }
 
 /// An mbarrier or another place in shared memory through which warps learn of one another.
@@ -88,6 +91,8 @@ pub(super) struct Cluster<'a> {
     /// What strong accesses to global memory have made known.
     pub global_meeting: Knowledge,
     pub barrier: ClusterBarrier,
+    /// Loads under way that complete bytes at a barrier.
+    pub loads: VecDeque<Task>,
     pub counters: Counters,
     /// How often each step was executed, and by how many lanes.
     pub hits: Vec<u64>,
@@ -147,6 +152,19 @@ impl Cluster<'_> {
         }
     }
 
+    /// Whether a block's shared memory is there for another one: from its first instruction to its last.
+    pub(super) fn is_within_reach(&self, own: usize, block: usize) -> Result<(), String> {
+        match self.blocks.get(block) {
+            _ if own == block => Ok(()),
+            None => Err(format!("block {block} of a cluster of {}", self.blocks.len())),
+            Some(b) if b.live == 0 => Err(format!("shared memory of block {block} of the cluster, which has ended")),
+            Some(b) if !b.has_begun => Err(format!(
+                "shared memory of block {block} of the cluster, which may not have begun: no barrier says so"
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// The block and the byte of a shared address as `own` block sees it.
     pub(super) fn shared_place(
         &self,
@@ -161,6 +179,7 @@ impl Cluster<'_> {
         let Some(len) = self.blocks.get(block).map(|b| b.shared.len()) else {
             return Err(format!("shared address {address:#x}: block {block} of a cluster of {}", self.blocks.len()));
         };
+        self.is_within_reach(own, block)?;
         if at % align != 0 {
             return Err(format!("shared address {at:#x}: expected a multiple of {align}"));
         }

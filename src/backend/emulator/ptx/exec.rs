@@ -30,6 +30,7 @@ impl Cluster<'_> {
     /// with the step at which it stands.
     pub(super) fn run(&mut self, w: &mut Warp, slice: u32) -> Result<u32, (u32, Box<Trouble>)> {
         let code = self.code;
+        self.blocks[w.block].has_begun = true;
         let mut left = slice;
         while left > 0 {
             let Some(g) = next_group(w) else { break };
@@ -502,7 +503,7 @@ fn seldom(cluster: &mut Cluster, w: &mut Warp, op: &Op, m: u32) -> Run<Flow> {
             let map = |at: u64, rank: u32| {
                 let low = at & ((1 << window::RANK_SHIFT) - 1);
                 let window = if is_generic { window::SHARED } else { 0 };
-                window | u64::from(rank + 1) << window::RANK_SHIFT | low
+                window | u64::from(rank.wrapping_add(1)) << window::RANK_SHIFT | low
             };
             let blocks = cluster.blocks.len() as u32;
             if let Some(l) = super::warp::lanes(m).find(|&l| rank[l] >= blocks) {

@@ -163,6 +163,7 @@ impl Worker {
             block.barriers = vec![Default::default(); BARRIERS];
             block.last = vec![Default::default(); BARRIERS];
             block.live = threads;
+            block.has_begun = false;
         }
         let mut races = std::mem::take(&mut self.races);
         races.reset(count as usize, bytes, (count * warps_per_block) as usize);
@@ -180,6 +181,7 @@ impl Worker {
             meetings: Default::default(),
             global_meeting: Default::default(),
             barrier: ClusterBarrier::default(),
+            loads: Default::default(),
             counters: std::mem::take(&mut self.counters),
             hits,
             lane_hits,
@@ -217,7 +219,7 @@ impl Cluster<'_> {
             }
             if ready.is_empty() {
                 if warps.iter().all(|w| w.groups.is_empty()) {
-                    return Ok(());
+                    return self.end(warps);
                 }
                 if self.finish_one()? {
                     continue;
@@ -292,7 +294,10 @@ fn deadlock(cluster: &Cluster, warps: &[Warp]) -> (usize, u32, Box<Trouble>) {
                     format!("barrier {id}, {}", describe(&block.barriers[id as usize], block.live))
                 }
                 Wait::Cluster(_) => "the barrier of the cluster".to_owned(),
-                Wait::Phase { at, parity, .. } => format!("mbarrier at {at:#x}, parity {}", u8::from(parity)),
+                Wait::Phase { block, at, parity } => {
+                    let why = cluster.describe_phase(block, at);
+                    format!("mbarrier at {at:#x}, parity {}; {why}", u8::from(parity))
+                }
                 Wait::Lanes => {
                     let missing = w.live & !group.mask;
                     format!("divergent: lanes {missing:#010x} of its warp do not execute the same instruction")

@@ -10,6 +10,7 @@
 //! What this cannot tell: speed, weak memory ordering between blocks, missing proxy fences.
 
 mod access;
+mod asynchronous;
 mod barrier;
 mod cluster;
 mod code;
@@ -18,6 +19,8 @@ mod decode;
 mod exchange;
 mod exec;
 mod float;
+#[cfg(test)]
+mod golden;
 mod half;
 mod hopper;
 mod hopper_op;
@@ -28,6 +31,7 @@ mod load;
 mod long_op;
 mod op;
 mod parse;
+mod phases;
 mod races;
 mod rows;
 mod syntax;

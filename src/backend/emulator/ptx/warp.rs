@@ -1,5 +1,6 @@
 //! A warp: its registers, and which lanes stand where.
 
+use super::asynchronous::Queues;
 use super::code::Code;
 use super::op::{CONST, NEGATED, Row, SINK};
 use super::unit::CopyQueue;
@@ -59,6 +60,8 @@ pub(super) struct Warp {
     pub local: Vec<u8>,
     pub turn: u64,
     pub copies: CopyQueue,
+    /// Bulk stores and products that it has started.
+    pub queues: Queues,
     /// The phase of the cluster's barrier at which it last arrived.
     pub cluster_phase: u64,
 }
@@ -82,6 +85,7 @@ impl Warp {
         self.local.resize(code.local_bytes * 32, 0xFF);
         self.turn = 0;
         self.copies.clear();
+        self.queues = Queues::default();
         self.cluster_phase = 0;
     }
 

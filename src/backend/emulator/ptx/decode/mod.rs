@@ -1,6 +1,7 @@
 //! Lines into steps: names are looked up once, registers get rows, constants get rows of their own.
 
 mod arithmetic;
+mod bulk;
 mod hopper;
 mod lanes;
 mod memory;

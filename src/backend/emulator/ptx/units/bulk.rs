@@ -142,7 +142,7 @@ impl TensorMap {
     }
 
     fn start(&self, address: u32) -> Result<u64> {
-        if address % ALIGN != 0 {
+        if !address.is_multiple_of(ALIGN) {
             let words = format!(
                 "bulk tensor copy: expected a shared address that is a multiple of {ALIGN}, found {address:#x}"
             );
@@ -168,7 +168,7 @@ impl TensorMap {
 /// If one of the three is not.
 pub fn check_copy(to: u64, from: u64, bytes: u64) -> Result<()> {
     for (what, value) in [("destination", to), ("source", from), ("size", bytes)] {
-        if value % 16 != 0 {
+        if !value.is_multiple_of(16) {
             return Err(Misuse::new(format!(
                 "bulk copy: expected a {what} that is a multiple of 16, found {value:#x}"
             )));

@@ -87,7 +87,7 @@ fn checked(count: usize, name: &str) -> Result<()> {
 }
 
 fn aligned(address: u32, lane: usize) -> Result<u64> {
-    if address % 16 != 0 {
+    if !address.is_multiple_of(16) {
         let words = format!("lane {lane}: expected the address of a row, a multiple of 16, found {address:#x}");
         return Err(Misuse::new(words));
     }

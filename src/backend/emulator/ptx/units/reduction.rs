@@ -93,7 +93,7 @@ pub fn function(reduction: Reduction, number: &str) -> Result<fn(u64, u64) -> u6
 pub fn reduce(reduction: Reduction, number: &str, address: u64, operands: &[u8], memory: &mut dyn Space) -> Result<()> {
     let change = function(reduction, number)?;
     let width = width(number).ok_or_else(|| Misuse::new(format!("bulk reduction: unknown type {number}")))?;
-    if operands.len() % width != 0 {
+    if !operands.len().is_multiple_of(width) {
         let bytes = operands.len();
         return Err(Misuse::new(format!("bulk reduction: {bytes} bytes are no whole number of {number}")));
     }

@@ -83,20 +83,21 @@ fn check(spec: &TensorMapSpec) -> std::result::Result<(), String> {
             rank - 1
         ));
     }
-    if spec.address % 16 != 0 {
+    if !spec.address.is_multiple_of(16) {
         return Err(format!("address: expected a multiple of 16, found {:#x}", spec.address));
     }
     if let Some((axis, dim)) = spec.dims.iter().enumerate().find(|(_, d)| !(1..=1 << 32).contains(*d)) {
         return Err(format!("dims[{axis}]: expected 1 to 2^32, found {dim}"));
     }
-    if let Some((axis, stride)) = spec.strides.iter().enumerate().find(|(_, s)| *s % 16 != 0 || **s >= 1 << 40) {
+    if let Some((axis, stride)) = spec.strides.iter().enumerate().find(|(_, s)| !s.is_multiple_of(16) || **s >= 1 << 40)
+    {
         return Err(format!("strides[{axis}]: expected a multiple of 16 below 2^40 bytes, found {stride}"));
     }
     if let Some((axis, len)) = spec.box_dims.iter().enumerate().find(|(_, l)| !(1..=256).contains(*l)) {
         return Err(format!("box_dims[{axis}]: expected 1 to 256, found {len}"));
     }
     let row = u64::from(spec.box_dims[0]) * element;
-    if row % 16 != 0 {
+    if !row.is_multiple_of(16) {
         return Err(format!("box_dims[0]: expected a multiple of 16 bytes, found {row}"));
     }
     if spec.swizzle != Swizzle::None && row > span(spec.swizzle) {

@@ -75,7 +75,7 @@ impl Wgmma {
         let format = |name| Format::parse(name).ok_or_else(refuse);
         let (d, a, b) = (format(d)?, format(a)?, format(b)?);
         let rule = Rule::new(Core::Hopper, a, b, d, true).map_err(|_| refuse())?;
-        let is_shape = m == 64 && n % 8 == 0 && (8..=256).contains(&n) && k * a.bits() == 8 * ROW_BYTES;
+        let is_shape = m == 64 && n.is_multiple_of(8) && (8..=256).contains(&n) && k * a.bits() == 8 * ROW_BYTES;
         if !is_shape {
             return Err(refuse());
         }
