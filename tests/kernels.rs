@@ -91,6 +91,23 @@ fn every_kernel_keeps_its_promises_on_gfx942() {
 }
 
 #[test]
+fn the_kernels_that_the_emulator_is_tested_with_compile() {
+    let compiler = compiler();
+    if let Err(missing) = compiler.compiler_of(Arch::SM_90A) {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+        eprintln!("ignored: {missing}; see ci/install");
+        return;
+    }
+    for path in files("tests/golden/ptx", &[".cu"]) {
+        let arch = if path.ends_with("_sm90.cu") { Arch::SM_90A } else { Arch::SM_80 };
+        let text: &'static str = read(&path).leak();
+        let source = Source::new(vec![(&*path.clone().leak(), text)].leak());
+        let code = compiler.code(&Request::new(source, arch, &[]));
+        assert!(code.is_ok(), "{path}: {:?}", code.err());
+    }
+}
+
+#[test]
 fn every_header_is_embedded() {
     let listed: Vec<&str> = HEADERS.iter().map(|h| h.0).collect();
     let there: Vec<String> =

@@ -3,7 +3,7 @@
     pip install nvidia-cuda-nvrtc-cu12==12.9.86
     python3 tests/golden/ptx/make_ptx.py
 
-A file's name says its architecture: *_sm80.cu is compiled for compute_80, *_sm90.cu for compute_90a.
+A file's name says its architecture: *_sm90.cu is compiled for compute_90a, the others for compute_80.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ def text(get_size, get, program):
 
 
 def compile_one(nvrtc, source):
-    arch = "compute_80" if source.stem.endswith("sm80") else "compute_90a"
+    arch = "compute_90a" if source.stem.endswith("sm90") else "compute_80"
     options = [f"--gpu-architecture={arch}", "-std=c++17", f"-I{KERNELS}"]
     options = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     program = ctypes.c_void_p()

@@ -14,9 +14,12 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/elementwise.cuh",
     "common/groups.cuh",
     "common/math.cuh",
+    "common/mma.cuh",
     "common/movement.cuh",
     "common/pack.cuh",
     "common/reduce.cuh",
     "common/rng.cuh",
     "common/rows.cuh",
+    "common/sm90.cuh",
+    "common/wgmma.cuh",
 ];
