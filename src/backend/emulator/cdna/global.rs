@@ -245,7 +245,8 @@ fn in_lds(w: &Wave, m: &Micro, sh: &mut Shared<'_>, at: u32, pending: &mut Pendi
         (pending.data[0][lane], pending.data[1][lane]) = (old as u32, (old >> 32) as u32);
         return Ok(());
     }
-    let mut raw = pack(m, &pending.data, lane);
+    // A load shorter than a word leaves no bytes of the last one.
+    let mut raw = if m.flags & key::STORE != 0 { pack(m, &pending.data, lane) } else { [0; 16] };
     for (i, part) in raw[..usize::from(bytes)].chunks_mut(4).enumerate() {
         let (at, n) = (at.wrapping_add(4 * i as u32), part.len() as u32);
         if m.flags & key::STORE != 0 {

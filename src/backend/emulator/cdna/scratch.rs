@@ -60,7 +60,8 @@ pub(super) fn move_lane(w: &mut Wave, m: &Micro, offset: u64, base: usize, pendi
             format!("private address {offset:#x}: {bytes} bytes beyond the {size} of a lane"),
         ));
     }
-    let mut raw = pack(m, &pending.data, lane);
+    // A load shorter than a word leaves no bytes of the last one.
+    let mut raw = if m.flags & key::STORE != 0 { pack(m, &pending.data, lane) } else { [0; 16] };
     for (i, byte) in raw[..bytes].iter_mut().enumerate() {
         let at = offset + i as u64;
         let (Some(word), shift) = (index(at), 8 * (at % 4)) else { continue };

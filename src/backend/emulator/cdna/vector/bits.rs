@@ -113,6 +113,7 @@ fn short(op: Op) -> Option<Handler> {
         Op::v_add_i16 => short!(false, |a, b| a.wrapping_add(b)),
         Op::v_sub_i16 => short!(false, |a, b| a.wrapping_sub(b)),
         Op::v_mad_u16 => short!(true, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Op::v_mad_legacy_u16 | Op::v_mad_legacy_i16 => short!(false, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Op::v_mad_i16 => short!(true, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Op::v_min3_u16 => short!(true, |a, b, c| a.min(b).min(c)),
         Op::v_max3_u16 => short!(true, |a, b, c| a.max(b).max(c)),

@@ -100,6 +100,10 @@ fn arithmetic(op: Op) -> Option<Handler> {
         Op::v_madmk_f16 | Op::v_madak_f16 => half!(true, |a, b, c| twice_rounded(a, b, c)),
         Op::v_mac_f16 => multiply_accumulate,
         Op::v_div_fixup_f16 => half!(true, |q, d, n| fixup(q, d, n)),
+        // The old names clear the other half.
+        Op::v_fma_legacy_f16 => half!(false, |a, b, c| fma16(a, b, c)),
+        Op::v_mad_legacy_f16 => half!(false, |a, b, c| twice_rounded(a, b, c)),
+        Op::v_div_fixup_legacy_f16 => half!(false, |q, d, n| fixup(q, d, n)),
         _ => return None,
     })
 }

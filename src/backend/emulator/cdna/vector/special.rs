@@ -102,7 +102,8 @@ fn scale32(s: f32, d: f32, n: f32) -> (f32, bool) {
     } else if tiny(d) {
         (ldexp32(s, 64), false)
     } else if tiny(inverse) && tiny(quotient) {
-        (if of_denominator { ldexp32(s, 64) } else { s }, true)
+        // The manual's pseudo-code scales up here, which would overflow; only down gives the quotients that hardware gives.
+        (if of_denominator { ldexp32(s, -64) } else { s }, true)
     } else if tiny(inverse) {
         (ldexp32(s, -64), false)
     } else if tiny(quotient) {
@@ -126,7 +127,7 @@ fn scale64(s: f64, d: f64, n: f64) -> (f64, bool) {
     } else if tiny(d) {
         (ldexp64(s, 128), false)
     } else if tiny(inverse) && tiny(quotient) {
-        (if of_denominator { ldexp64(s, 128) } else { s }, true)
+        (if of_denominator { ldexp64(s, -128) } else { s }, true)
     } else if tiny(inverse) {
         (ldexp64(s, -128), false)
     } else if tiny(quotient) {
@@ -205,6 +206,9 @@ fn fixup32(q: f32, d: f32, n: f32) -> f32 {
     } else if exponent32(n) - exponent32(d) < -150 {
         // The hardware's own underflow of quotients that no scaling saved.
         signed(0.0)
+    } else if q.is_nan() {
+        // Of numbers, only an overflow on the way makes one: the manual does not say it, hardware gives infinity.
+        signed(f32::INFINITY)
     } else {
         signed(q)
     }
@@ -227,6 +231,8 @@ fn fixup64(q: f64, d: f64, n: f64) -> f64 {
         signed(0.0)
     } else if exponent64(n) - exponent64(d) < -1075 {
         signed(0.0)
+    } else if q.is_nan() {
+        signed(f64::INFINITY)
     } else {
         signed(q)
     }
