@@ -1,7 +1,7 @@
 // slice: y[.., i, ..] = x[.., start + i, ..]; dx is 0 outside the stretch.
 // axes      x, dx [outer, n, inner]; y, dy [outer, len, inner]
 // types     T in {f32, bf16, f16}, moved as they are
-// launch    common/movement.cuh: a box; bwd_dx, which sets, a window; bwd_dx_add, which adds, a box
+// launch    common/movement.cuh: a box; bwd_dx a window, where zeros are wanted outside; bwd_dx_box, where a gradient is added, a box
 // paths     16, 8, 4 or 2 bytes at a time, as lengths, steps and places allow
 // traffic   reads what moves once, writes every place of the result once; a gradient that is added is read, too
 // order     every number alone: same input, same bits
@@ -14,10 +14,10 @@ extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_fwd(T* y, co
     copy_box(y, x, box, 0);
 }
 
-extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_bwd_dx(T* dx, const T* dy, Window window) {
-    copy_window(dx, dy, window, 0);
+extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_bwd_dx(T* dx, const T* dy, Window window, int add_dx) {
+    copy_window(dx, dy, window, add_dx);
 }
 
-extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_bwd_dx_add(T* dx, const T* dy, Box box) {
-    copy_box(dx, dy, box, 1);
+extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_bwd_dx_box(T* dx, const T* dy, Box box, int add_dx) {
+    copy_box(dx, dy, box, add_dx);
 }

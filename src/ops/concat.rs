@@ -1,7 +1,10 @@
 //! `concat`: tensors one after the other along one axis.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::movement::launch::Kernels;
 use crate::ops::movement::{Axis, Move, Movement, around, expect_axis};
 use crate::ops::operator::AnyArity;
 use crate::tensor::{Dtype, Spec, expect_dtype};
@@ -35,6 +38,8 @@ pub struct Concat {
 
 /// As many positions as a set of inputs can name.
 const MOST: usize = 32;
+
+const SOURCE: Source = crate::source!("concat/concat.cu");
 
 impl AnyArity for Concat {}
 
@@ -90,6 +95,12 @@ impl Movement for Concat {
         all
     }
 
+    const KERNELS: Kernels = Kernels {
+        fwd_box: Some(Kernel::new(SOURCE, "concat_fwd")),
+        bwd_box: Some(Kernel::new(SOURCE, "concat_bwd_dx")),
+        ..Kernels::NONE
+    };
+
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
         let total = self.total(x);
         let mut start = 0;
@@ -112,7 +123,7 @@ pub static ROOM: Room = Room {
     name: "concat",
     about: "tensors one after the other along one axis",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -184,6 +184,44 @@ fn grid(op: &str, dtype: Dtype, matrices: usize, width: usize, stretches: usize)
     Ok(Launch::grid(grid, [THREADS, 1, 1]))
 }
 
+/// Sums over all but a middle axis, in pieces that a block holds in registers: common/groups.cuh.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pieces {
+    cells: usize,
+    count: i32,
+    each: i32,
+}
+
+impl Pieces {
+    /// For `cells` sums over `count` numbers each, in `dtype`.
+    pub(super) fn new(op: &str, dtype: Dtype, cells: usize, count: usize) -> Result<Pieces> {
+        let piece = THREADS as usize * 4 * wide(dtype);
+        let each = short(op, "pieces", count.div_ceil(piece).max(1))?;
+        Ok(Pieces { cells, count: short(op, "numbers of a mean", count)?, each })
+    }
+
+    /// The pieces of a sum, as an argument.
+    pub(super) fn each<'a>(&self) -> Arg<'a> {
+        Arg::I32(self.each)
+    }
+
+    /// The numbers of a sum, as an argument.
+    pub(super) fn count<'a>(&self) -> Arg<'a> {
+        Arg::I32(self.count)
+    }
+
+    /// Memory for one quantity of every piece.
+    pub(super) fn scratch(&self, gpu: &Gpu) -> Result<Tensor> {
+        gpu.scratch(Spec::f32([self.cells, self.each.unsigned_abs() as usize])?)
+    }
+
+    /// A block for every piece.
+    pub(super) fn launch(&self, op: &str) -> Result<Launch> {
+        let all = self.cells.saturating_mul(self.each.unsigned_abs() as usize);
+        Ok(Launch::linear(blocks(op, "pieces", all)?, THREADS))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

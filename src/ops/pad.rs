@@ -1,7 +1,10 @@
 //! `pad`: zeros around a tensor.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::movement::launch::{Kernels, Window, WindowAxis};
 use crate::ops::movement::{Axis, Move, Movement, expect_one, strides};
 use crate::ops::operator::Arity;
 use crate::tensor::{Dtype, Spec};
@@ -40,6 +43,8 @@ impl Pad {
     }
 }
 
+const SOURCE: Source = crate::source!("pad/pad.cu");
+
 impl Arity<1> for Pad {}
 
 impl Movement for Pad {
@@ -67,6 +72,23 @@ impl Movement for Pad {
         vec![(0, Move::new(axes, 0, start))]
     }
 
+    const KERNELS: Kernels = Kernels {
+        fwd_window: Some(Kernel::new(SOURCE, "pad_fwd")),
+        bwd_box: Some(Kernel::new(SOURCE, "pad_bwd_dx")),
+        ..Kernels::NONE
+    };
+
+    fn window(&self, x: &[&Spec]) -> Option<Window> {
+        let shape = x[0].shape();
+        let axes = shape.iter().zip(&self.zeros).zip(strides(shape)).map(|((&d, [before, after]), from)| WindowAxis {
+            len: before + d + after,
+            start: *before,
+            inner: d,
+            from,
+        });
+        Some(Window::new(axes, false))
+    }
+
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
         let shape = x[0].shape();
         for from in 0..x[0].len() {
@@ -87,7 +109,7 @@ pub static ROOM: Room = Room {
     name: "pad",
     about: "zeros around a tensor",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -1,7 +1,10 @@
 //! `patchify`: an image as a row of patches.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::movement::launch::Kernels;
 use crate::ops::movement::{Axis, Move, Movement, expect_one};
 use crate::ops::operator::Arity;
 use crate::tensor::{Dtype, Spec, expect_rank};
@@ -111,6 +114,8 @@ impl Patchify {
     }
 }
 
+const SOURCE: Source = crate::source!("patchify/patchify.cu");
+
 impl Arity<1> for Patchify {}
 
 impl Movement for Patchify {
@@ -141,6 +146,14 @@ impl Movement for Patchify {
         vec![(0, self.patches(x[0]).to_tokens())]
     }
 
+    const KERNELS: Kernels = Kernels {
+        fwd_box: Some(Kernel::new(SOURCE, "patchify_fwd")),
+        fwd_tiled: Some(Kernel::new(SOURCE, "patchify_fwd_tiled")),
+        bwd_box: Some(Kernel::new(SOURCE, "patchify_bwd_dx")),
+        bwd_tiled: Some(Kernel::new(SOURCE, "patchify_bwd_dx_tiled")),
+        ..Kernels::NONE
+    };
+
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
         self.patches(x[0]).pairs(&mut |image, token| visit(0, image, token));
     }
@@ -151,7 +164,7 @@ pub static ROOM: Room = Room {
     name: "patchify",
     about: "an image as a row of patches",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -1,7 +1,10 @@
 //! `permute`: axes in another order.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::movement::launch::Kernels;
 use crate::ops::movement::{Axis, Move, Movement, expect_one, strides};
 use crate::ops::operator::Arity;
 use crate::tensor::{Dtype, Spec};
@@ -32,6 +35,8 @@ pub struct Permute {
     pub axes: Vec<usize>,
 }
 
+const SOURCE: Source = crate::source!("permute/permute.cu");
+
 impl Arity<1> for Permute {}
 
 impl Movement for Permute {
@@ -60,6 +65,14 @@ impl Movement for Permute {
         vec![(0, Move::new(axes, 0, 0))]
     }
 
+    const KERNELS: Kernels = Kernels {
+        fwd_box: Some(Kernel::new(SOURCE, "permute_fwd")),
+        fwd_tiled: Some(Kernel::new(SOURCE, "permute_fwd_tiled")),
+        bwd_box: Some(Kernel::new(SOURCE, "permute_bwd_dx")),
+        bwd_tiled: Some(Kernel::new(SOURCE, "permute_bwd_dx_tiled")),
+        ..Kernels::NONE
+    };
+
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
         let shape = x[0].shape();
         let mut i = vec![0; shape.len()];
@@ -82,7 +95,7 @@ pub static ROOM: Room = Room {
     name: "permute",
     about: "axes in another order",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

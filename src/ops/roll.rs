@@ -1,7 +1,10 @@
 //! `roll`: a tensor shifted around its ends.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::movement::launch::{Kernels, Window, WindowAxis};
 use crate::ops::movement::{Axis, Move, Movement, expect_one, strides};
 use crate::ops::operator::Arity;
 use crate::tensor::{Dtype, Spec};
@@ -36,6 +39,17 @@ pub struct Roll {
 fn index(shift: isize, d: usize) -> usize {
     // A tensor's axes are never longer than `isize::MAX`.
     if d == 0 { 0 } else { shift.rem_euclid(d as isize) as usize }
+}
+
+const SOURCE: Source = crate::source!("roll/roll.cu");
+
+impl Roll {
+    /// All of `x` moved up along every axis, by how far `start` says of its length and shift.
+    fn rolled(&self, x: &Spec, start: impl Fn(usize, isize) -> usize) -> Window {
+        let axes = x.shape().iter().zip(&self.shifts).zip(strides(x.shape()));
+        let axis = |((&d, &s), from)| WindowAxis { len: d, start: start(d, s), inner: d, from };
+        Window::new(axes.map(axis), true)
+    }
 }
 
 impl Arity<1> for Roll {}
@@ -78,6 +92,20 @@ impl Movement for Roll {
         boxes.into_iter().map(|(axes, from, to)| (0, Move::new(axes, from, to))).collect()
     }
 
+    const KERNELS: Kernels = Kernels {
+        fwd_window: Some(Kernel::new(SOURCE, "roll_fwd")),
+        bwd_window: Some(Kernel::new(SOURCE, "roll_bwd_dx")),
+        ..Kernels::NONE
+    };
+
+    fn window(&self, x: &[&Spec]) -> Option<Window> {
+        Some(self.rolled(x[0], |d, s| index(s, d)))
+    }
+
+    fn window_of_gradient(&self, x: &[&Spec]) -> Option<Window> {
+        Some(self.rolled(x[0], |d, s| (d - index(s, d)) % d.max(1)))
+    }
+
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
         let shape = x[0].shape();
         for from in 0..x[0].len() {
@@ -97,7 +125,7 @@ pub static ROOM: Room = Room {
     name: "roll",
     about: "a tensor shifted around its ends",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

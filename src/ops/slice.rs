@@ -1,7 +1,10 @@
 //! `slice`: a stretch of one axis.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::movement::launch::{Kernels, Window, WindowAxis};
 use crate::ops::movement::{Axis, Move, Movement, around, expect_axis, expect_one};
 use crate::ops::operator::Arity;
 use crate::tensor::{Dtype, Spec};
@@ -36,6 +39,8 @@ pub struct Slice {
     pub len: usize,
 }
 
+const SOURCE: Source = crate::source!("slice/slice.cu");
+
 impl Arity<1> for Slice {}
 
 impl Movement for Slice {
@@ -63,6 +68,23 @@ impl Movement for Slice {
         vec![(0, Move::new(axes, self.start * inner, 0))]
     }
 
+    const KERNELS: Kernels = Kernels {
+        fwd_box: Some(Kernel::new(SOURCE, "slice_fwd")),
+        bwd_window: Some(Kernel::new(SOURCE, "slice_bwd_dx")),
+        bwd_box: Some(Kernel::new(SOURCE, "slice_bwd_dx_box")),
+        ..Kernels::NONE
+    };
+
+    fn window_of_gradient(&self, x: &[&Spec]) -> Option<Window> {
+        let (outer, n, inner) = around(x[0].shape(), self.axis);
+        let line = self.len * inner;
+        let axes = [
+            WindowAxis { len: outer, start: 0, inner: outer, from: line },
+            WindowAxis { len: n * inner, start: self.start * inner, inner: line, from: 1 },
+        ];
+        Some(Window::new(axes, false))
+    }
+
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
         let (outer, n, inner) = around(x[0].shape(), self.axis);
         for o in 0..outer {
@@ -80,7 +102,7 @@ pub static ROOM: Room = Room {
     name: "slice",
     about: "a stretch of one axis",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -1,7 +1,10 @@
 //! `unpatchify`: a row of patches as an image.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Input, Room};
+use crate::ops::movement::launch::Kernels;
 use crate::ops::movement::{Move, Movement, expect_one};
 use crate::ops::operator::Arity;
 use crate::ops::patchify::{FeatureOrder, Patches};
@@ -48,6 +51,8 @@ impl Unpatchify {
     }
 }
 
+const SOURCE: Source = crate::source!("unpatchify/unpatchify.cu");
+
 impl Arity<1> for Unpatchify {}
 
 impl Movement for Unpatchify {
@@ -80,6 +85,14 @@ impl Movement for Unpatchify {
         vec![(0, self.patches(x[0]).to_tokens().inverse())]
     }
 
+    const KERNELS: Kernels = Kernels {
+        fwd_box: Some(Kernel::new(SOURCE, "unpatchify_fwd")),
+        fwd_tiled: Some(Kernel::new(SOURCE, "unpatchify_fwd_tiled")),
+        bwd_box: Some(Kernel::new(SOURCE, "unpatchify_bwd_dx")),
+        bwd_tiled: Some(Kernel::new(SOURCE, "unpatchify_bwd_dx_tiled")),
+        ..Kernels::NONE
+    };
+
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
         self.patches(x[0]).pairs(&mut |image, token| visit(0, token, image));
     }
@@ -90,7 +103,7 @@ pub static ROOM: Room = Room {
     name: "unpatchify",
     about: "a row of patches as an image",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

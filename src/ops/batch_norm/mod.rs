@@ -2,12 +2,14 @@
 
 mod cases;
 mod cpu;
+mod launch;
 mod reference;
 
 #[cfg(test)]
 mod tests;
 
 use crate::backend::Exec;
+use crate::backend::gpu::kernel::Unit;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::Room;
@@ -173,7 +175,10 @@ impl Operator for BatchNorm {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::forward(self, gpu, io);
+        }
         host::forward(self, io)
     }
 }
@@ -192,7 +197,10 @@ impl Differentiable for BatchNorm {
         Keeps { x, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::backward(self, gpu, io);
+        }
         host::backward(self, io)
     }
 }
@@ -202,7 +210,7 @@ pub static ROOM: Room = Room {
     name: "batch_norm",
     about: "every channel to mean 0 and variance 1 over the batch, scaled and shifted",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(launch::SOURCE)],
     cases: cases::cases,
     bad_cases: cases::bad_cases,
     bench_cases: cases::bench_cases,

@@ -1,8 +1,10 @@
 //! `group_norm`: every group of channels of a sample to mean 0 and variance 1, then scaled and shifted per channel.
 
 mod cpu;
+mod launch;
 
 use crate::backend::Exec;
+use crate::backend::gpu::kernel::Unit;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
@@ -134,7 +136,10 @@ impl Operator for GroupNorm {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::forward(self, gpu, io);
+        }
         cpu::forward(self, io)
     }
 }
@@ -149,7 +154,10 @@ impl Differentiable for GroupNorm {
         Keeps { x, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::backward(self, gpu, io);
+        }
         cpu::backward(self, io)
     }
 }
@@ -222,7 +230,7 @@ pub static ROOM: Room = Room {
     name: "group_norm",
     about: "every group of channels of a sample to mean 0 and variance 1, scaled and shifted per channel",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(launch::SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -5,6 +5,8 @@
 //! says which boxes ([`Movement::moves`]) and, for the reference, plainly which number goes where ([`Movement::pairs`]);
 //! the contract holds one against the other.
 
+pub(super) mod launch;
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -14,6 +16,7 @@ use crate::ops::operator::{
     Backward, Differentiable, Forward, GradSlot, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad,
 };
+use crate::ops::movement::launch::{Kernels, Window};
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype};
 
@@ -30,6 +33,19 @@ pub trait Movement: std::fmt::Debug + Send + Sync + 'static {
 
     /// The boxes to copy, with the input each comes from, for inputs that [`result`](Movement::result) accepts.
     fn moves(&self, x: &[&Spec]) -> Vec<(usize, Move)>;
+
+    /// The kernels of the room's moves.
+    const KERNELS: Kernels;
+
+    /// The result of the one input as a window, where that is one pass instead of zeros and then boxes.
+    fn window(&self, _: &[&Spec]) -> Option<Window> {
+        None
+    }
+
+    /// The same of the gradient.
+    fn window_of_gradient(&self, _: &[&Spec]) -> Option<Window> {
+        None
+    }
 
     /// Calls `visit(input, from, to)` for every number that moves: the plain text of the room.
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize));
@@ -308,7 +324,10 @@ impl<M: Movement> Operator for M {
         OpFlops::default()
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::forward(self, gpu, io);
+        }
         let [y] = io.y else { return Ok(()) };
         let specs: Vec<&Spec> = io.x.iter().map(View::spec).collect();
         let moves = self.moves(&specs);
@@ -322,7 +341,10 @@ impl<M: Movement> Differentiable for M {
         Keeps::default()
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::backward(self, gpu, io);
+        }
         let moves = self.moves(io.specs);
         let dy = io.dy.first().and_then(Option::as_ref);
         for (i, slot) in io.dx.iter_mut().enumerate() {
