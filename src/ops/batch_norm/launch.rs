@@ -147,7 +147,9 @@ pub(super) fn backward(op: &BatchNorm, gpu: &Gpu, io: Backward<'_>) -> Result<()
             let new = |i: usize| io.dy.get(i).and_then(Option::as_ref);
             pass.kept(dmean, new(1), momentum)?;
             pass.kept(dvar, new(2), momentum)?;
-            let (Some((dx, add)), Some(x), Some(weight)) = (launch::slot(dx), kept(X), kept(WEIGHT)) else { return Ok(()) };
+            let (Some((dx, add)), Some(x), Some(weight)) = (launch::slot(dx), kept(X), kept(WEIGHT)) else {
+                return Ok(());
+            };
             let (Some(sum), Some(product)) = (sum, product) else { return Err(wrong_operands(OP)) };
             pass.batch_dx((dx, add), (x, weight), (sum, product), (new(1), new(2)), momentum)
         }
@@ -234,7 +236,8 @@ impl Pass<'_> {
         weight: Option<&View<'_>>,
         total: Option<&Tensor>,
     ) -> Result<()> {
-        let (Some((d, add)), Some(weight), Some(total), Some(rstd)) = (launch::slot(slot), weight, total, &self.rstd) else {
+        let (Some((d, add)), Some(weight), Some(total), Some(rstd)) = (launch::slot(slot), weight, total, &self.rstd)
+        else {
             return Ok(());
         };
         let args =

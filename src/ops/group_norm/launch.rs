@@ -82,7 +82,8 @@ pub(super) fn backward(op: &GroupNorm, gpu: &Gpu, io: Backward<'_>) -> Result<()
         let gamma = launch::kept(OP, io.x, 1)?;
         let cells = || gpu.scratch(Spec::f32([axes.cells()])?);
         let (mut avg_h, mut avg_hn) = (cells()?, cells()?);
-        let mut args = vec![Arg::Out(&mut avg_h), Arg::Out(&mut avg_hn), Arg::In(gamma), Arg::In(&products), Arg::In(&sums)];
+        let mut args =
+            vec![Arg::Out(&mut avg_h), Arg::Out(&mut avg_hn), Arg::In(gamma), Arg::In(&products), Arg::In(&sums)];
         args.push(launch::length(OP, "groups", axes.cells())?);
         args.push(Arg::I32(launch::short(OP, "a group", axes.count())?));
         args.extend(axes.channels()?);

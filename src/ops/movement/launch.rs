@@ -30,14 +30,8 @@ pub struct Kernels {
 
 impl Kernels {
     /// None of them.
-    pub const NONE: Kernels = Kernels {
-        fwd_box: None,
-        fwd_window: None,
-        fwd_tiled: None,
-        bwd_box: None,
-        bwd_window: None,
-        bwd_tiled: None,
-    };
+    pub const NONE: Kernels =
+        Kernels { fwd_box: None, fwd_window: None, fwd_tiled: None, bwd_box: None, bwd_window: None, bwd_tiled: None };
 }
 
 /// A result of which every number comes from inside a box, or is 0, or comes from around the ends of the axes.
@@ -71,12 +65,8 @@ impl Window {
             let is_full = b.start == 0 && b.inner == b.len;
             match merged.last_mut() {
                 Some(a) if is_full && a.from == b.len * b.from => {
-                    *a = WindowAxis {
-                        len: a.len * b.len,
-                        start: a.start * b.len,
-                        inner: a.inner * b.len,
-                        from: b.from,
-                    };
+                    *a =
+                        WindowAxis { len: a.len * b.len, start: a.start * b.len, inner: a.inner * b.len, from: b.from };
                 }
                 _ => merged.push(b),
             }
@@ -192,7 +182,8 @@ pub(super) fn backward<M: Movement>(op: &M, gpu: &Gpu, io: Backward<'_>) -> Resu
             }
             continue;
         };
-        let way = Way { op: M::NAME, of_box: k.bwd_box, of_window: k.bwd_window, of_tiles: k.bwd_tiled, add: Some(add) };
+        let way =
+            Way { op: M::NAME, of_box: k.bwd_box, of_window: k.bwd_window, of_tiles: k.bwd_tiled, add: Some(add) };
         // Where a gradient is added, what lies outside the box stays: a window would only add zeros.
         if let Some(window) = window.as_ref().filter(|w| add == 0 || w.wraps) {
             way.fill(gpu, window, dy, dx)?;
@@ -209,7 +200,15 @@ impl Way {
         which.ok_or_else(|| Error::argument(format!("{}: has no kernel for {what}", self.op)))
     }
 
-    fn launch(&self, gpu: &Gpu, kernel: Kernel, blocks: usize, arg: &[u8], x: &View<'_>, y: &mut ViewMut<'_>) -> Result<()> {
+    fn launch(
+        &self,
+        gpu: &Gpu,
+        kernel: Kernel,
+        blocks: usize,
+        arg: &[u8],
+        x: &View<'_>,
+        y: &mut ViewMut<'_>,
+    ) -> Result<()> {
         let place = Launch::linear(launch::blocks(self.op, "elements", blocks)?, THREADS);
         let dtype = y.spec().dtype();
         let mut args = vec![Arg::Out(y), Arg::In(x), Arg::Bytes(arg)];
@@ -310,7 +309,8 @@ fn window_arg(window: &Window, width: usize) -> Option<WindowArg> {
     let mut arg =
         WindowArg { count, rank: rank as i32, width: width as i32, wraps: window.wraps.into(), ..WindowArg::zeroed() };
     for (i, a) in window.axes.iter().enumerate() {
-        let (unit, from) = if i + 1 == rank { (width, if width > 1 { 1 } else { a.from }) } else { (1, a.from / width) };
+        let (unit, from) =
+            if i + 1 == rank { (width, if width > 1 { 1 } else { a.from }) } else { (1, a.from / width) };
         let [len, start, inner] = [a.len, a.start, a.inner].map(|n| (n / unit) as u32);
         arg.axis[AXES - rank + i] = WindowArgAxis { from: from as i64, len, start, inner, unused: 0 };
     }
@@ -389,7 +389,10 @@ mod tests {
         assert_eq!(m.axes.len(), 7);
         let mut boxes = vec![m.clone()];
         while boxes.iter().any(|b| b.axes.len() > AXES) {
-            boxes = boxes.iter().flat_map(|b| if b.axes.len() > AXES { halves(b).to_vec() } else { vec![b.clone()] }).collect();
+            boxes = boxes
+                .iter()
+                .flat_map(|b| if b.axes.len() > AXES { halves(b).to_vec() } else { vec![b.clone()] })
+                .collect();
         }
         let mut all: Vec<_> = boxes.iter().flat_map(|b| pairs(&box_arg(b, 1))).collect();
         all.sort_unstable();

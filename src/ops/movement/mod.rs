@@ -12,11 +12,11 @@ use rayon::prelude::*;
 
 use crate::backend::Exec;
 use crate::error::{Error, Result};
+use crate::ops::movement::launch::{Kernels, Window};
 use crate::ops::operator::{
     Backward, Differentiable, Forward, GradSlot, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad,
 };
-use crate::ops::movement::launch::{Kernels, Window};
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype};
 
