@@ -5,7 +5,7 @@
 // paths     16-byte packs when W divides the width, else single numbers; as many rows as one: b is read like x
 // traffic   fwd reads x, b, writes y; bwd_dx copies dy; bwd_db reads dy, leaves stretches * width f32 and adds them
 // order     fixed: same input, same bits
-// budget    sm_80 48 registers, sm_90a 48, gfx90a 96, gfx942 104; no spills
+// budget    sm_80 56 registers, sm_90a 56, gfx90a 88, gfx942 88; no spills
 // source    the definition
 
 #include "common/columns.cuh"
@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) add_bwd_dx(T* dx, 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     add_bwd_db(float* partial, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
     constexpr int W = WIDE<T>;
-    auto term = [=](i64 row, const Columns& c, float(&v)[1][W]) { load_columns<W>(v[0], dy + row * width, c); };
+    PlainTerm<W, T> term{dy, width};
     column_partials<W>(partial, rows, width, stretch, stretches, lanes, is_aligned<16>(dy), term);
 }
 

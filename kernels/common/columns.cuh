@@ -4,11 +4,12 @@
 // launch    COLUMN_THREADS threads; grid [tiles, stretches, matrices]; `lanes`, a power of two up to 32, threads lie side by side over
 //           lanes * W columns, the others below them: narrow matrices use all threads, too
 // paths     16-byte loads when W divides the width, else single numbers, neighbouring threads neighbouring columns
-// order     a thread adds its rows from first to last, the threads of a column by halving: same input, same bits
+// order     a thread adds its rows from first to last, the threads of a column by halving, and no addition loses what it rounds off
+//           (Sum in common/reduce.cuh): same input, same bits, and sums that cancel keep their digits
 
 #pragma once
-#include "common/math.cuh"
 #include "common/pack.cuh"
+#include "common/reduce.cuh"
 
 constexpr int COLUMN_THREADS = 256;
 
@@ -44,47 +45,63 @@ template <int W, typename U> DEVICE void load_columns(float (&v)[W], const U* ro
     for (int i = 0; i < W; ++i) v[i] = i < c.count ? widen(row[column(c, i)]) : 0.0f;
 }
 
-template <int SUMS, int W> struct ColumnScratch {
-    float v[SUMS * W * COLUMN_THREADS];
+template <int W> struct ColumnScratch {
+    Sum v[W][COLUMN_THREADS];
 };
 
 // Adds over the threads of a column; the first `lanes` threads hold the result.
-template <int SUMS, int W> DEVICE void add_threads(float (&sum)[SUMS][W], int lanes, ColumnScratch<SUMS, W>& scratch) {
+template <int W> DEVICE void add_threads(Sum (&sum)[W], int lanes, ColumnScratch<W>& scratch) {
     int t = thread();
 #pragma unroll
-    for (int i = 0; i < SUMS * W; ++i) scratch.v[i * COLUMN_THREADS + t] = sum[i / W][i % W];
+    for (int i = 0; i < W; ++i) scratch.v[i][t] = sum[i];
     for (int half = COLUMN_THREADS / 2; half >= lanes; half /= 2) {
         block_sync();
         if (t < half) {
 #pragma unroll
-            for (int i = 0; i < SUMS * W; ++i) {
-                sum[i / W][i % W] += scratch.v[i * COLUMN_THREADS + t + half];
-                scratch.v[i * COLUMN_THREADS + t] = sum[i / W][i % W];
+            for (int i = 0; i < W; ++i) {
+                add_to(sum[i], scratch.v[i][t + half]);
+                scratch.v[i][t] = sum[i];
             }
         }
     }
+    block_sync();
 }
 
-// The sums over the rows [begin, end) of what `term(row, columns, v)` computes: v[s][i] is what row `row` adds to sum s of column i.
-// Returns whether this thread holds results.
+// The sums over the rows [begin, end), to which `term(row, columns, sum)` adds row `row`: sum[s][i] is sum s of column i. Returns whether
+// this thread holds results.
 template <int SUMS, int W, typename F>
-DEVICE bool sum_columns(float (&sum)[SUMS][W], const Columns& c, i64 begin, i64 end, int lanes, F term) {
-    __shared__ ColumnScratch<SUMS, W> scratch;
+DEVICE bool sum_columns(float (&result)[SUMS][W], const Columns& c, i64 begin, i64 end, int lanes, F term) {
+    __shared__ ColumnScratch<W> scratch;
+    Sum sum[SUMS][W];
 #pragma unroll
-    for (int i = 0; i < SUMS * W; ++i) sum[i / W][i % W] = 0.0f;
+    for (int i = 0; i < SUMS * W; ++i) sum[i / W][i % W] = Sum{0.0f, 0.0f};
     int groups = COLUMN_THREADS / lanes;
     if (c.count > 0) {
-#pragma unroll 4
+#pragma unroll 2
         for (i64 row = begin + thread() / lanes; row < end; row += groups) {
-            float v[SUMS][W];
-            term(row, c, v);
-#pragma unroll
-            for (int i = 0; i < SUMS * W; ++i) sum[i / W][i % W] += v[i / W][i % W];
+            term(row, c, sum);
         }
     }
-    add_threads<SUMS, W>(sum, lanes, scratch);
+#pragma unroll
+    for (int s = 0; s < SUMS; ++s) {
+        add_threads<W>(sum[s], lanes, scratch);
+#pragma unroll
+        for (int i = 0; i < W; ++i) result[s][i] = value_of(sum[s][i]);
+    }
     return thread() < (u32)lanes && c.count > 0;
 }
+
+// What most sums add: the numbers of a matrix.
+template <int W, typename U> struct PlainTerm {
+    const U* x;
+    i64 width;
+    DEVICE void operator()(i64 row, const Columns& c, Sum (&sum)[1][W]) const {
+        float v[W];
+        load_columns<W>(v, x + row * width, c);
+#pragma unroll
+        for (int i = 0; i < W; ++i) add_to(sum[0][i], v[i]);
+    }
+};
 
 // The first stage of one sum: partial[matrix][stretch][column] over the stretch block_y of `stretch` rows of matrix block_z.
 template <int W, typename F>
@@ -120,9 +137,8 @@ DEVICE void column_totals(U* y, const float* partial, i64 stretches, i64 width, 
     constexpr int W = WIDE<float>;
     Columns c = columns_of<W>(width, lanes, is_aligned<16>(partial));
     const float* from = partial + block_z() * stretches * width;
-    auto term = [=](i64 row, const Columns& c, float(&v)[1][W]) { load_columns<W>(v[0], from + row * width, c); };
     float sum[1][W];
-    if (!sum_columns<1, W>(sum, c, 0, stretches, lanes, term)) return;
+    if (!sum_columns<1, W>(sum, c, 0, stretches, lanes, PlainTerm<W, float>{from, width})) return;
 #pragma unroll
     for (int i = 0; i < W; ++i) {
         if (i < c.count) put(y + block_z() * width + column(c, i), sum[0][i], add);

@@ -6,6 +6,32 @@
 #pragma once
 #include "common/math.cuh"
 
+// A sum together with what rounding took from it, for sums that go through many hands: the result is rounded about once.
+struct Sum {
+    float top;
+    float rest;
+};
+DEVICE void add_to(Sum& s, float v) {
+    float t = s.top + v, z = t - s.top;
+    s.rest += (s.top - (t - z)) + (v - z);
+    s.top = t;
+}
+// a * b added without rounding it.
+DEVICE void add_product(Sum& s, float a, float b) {
+    float p = mul(a, b);
+    add_to(s, p);
+    s.rest += fmaf(a, b, -p);
+}
+DEVICE void add_to(Sum& s, Sum o) {
+    add_to(s, o.top);
+    s.rest += o.rest;
+}
+// The rest of an infinite sum is NaN; the sum is not.
+DEVICE float value_of(Sum s) {
+    float v = s.top + s.rest;
+    return is_nan(v) ? s.top : v;
+}
+
 DEVICE float warp_sum(float v) {
 #pragma unroll
     for (int m = WARP / 2; m > 0; m /= 2) v += lane_xor(v, m);

@@ -6,7 +6,7 @@
 // paths     16-byte packs when W divides C (statistics: C / groups), else single numbers
 // traffic   fwd reads x twice, writes y; bwd reads x, dy twice, writes dx, which it reads when adding
 // order     fixed: same input, same bits
-// budget    sm_80 96 registers, sm_90a 104, gfx90a 216, gfx942 216; no spills
+// budget    sm_80 128 registers, sm_90a 128, gfx90a 176, gfx942 176; no spills
 // source    Wu, He 2018, section 3
 
 #include "common/columns.cuh"
@@ -70,14 +70,15 @@ template <int W> struct ChannelTerm {
     const T* dy;
     int c;
     int wide;
-    template <int SUMS> DEVICE void operator()(i64 row, const Columns& at, float (&v)[SUMS][W]) const {
-        float number[W];
+    DEVICE void operator()(i64 row, const Columns& at, Sum (&sum)[2][W]) const {
+        float number[W], d[W];
         load_columns<W>(number, x + row * c, at);
-        load_columns<W>(v[1], dy + row * c, at);
+        load_columns<W>(d, dy + row * c, at);
 #pragma unroll
         for (int i = 0; i < W; ++i) {
             int cell = i < at.count ? (int)((u32)column(at, i) / (u32)wide) : 0;
-            v[0][i] = v[1][i] * ((number[i] - mean[cell]) * rstd[cell]);
+            add_product(sum[0][i], d[i], (number[i] - mean[cell]) * rstd[cell]);
+            add_to(sum[1][i], d[i]);
         }
     }
 };
@@ -156,6 +157,6 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     group_norm_bwd_dbeta(float* partial, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
     constexpr int W = WIDE<T>;
-    auto term = [=](i64 row, const Columns& c, float(&v)[1][W]) { load_columns<W>(v[0], dy + row * width, c); };
+    PlainTerm<W, T> term{dy, width};
     column_partials<W>(partial, rows, width, stretch, stretches, lanes, is_aligned<16>(dy), term);
 }

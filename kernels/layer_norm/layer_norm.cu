@@ -6,7 +6,7 @@
 // paths     C a multiple of W: up to HELD packs a thread in registers, longer rows are read again; else single numbers, read again
 // traffic   fwd reads x, writes y, mean, rstd; bwd_dx reads x, dy, writes dx, which it reads when adding; bwd_dparams reads x, dy again
 // order     fixed: same input, same bits
-// budget    sm_80 80 registers, sm_90a 80, gfx90a 184, gfx942 184; no spills
+// budget    sm_80 96 registers, sm_90a 112, gfx90a 184, gfx942 192; no spills
 // source    Ba, Kiros, Hinton 2016, section 3
 
 #include "common/columns.cuh"
@@ -155,15 +155,15 @@ template <int W> struct GammaTerm {
     const float* rstd;
     const T* dy;
     i64 width;
-    template <int SUMS> DEVICE void operator()(i64 row, const Columns& c, float (&v)[SUMS][W]) const {
+    template <int SUMS> DEVICE void operator()(i64 row, const Columns& c, Sum (&sum)[SUMS][W]) const {
         float number[W], d[W];
         load_columns<W>(number, x + row * width, c);
         load_columns<W>(d, dy + row * width, c);
         float m = mean[row], s = rstd[row];
 #pragma unroll
         for (int i = 0; i < W; ++i) {
-            v[0][i] = d[i] * ((number[i] - m) * s);
-            if constexpr (SUMS == 2) v[1][i] = d[i];
+            add_product(sum[0][i], d[i], (number[i] - m) * s);
+            if constexpr (SUMS == 2) add_to(sum[1][i], d[i]);
         }
     }
 };
@@ -189,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_bwd_dgam
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     layer_norm_bwd_dbeta(float* dbeta, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
     constexpr int W = WIDE<T>;
-    auto term = [=](i64 row, const Columns& c, float(&v)[1][W]) { load_columns<W>(v[0], dy + row * width, c); };
+    PlainTerm<W, T> term{dy, width};
     column_partials<W>(dbeta, rows, width, stretch, stretches, lanes, is_aligned<16>(dy), term);
 }
 

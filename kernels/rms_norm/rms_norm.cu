@@ -6,7 +6,7 @@
 // paths     C a multiple of W: up to HELD packs a thread in registers, longer rows are read again; else single numbers, read again
 // traffic   fwd reads x, writes y, rstd; bwd_dx reads x, dy, writes dx, which it reads when adding; bwd_dweight reads x, dy again
 // order     fixed: same input, same bits
-// budget    sm_80 80 registers, sm_90a 80, gfx90a 176, gfx942 176; no spills
+// budget    sm_80 80 registers, sm_90a 80, gfx90a 128, gfx942 136; no spills
 // source    Zhang, Sennrich 2019, equation 4, with eps inside the root
 
 #include "common/columns.cuh"
@@ -139,13 +139,13 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) rms_norm_bwd_dweight(
     float* dweight, const T* x, const float* rstd, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
     constexpr int W = WIDE<T>;
-    auto term = [=](i64 row, const Columns& c, float(&v)[1][W]) {
-        float number[W];
+    auto term = [=](i64 row, const Columns& c, Sum(&sum)[1][W]) {
+        float number[W], d[W];
         load_columns<W>(number, x + row * width, c);
-        load_columns<W>(v[0], dy + row * width, c);
+        load_columns<W>(d, dy + row * width, c);
         float s = rstd[row];
 #pragma unroll
-        for (int i = 0; i < W; ++i) v[0][i] *= number[i] * s;
+        for (int i = 0; i < W; ++i) add_product(sum[0][i], d[i], number[i] * s);
     };
     bool may_be_wide = is_aligned<16>(x) && is_aligned<16>(dy);
     column_partials<W>(dweight, rows, width, stretch, stretches, lanes, may_be_wide, term);
