@@ -299,7 +299,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     block_sync();
     float shift = top == -infinity() ? 0.0f : top;
     if (my_part() == 0) {
-        s.factor[warp_id()][my_row()] = total == 0.0f ? 0.0f : divide(1.0f, total);
+        s.factor[warp_id()][my_row()] = total == 0.0f ? 1.0f : total;
         if (i < nq && block_z() == 0) lse[head + i] = seen > 0 ? shift + log_f32(total) : -infinity();
     }
     block_sync();
@@ -312,7 +312,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
         for (int t = 0; t < DV / 16; ++t) {
             int c = out + t * 16 + Tile16::column(n);
-            if (c < d) to[c] = narrow<T>(sum[t].v[n] * f);
+            if (c < d) to[c] = narrow<T>(divide(sum[t].v[n], f));
         }
     }
 }
@@ -347,6 +347,8 @@ struct Back {
         float p = exp_f32(score_of(product, scale, bias, i * mask.nk + j) - (at == -infinity() ? 0.0f : at));
         float factor = dropping.factor(head + i, mask.nk, j);
         weight = dropping.reach ? p * factor : p;
+        // Of one key the probability is 1 whatever its score: the difference below would only be rounding.
+        if (mask.visible(i) == 1) return 0.0f * dproduct;
         return p * ((dropping.reach ? dproduct * factor : dproduct) - total[i]);
     }
 };
