@@ -128,6 +128,7 @@ pub(super) struct Queue {
     vector: VecDeque<Box<Pending>>,
     /// LDS and scalar memory share a counter.
     other: VecDeque<Box<Pending>>,
+    #[allow(clippy::vec_box, reason = "the same boxes move on to the queues")]
     free: Vec<Box<Pending>>,
     busy: Registers,
 }

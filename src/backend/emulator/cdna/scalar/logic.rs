@@ -128,7 +128,7 @@ fn bit_set<const VALUE: bool>(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> St
 
 fn replicate(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     let a = u64::from(w.scalar(m.src[0]));
-    let out = (0..32).fold(0, |bits, i| bits | (a >> i & 1) * 3 << (2 * i));
+    let out = (0..32).fold(0, |bits, i| bits | ((a >> i & 1) * 3) << (2 * i));
     w.set_pair(usize::from(m.dst), out);
     Ok(())
 }

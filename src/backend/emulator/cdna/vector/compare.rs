@@ -33,7 +33,7 @@ pub(in super::super) fn handler(op: Op, number: Number) -> Option<Handler> {
 
 #[inline(always)]
 fn order<T: PartialOrd>(a: T, b: T) -> u8 {
-    u8::from(a < b) * LESS | u8::from(a == b) * EQUAL | u8::from(a > b) * GREATER
+    (u8::from(a < b) * LESS) | (u8::from(a == b) * EQUAL) | (u8::from(a > b) * GREATER)
 }
 
 #[inline(always)]

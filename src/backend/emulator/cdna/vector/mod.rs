@@ -182,6 +182,7 @@ fn finish32(m: &Micro, mode: &Mode, out: &mut Lanes) {
 }
 
 /// Into [0, 1]; minus zero becomes plus zero.
+#[allow(clippy::manual_clamp, reason = "it would keep minus zero")]
 fn clamp(y: f32) -> f32 {
     if y <= 0.0 {
         0.0

@@ -201,10 +201,8 @@ fn fixup32(q: f32, d: f32, n: f32) -> f32 {
         f32::from_bits(0xffc0_0000)
     } else if d == 0.0 || n.is_infinite() {
         signed(f32::INFINITY)
-    } else if d.is_infinite() || n == 0.0 {
-        signed(0.0)
-    } else if exponent32(n) - exponent32(d) < -150 {
-        // The hardware's own underflow of quotients that no scaling saved.
+    } else if d.is_infinite() || n == 0.0 || exponent32(n) - exponent32(d) < -150 {
+        // The last is the hardware's own underflow of quotients that no scaling saved.
         signed(0.0)
     } else if q.is_nan() {
         // Of numbers, only an overflow on the way makes one: the manual does not say it, hardware gives infinity.
@@ -227,9 +225,7 @@ fn fixup64(q: f64, d: f64, n: f64) -> f64 {
         f64::from_bits(0xfff8 << 48)
     } else if d == 0.0 || n.is_infinite() {
         signed(f64::INFINITY)
-    } else if d.is_infinite() || n == 0.0 {
-        signed(0.0)
-    } else if exponent64(n) - exponent64(d) < -1075 {
+    } else if d.is_infinite() || n == 0.0 || exponent64(n) - exponent64(d) < -1075 {
         signed(0.0)
     } else if q.is_nan() {
         signed(f64::INFINITY)
