@@ -137,7 +137,7 @@ impl Cluster<'_> {
         let code = self.code;
         let (tos, bars) = (Self::addresses(code, w, to), Self::addresses(code, w, barrier));
         for l in lanes(m) {
-            let place = |space, at, align| self.shared_at(w, space, at, 1, align).or_else(|e| trouble_at(l, e));
+            let place = |space, at, bytes| self.shared_at(w, space, at, bytes, bytes).or_else(|e| trouble_at(l, e));
             let (block, at) = place(to.space, tos[l], 16)?;
             let (bar_block, bar) = place(barrier.space, bars[l], 8)?;
             if block != bar_block {

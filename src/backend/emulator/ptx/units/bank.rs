@@ -54,7 +54,7 @@ fn add(all: &mut Passes, addresses: impl Iterator<Item = u32>, bytes: usize) {
     let mut words = [0u32; WARP];
     let mut found = 0;
     for address in addresses {
-        for word in address / 4..(address + bytes as u32).div_ceil(4) {
+        for word in address / 4..address.saturating_add(bytes as u32).div_ceil(4) {
             if !words[..found].contains(&word) && found < WARP {
                 words[found] = word;
                 found += 1;

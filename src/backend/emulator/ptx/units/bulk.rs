@@ -12,6 +12,8 @@ use crate::backend::gpu::driver::{MapType, Swizzle};
 
 /// What the start of a box in shared memory is a multiple of.
 const ALIGN: u32 = 128;
+/// More than the shared memory of any block.
+const MOST: usize = 1 << 18;
 
 /// The part of a row of the box that lies inside the tensor.
 struct Inside {
@@ -27,6 +29,7 @@ impl TensorMap {
     /// # Errors
     /// If there is not one coordinate an axis, or `global` refuses an address.
     pub fn fetch(&self, coordinates: &[i32], global: &mut dyn Space) -> Result<Vec<u8>> {
+        self.fits()?;
         let mut tile = self.outside();
         for row in self.rows(coordinates)? {
             global.read(row.address, &mut tile[row.bytes])?;
@@ -39,6 +42,7 @@ impl TensorMap {
     /// # Errors
     /// If the address is no multiple of 128, or `shared` refuses a piece.
     pub fn place(&self, tile: &[u8], address: u32, shared: &mut dyn Space) -> Result<()> {
+        self.whole(tile)?;
         let start = self.start(address)?;
         for (i, piece) in tile.chunks_exact(16).enumerate() {
             shared.write(self.piece(start, i), piece)?;
@@ -51,6 +55,7 @@ impl TensorMap {
     /// # Errors
     /// As [`TensorMap::place`].
     pub fn collect(&self, address: u32, shared: &mut dyn Space) -> Result<Vec<u8>> {
+        self.fits()?;
         let start = self.start(address)?;
         let mut tile = vec![0; self.tile_bytes()];
         for (i, piece) in tile.chunks_exact_mut(16).enumerate() {
@@ -64,6 +69,7 @@ impl TensorMap {
     /// # Errors
     /// As [`TensorMap::fetch`].
     pub fn store(&self, tile: &[u8], coordinates: &[i32], global: &mut dyn Space) -> Result<()> {
+        self.whole(tile)?;
         for row in self.rows(coordinates)? {
             global.write(row.address, &tile[row.bytes])?;
         }
@@ -82,6 +88,7 @@ impl TensorMap {
             MapType::I32 => "s32",
             MapType::U8 => "u8",
         };
+        self.whole(tile)?;
         let change = function(reduction, number)?;
         let width = width(self.spec.dtype) as usize;
         for row in self.rows(coordinates)? {
@@ -103,8 +110,28 @@ impl TensorMap {
         nan.iter().copied().cycle().take(self.tile_bytes()).collect()
     }
 
+    /// Refuses a box that no block has room for; the driver encodes it all the same.
+    fn fits(&self) -> Result<()> {
+        match self.tile_bytes() {
+            bytes if bytes <= MOST => Ok(()),
+            bytes => {
+                Err(Misuse::new(format!("bulk tensor copy: expected a box of at most {MOST} bytes, found {bytes}")))
+            }
+        }
+    }
+
+    /// Refuses bytes that are no tile of this map.
+    fn whole(&self, tile: &[u8]) -> Result<()> {
+        let (expected, found) = (self.tile_bytes(), tile.len());
+        if expected != found {
+            return Err(Misuse::new(format!("bulk tensor copy: expected a tile of {expected} bytes, found {found}")));
+        }
+        Ok(())
+    }
+
     /// The rows of the box at `coordinates` that lie inside the tensor.
     fn rows(&self, coordinates: &[i32]) -> Result<Vec<Inside>> {
+        self.fits()?;
         let (spec, rank) = (&self.spec, self.rank());
         if coordinates.len() != rank {
             let found = coordinates.len();
@@ -165,8 +192,11 @@ impl TensorMap {
 /// Checks a bulk copy of `bytes` between `from` and `to`: `cp.async.bulk` moves multiples of 16 between multiples of 16.
 ///
 /// # Errors
-/// If one of the three is not.
+/// If one of the three is not, or no block has room for the bytes.
 pub fn check_copy(to: u64, from: u64, bytes: u64) -> Result<()> {
+    if bytes > MOST as u64 {
+        return Err(Misuse::new(format!("bulk copy: expected at most {MOST} bytes, found {bytes}")));
+    }
     for (what, value) in [("destination", to), ("source", from), ("size", bytes)] {
         if !value.is_multiple_of(16) {
             return Err(Misuse::new(format!(
@@ -278,6 +308,13 @@ mod tests {
     }
 
     #[test]
+    fn a_box_that_no_block_has_room_for_is_refused() {
+        let huge = map(&[9; 5], &[16; 4], &[256; 5], Swizzle::None, false);
+        assert!(huge.fetch(&[0; 5], &mut global()).unwrap_err().words().contains("at most 262144 bytes"));
+        assert!(huge.collect(0, &mut global()).is_err() && huge.store(&[], &[0; 5], &mut global()).is_err());
+    }
+
+    #[test]
     fn misuse_is_told_in_words() {
         let map = map(&[10, 4], &[32], &[16, 4], Swizzle::B32, false);
         assert!(map.fetch(&[0], &mut global()).unwrap_err().words().contains("expected 2 coordinates"));
@@ -285,6 +322,9 @@ mod tests {
         // The tensor is larger than the memory behind it.
         assert!(map.fetch(&[0, 0], &mut vec![0; 64]).is_err());
         assert!(map.reduce(Reduction::Inc, &[0; 128], &[0, 0], &mut vec![0; 256]).is_err());
+        assert!(map.store(&[0; 100], &[0, 0], &mut vec![0; 256]).unwrap_err().words().contains("tile of 128 bytes"));
+        assert!(map.place(&[], 0, &mut vec![0; 256]).is_err());
+        assert!(check_copy(0, 0, 1 << 30).unwrap_err().words().contains("at most"));
         assert!(check_copy(32, 16, 8).unwrap_err().words().contains("size"));
         assert!(check_copy(8, 16, 16).is_err() && check_copy(16, 48, 0).is_ok());
     }

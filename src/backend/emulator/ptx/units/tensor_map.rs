@@ -118,7 +118,7 @@ impl TensorMap {
     pub fn decode(bytes: &[u8; TENSOR_MAP_BYTES]) -> Result<TensorMap> {
         let word = |at: usize| bytes[at..at + 8].iter().rev().fold(0u64, |all, byte| all << 8 | u64::from(*byte));
         let rank = usize::from(bytes[4]);
-        if bytes[..4] != *MARK || word(SUM) != sum(bytes) {
+        if bytes[..4] != *MARK || word(SUM) != sum(bytes) || !(1..=5).contains(&rank) {
             let first = word(0);
             let words = format!(
                 "tensor map: the 128 bytes (first {first:#018x}) are not what the driver encoded; \
