@@ -307,6 +307,10 @@ pub trait Driver: fmt::Debug + Send + Sync {
     fn alloc_shared(&self, bytes: usize) -> Result<u64> {
         self.alloc(bytes, Stream::DEFAULT)
     }
+    /// Makes the device that of this thread, for the vendor's libraries.
+    fn make_current(&self) -> Result<()> {
+        Ok(())
+    }
     /// Gives memory that the driver keeps for later allocations back to the system.
     fn trim(&self) -> Result<()> {
         Ok(())

@@ -197,7 +197,7 @@ impl Driver for Dry {
         let free = total - state.used;
         if bytes > free {
             return Err(Error::out_of_memory(format!(
-                "{}: out of memory: asked {bytes} bytes, free {free} of {total}; use a smaller batch or a smaller model",
+                "{}: out of memory: asked {bytes} bytes, free {free} of {total}",
                 self.info.name
             )));
         }

@@ -13,6 +13,8 @@ pub(crate) mod library;
 mod limits;
 pub mod open;
 mod pool;
+pub mod survey;
+pub mod vendor;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

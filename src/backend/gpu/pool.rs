@@ -81,10 +81,8 @@ impl DevicePool {
         first.map_err(|e| match e {
             Error::OutOfMemory(words) => {
                 let Usage { now, peak } = self.usage();
-                let free = self.driver.memory().map_or_else(|_| "unknown".into(), |(free, _)| free.to_string());
                 Error::out_of_memory(format!(
-                    "{words}: asked {size} bytes, free {free}, in use {now}, high-water mark {peak}; use a smaller batch or \
-                     checkpointing"
+                    "{words}, in use {now}, high-water mark {peak}; use a smaller batch or checkpointing"
                 ))
             }
             other => other,
@@ -95,7 +93,8 @@ impl DevicePool {
     pub(crate) fn trim(&self) -> Result<()> {
         let free = std::mem::take(&mut self.state().free);
         free.into_values().flatten().try_for_each(|at| self.driver.free(at, self.stream))?;
-        self.driver.synchronize(self.stream)
+        self.driver.synchronize(self.stream)?;
+        self.driver.trim()
     }
 
     /// The block of `bytes` at `at` is free again: the stream orders its next use after its last.
@@ -124,6 +123,42 @@ impl DevicePool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::gpu::driver::Arch;
+    use crate::backend::gpu::dry::Dry;
+
+    /// 64 GB.
+    fn pool() -> DevicePool {
+        DevicePool::new(Arc::new(Dry::new(Arch::GFX90A).unwrap()), Stream::DEFAULT)
+    }
+
+    #[test]
+    fn a_freed_block_serves_the_next_of_its_size_and_the_mark_stays() {
+        let pool = pool();
+        let (a, b) = (pool.take(100_000).unwrap(), pool.take(100_000).unwrap());
+        assert_ne!(a, b);
+        let two = pool.usage();
+        pool.give(a, 100_000);
+        assert_eq!(pool.take(99_000).unwrap(), a);
+        assert_eq!(pool.usage(), two);
+        pool.give(a, 99_000);
+        pool.give(b, 100_000);
+        assert_eq!(pool.usage(), Usage { now: 0, peak: two.peak });
+        pool.reset_peak();
+        assert_eq!(pool.usage().peak, 0);
+    }
+
+    #[test]
+    fn what_is_kept_goes_back_before_memory_is_said_to_be_out() {
+        let pool = pool();
+        let large = pool.take(40_000_000_000).unwrap();
+        pool.give(large, 40_000_000_000);
+        let other = pool.take(50_000_000_000).unwrap();
+        let text = pool.take(20_000_000_000).unwrap_err().to_string();
+        assert!(text.starts_with("dry:gfx90a: out of memory: asked 2"), "{text}");
+        assert!(text.contains(" of 64000000000, in use 5") && text.contains(", high-water mark 5"), "{text}");
+        pool.give(other, 50_000_000_000);
+        pool.take(20_000_000_000).unwrap();
+    }
 
     #[test]
     fn a_block_is_at_most_an_eighth_larger_than_what_is_asked_and_its_size_is_its_own_class() {

@@ -6,6 +6,8 @@ use clap::Args;
 use perfrun::backend::Exec;
 use perfrun::backend::cpu::dispatch;
 use perfrun::backend::cpu::rates::rates;
+use perfrun::backend::gpu::driver::Arch;
+use perfrun::backend::gpu::survey::{self, Found, Seen, Tool};
 use perfrun::backend::machine::Machine;
 use perfrun::error::{Error, Result};
 use serde::Serialize;
@@ -13,7 +15,6 @@ use serde::Serialize;
 use crate::outcome::Outcome;
 use crate::output;
 use crate::units::{bytes, three_digits};
-use crate::vendors::{self, Library};
 
 /// Flags of `perfrun doctor`.
 #[derive(Debug, Args)]
@@ -35,15 +36,20 @@ struct Findings {
     matmul_flop_per_s: f64,
     copy_bytes_per_s: f64,
     devices: Vec<DeviceState>,
-    libraries: Vec<Library>,
+    /// The vendors' drivers, with all that they tell of their devices.
+    drivers: Vec<Found>,
+    /// What kernels are compiled with and what is used beside them.
+    tools: Vec<Tool>,
     hdf5: &'static str,
     folders: Vec<Folder>,
 }
 
 #[derive(Serialize)]
 struct DeviceState {
-    name: &'static str,
+    name: String,
     usable: bool,
+    /// What it is, where a driver tells.
+    about: Option<String>,
     /// Why not.
     reason: Option<String>,
 }
@@ -60,14 +66,16 @@ impl DoctorArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let folders = self.folders.iter().map(|f| folder(f)).collect::<Result<Vec<_>>>()?;
         let rates = rayon::ThreadPoolBuilder::new().build()?.install(rates);
+        let (drivers, tools) = (survey::drivers(), survey::tools());
         let findings = Findings {
             version: env!("CARGO_PKG_VERSION"),
             machine: Machine::here(),
             vector_code: format!("{:?}", dispatch::level()).to_lowercase(),
             matmul_flop_per_s: rates.flops,
             copy_bytes_per_s: rates.bytes,
-            devices: ["cpu", "cuda", "hip"].map(device).into(),
-            libraries: vendors::search(),
+            devices: devices(&drivers, &tools),
+            drivers,
+            tools,
             hdf5: if cfg!(feature = "hdf5") { "rust, then libhdf5" } else { "rust; libhdf5 needs the feature hdf5" },
             folders,
         };
@@ -80,9 +88,46 @@ impl DoctorArgs {
     }
 }
 
-fn device(name: &'static str) -> DeviceState {
+/// The processor, every device that a driver finds or why there is none, and what is emulated.
+fn devices(drivers: &[Found], tools: &[Tool]) -> Vec<DeviceState> {
+    let mut all = vec![device("cpu".to_owned(), None)];
+    for driver in drivers {
+        all.extend(driver.devices.iter().map(|seen| device(seen.name.clone(), Some(about(seen)))));
+        if let Some(reason) = &driver.reason {
+            all.push(DeviceState {
+                name: driver.kind.to_owned(),
+                usable: false,
+                about: None,
+                reason: Some(reason.clone()),
+            });
+        }
+    }
+    for arch in Arch::ALL {
+        let mut emulated = device(format!("emu:{arch}"), None);
+        let compiler = tools.iter().find(|t| t.about == format!("compiler for {arch}"));
+        if let Some(reason) = compiler.and_then(|t| t.reason.as_ref()) {
+            (emulated.usable, emulated.reason) = (false, Some(reason.clone()));
+        }
+        all.push(emulated);
+    }
+    all
+}
+
+fn device(name: String, about: Option<String>) -> DeviceState {
     let reason = name.parse().and_then(Exec::open).err().map(|e| e.to_string());
-    DeviceState { name, usable: reason.is_none(), reason }
+    DeviceState { name, usable: reason.is_none(), about, reason }
+}
+
+/// One line of a device.
+fn about(seen: &Seen) -> String {
+    format!(
+        "{} ({}), {} processors, {} memory, {} shared memory a block",
+        seen.model,
+        seen.arch,
+        seen.processors,
+        bytes(seen.memory_bytes),
+        bytes(seen.max_shared_bytes.into())
+    )
 }
 
 /// What is known of file systems that checkpoints get into trouble on, by the number that the system gives them.
@@ -130,13 +175,19 @@ fn print(f: &Findings) -> std::io::Result<()> {
     ))?;
     output::line("devices")?;
     for d in &f.devices {
-        output::line(format!("  {:<10} {}", d.name, d.reason.as_deref().unwrap_or("can be used")))?;
+        let about = d.about.as_ref().map(|a| format!("{a}: ")).unwrap_or_default();
+        output::line(format!("  {:<10} {about}{}", d.name, d.reason.as_deref().unwrap_or("can be used")))?;
     }
-    output::line("vendor libraries (looked for by name, not opened: this version computes on the CPU)")?;
-    for l in &f.libraries {
-        let found: Vec<String> = l.found.iter().map(|p| p.display().to_string()).collect();
-        let text = if found.is_empty() { format!("not found ({})", l.names.join(", ")) } else { found.join(", ") };
-        output::line(format!("  {:<24} {text}", l.about))?;
+    output::line("drivers")?;
+    for d in &f.drivers {
+        let found = d.library.as_ref().map(|l| format!("{l}, {}", d.version.as_deref().unwrap_or("version unknown")));
+        output::line(format!("  {:<10} {}", d.kind, found.as_deref().unwrap_or("not found")))?;
+    }
+    output::line("libraries and compilers")?;
+    for t in &f.tools {
+        let version = t.version.as_ref().map(|v| format!(" {v}")).unwrap_or_default();
+        let text = t.found.as_deref().or(t.reason.as_deref()).unwrap_or("not found");
+        output::line(format!("  {:<22} {text}{version}", t.about))?;
     }
     output::line(format!("hdf5        {}", f.hdf5))?;
     output::line("folders")?;

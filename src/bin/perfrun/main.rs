@@ -25,7 +25,6 @@ mod shell;
 mod synth;
 mod train;
 mod units;
-mod vendors;
 mod verify;
 
 use std::process::ExitCode;

@@ -175,10 +175,7 @@ impl Cuda {
             return self.check(call, status);
         }
         let (free, total) = self.memory().unwrap_or((0, self.info.memory_bytes));
-        Err(Error::out_of_memory(format!(
-            "{}: out of memory: asked {bytes} bytes, free {free} of {total}; use a smaller batch or a smaller model",
-            self.name
-        )))
+        Err(Error::out_of_memory(format!("{}: out of memory: asked {bytes} bytes, free {free} of {total}", self.name)))
     }
 
     fn function_attribute(&self, api: &Api, which: c_int, function: Handle) -> Result<u32> {

@@ -91,6 +91,10 @@ impl Driver for Cuda {
         }
     }
 
+    fn make_current(&self) -> Result<()> {
+        self.enter().map(drop)
+    }
+
     fn trim(&self) -> Result<()> {
         let Some(pool) = self.pool else { return Ok(()) };
         let api = self.enter()?;

@@ -62,6 +62,10 @@ impl Driver for Hip {
         }
     }
 
+    fn make_current(&self) -> Result<()> {
+        self.enter().map(drop)
+    }
+
     fn trim(&self) -> Result<()> {
         let Some(pool) = self.pool else { return Ok(()) };
         let api = self.enter()?;
