@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use perfrun::backend::gpu::KERNELS;
 use perfrun::backend::gpu::compile::{Compiler, HEADERS, PackPlace, Places, Request, Source};
 use perfrun::backend::gpu::driver::Arch;
 use perfrun::backend::gpu::kernel::{Unit, Variant};
@@ -25,7 +26,7 @@ fn on_disk() -> BTreeSet<String> {
 /// Every source with its specialisations: what the rooms list, and the files that no room lists yet, by storage type.
 fn units() -> Vec<(Source, Vec<Variant>)> {
     let mut all: Vec<(Source, Vec<Variant>)> = Vec::new();
-    for unit in ROOMS.iter().flat_map(|r| r.kernels) {
+    for unit in ROOMS.iter().flat_map(|r| r.kernels).chain(KERNELS) {
         all.push((unit.source, unit.variants().collect()));
     }
     let listed: BTreeSet<&str> = all.iter().flat_map(|(s, _)| s.files()).map(|f| f.0).collect();

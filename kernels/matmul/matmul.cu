@@ -6,7 +6,7 @@
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types; f32 on NVIDIA is FFMA, 8 x 8 a thread
 // traffic   every tile reads 128 rows of a and 128 of b: (M N K / 128) * 2 numbers; y once
 // order     k ascending in one block: same input, same bits
-// budget    sm_80 248 registers, sm_90a 248, gfx90a 256, gfx942 256; no spills
+// budget    sm_80 248 registers, sm_90a 248, gfx90a 296, gfx942 296; no spills
 // source    Goto, van de Geijn 2008 for the blocking; PTX ISA and AMD's matrix calculator for the fragments
 
 #include "common/mma.cuh"

@@ -19,9 +19,9 @@ pub mod vendor;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::backend::emulator::{self, device::Emulator};
-use crate::backend::gpu::compile::Form;
+use crate::backend::gpu::compile::{Form, Source};
 use crate::backend::gpu::driver::{Driver, Launch, Stream};
-use crate::backend::gpu::kernel::{Arg, Kernel, Loaded};
+use crate::backend::gpu::kernel::{Arg, Kernel, Loaded, Unit};
 use crate::backend::gpu::pool::DevicePool;
 use crate::backend::{Device, Usage};
 use crate::error::{Error, Result};
@@ -45,6 +45,12 @@ pub struct Gpu {
     /// Itself, so that the memory it lends keeps it open.
     this: Weak<Gpu>,
 }
+
+/// Sums of tensors.
+const SUMS: Source = source!("common/accumulate.cu");
+
+/// Kernels of this layer, beside those that rooms list.
+pub static KERNELS: &[Unit] = &[Unit::floats(SUMS)];
 
 /// Where empty tensors lie: an address that is aligned, and that nobody reads.
 const EMPTY: u64 = 256;
@@ -180,7 +186,7 @@ impl Gpu {
     /// # Errors
     /// As [`Kernel::launch`].
     pub(crate) fn accumulate(&self, sum: &mut ViewMut<'_>, x: &View<'_>) -> Result<()> {
-        static ACCUMULATE: Kernel = Kernel::new(source!("common/accumulate.cu"), "accumulate");
+        static ACCUMULATE: Kernel = Kernel::new(SUMS, "accumulate");
         let (dtype, n) = (x.spec().dtype(), x.spec().len());
         let launch = Launch::linear(flat_blocks("accumulate", dtype, 1, n)?, FLAT_THREADS);
         ACCUMULATE.launch(self, dtype, launch, &mut [Arg::Out(sum), Arg::In(x), Arg::I64(n as i64)])

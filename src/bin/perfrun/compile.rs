@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use clap::Args;
+use perfrun::backend::gpu::KERNELS;
 use perfrun::backend::gpu::compile::{
     Compiler, Inspection, Origin, PackPlace, PackWriter, Places, Request, Resources, Source,
 };
 use perfrun::backend::gpu::driver::Arch;
-use perfrun::backend::gpu::kernel::Variant;
+use perfrun::backend::gpu::kernel::{Unit, Variant};
 use perfrun::error::{Error, Faults, Result};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -139,12 +140,14 @@ impl CompileArgs {
     /// Every code that the flags choose. Nothing chosen is a mistake.
     fn jobs(&self) -> Result<Vec<Job>> {
         let mut jobs = Vec::new();
-        for room in chosen(&self.rooms) {
-            for unit in room.kernels {
-                for variant in unit.variants() {
-                    let job = |arch| Job { room: room.name, source: unit.source, variant: variant.clone(), arch };
-                    jobs.extend(self.archs().into_iter().map(job));
-                }
+        // What belongs to no room goes with all of them.
+        let mut units: Vec<(&str, &Unit)> =
+            if self.rooms.is_empty() { KERNELS.iter().map(|u| ("common", u)).collect() } else { Vec::new() };
+        units.extend(chosen(&self.rooms).into_iter().flat_map(|r| r.kernels.iter().map(|u| (r.name, u))));
+        for (room, unit) in units {
+            for variant in unit.variants() {
+                let job = |arch| Job { room, source: unit.source, variant: variant.clone(), arch };
+                jobs.extend(self.archs().into_iter().map(job));
             }
         }
         if jobs.is_empty() {

@@ -34,7 +34,7 @@ pub use headers::HEADERS;
 pub use inspect::Inspection;
 pub use pack::{Pack, PackPlace, PackWriter};
 pub use places::Places;
-pub use promise::Promise;
+pub use promise::{MatrixPromise, Promise};
 pub use request::{Form, Key, Request};
 pub use resources::{CountedIn, Matrix, Resources};
 pub use source::{File, Source, Text, Texts};

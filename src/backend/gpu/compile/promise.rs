@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! // budget    sm_80 40 registers, sm_90a 40, gfx90a 48, gfx942 48; no spills
-//! // matrix    HMMA on sm_80, HGMMA on sm_90a, MFMA on gfx90a, gfx942; T in {bf16, f16}
+//! // matrix    HMMA on sm_80, HGMMA on sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types
 //! ```
 
-use super::resources::Resources;
+use super::resources::{CountedIn, Resources};
 use crate::backend::gpu::driver::Arch;
 
 /// The promises of one file.
@@ -15,11 +15,23 @@ pub struct Promise {
     pub registers: Vec<(Arch, u32)>,
     /// Whether a kernel may spill: a file that must says so.
     pub may_spill: bool,
-    /// The class of matrix instruction that at least one of its kernels has.
-    pub matrix: Vec<(Arch, String)>,
-    /// The storage types for which it has; none if for all.
-    pub matrix_types: Vec<String>,
+    /// Matrix instructions that its kernels have.
+    pub matrix: Vec<MatrixPromise>,
 }
+
+/// That at least one kernel of a file has a matrix instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatrixPromise {
+    /// In the code for this.
+    pub arch: Arch,
+    /// The instruction's class.
+    pub class: &'static str,
+    /// For these storage types; for all if there is none.
+    pub types: Vec<String>,
+}
+
+/// Classes of matrix instructions: of a warp, of a group of warps, of AMD; by their numbers.
+const CLASSES: [&str; 8] = ["HMMA", "IMMA", "DMMA", "HGMMA", "IGMMA", "QGMMA", "MFMA", "SMFMAC"];
 
 impl Promise {
     /// Reads the header block of a file.
@@ -45,23 +57,35 @@ impl Promise {
                 count.parse().map_err(|_| format!("budget: expected a number of registers, found `{count}`"))?;
             promise.registers.push((read_arch(arch)?, count));
         }
-        let Some(matrix) = field(text, "matrix") else { return Ok(promise) };
-        let (classes, types) = matrix.split_once(';').unwrap_or((&matrix, ""));
-        promise.matrix_types = read_types(types.trim())?;
+        let matrix = field(text, "matrix").unwrap_or_default();
+        // What names no class of instruction is a remark.
+        for clause in matrix.split(';').filter(|c| words(c).any(|w| CLASSES.contains(&w))) {
+            promise.read_matrix(clause.trim())?;
+        }
+        Ok(promise)
+    }
+
+    /// Reads `HMMA on sm_80, HGMMA on sm_90a for bf16 and f16`.
+    fn read_matrix(&mut self, clause: &str) -> Result<(), String> {
+        let (places, types) = clause.split_once(" for ").unwrap_or((clause, "all types"));
+        let types: Vec<&str> = words(types).filter(|w| *w != "and").collect();
+        let types: Vec<String> = match types[..] {
+            ["all", "types"] => Vec::new(),
+            _ => types.into_iter().map(str::to_owned).collect(),
+        };
         let mut class = None;
-        for part in classes.split(',') {
+        for part in places.split(',') {
             let arch = match part.split_once(" on ") {
                 Some((name, arch)) => {
-                    class = Some(name.trim().to_owned());
+                    class = CLASSES.into_iter().find(|c| *c == name.trim());
                     arch
                 }
                 None => part,
             };
-            let class =
-                class.clone().ok_or_else(|| format!("matrix: expected `HMMA on sm_80`, found `{}`", part.trim()))?;
-            promise.matrix.push((read_arch(arch.trim())?, class));
+            let class = class.ok_or_else(|| format!("matrix: expected `HMMA on sm_80`, found `{}`", part.trim()))?;
+            self.matrix.push(MatrixPromise { arch: read_arch(arch.trim())?, class, types: types.clone() });
         }
-        Ok(promise)
+        Ok(())
     }
 
     /// What of the promise is broken by the code for `arch` with storage type `dtype`, a line each.
@@ -79,11 +103,13 @@ impl Promise {
                 broken.push(format!("{}: spills {} bytes", r.kernel, r.spilled_bytes));
             }
         }
-        let is_promised =
-            self.matrix_types.is_empty() || dtype.is_some_and(|d| self.matrix_types.iter().any(|t| t == d));
-        for (_, class) in self.matrix.iter().filter(|(a, _)| *a == arch && is_promised) {
-            if !found.iter().any(|r| r.matrix.count(class) > 0) {
-                broken.push(format!("{class} is promised, and no kernel has one"));
+        let is_meant = |p: &&MatrixPromise| {
+            p.arch == arch && (p.types.is_empty() || dtype.is_some_and(|d| p.types.iter().any(|t| t == d)))
+        };
+        for p in self.matrix.iter().filter(is_meant) {
+            let is_counted = found.iter().any(|r| r.matrix.counted_in != CountedIn::Nothing);
+            if is_counted && !found.iter().any(|r| r.matrix.count(p.class) > 0) {
+                broken.push(format!("{} is promised, and no kernel has one", p.class));
             }
         }
         broken
@@ -102,27 +128,21 @@ fn read_arch(name: &str) -> Result<Arch, String> {
     name.parse().map_err(|e: crate::error::Error| e.to_string())
 }
 
-/// The types in `T in {bf16, f16}`; none of an empty text.
-fn read_types(text: &str) -> Result<Vec<String>, String> {
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let list = text.strip_prefix("T in {").and_then(|t| t.strip_suffix('}'));
-    let list =
-        list.ok_or_else(|| format!("matrix: expected `T in {{bf16, f16}}` after the semicolon, found `{text}`"))?;
-    Ok(list.split(',').map(|t| t.trim().to_owned()).collect())
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', ',']).filter(|w| !w.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::gpu::compile::resources::{CountedIn, Matrix};
+    use crate::backend::gpu::compile::resources::Matrix;
 
     const HEADER: &str = "// matmul: C = A * B.
 // axes      A [M, K]
 // budget    sm_80 128 registers, sm_90a 168,
 //           gfx90a 256, gfx942 256; no spills
-// matrix    HMMA on sm_80, HGMMA on sm_90a, MFMA on gfx90a, gfx942; T in {bf16, f16}
+// matrix    HMMA on sm_80, HGMMA on sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types; f32 on
+//           NVIDIA is FFMA
 // source    own
 
 // budget    of nothing
@@ -138,8 +158,10 @@ mod tests {
     fn the_header_block_is_read_over_several_lines() {
         let promise = Promise::read(HEADER).unwrap();
         assert_eq!(promise.registers[2..], [(Arch::GFX90A, 256), (Arch::GFX942, 256)]);
-        assert_eq!(promise.matrix[3], (Arch::GFX942, "MFMA".to_owned()));
-        assert_eq!((promise.matrix_types.len(), promise.may_spill), (2, false));
+        let matrix: Vec<_> = promise.matrix.iter().map(|p| (p.arch, p.class, p.types.len())).collect();
+        assert_eq!(matrix[..2], [(Arch::SM_80, "HMMA", 2), (Arch::SM_90A, "HGMMA", 2)]);
+        assert_eq!(matrix[2..], [(Arch::GFX90A, "MFMA", 0), (Arch::GFX942, "MFMA", 0)]);
+        assert!(!promise.may_spill);
     }
 
     #[test]
@@ -151,8 +173,8 @@ mod tests {
         assert!(why("budget    sm_80; no spills").contains("found `sm_80`"));
         assert!(why("budget    sm_80 x; no spills").contains("found `x`"));
         assert!(why("budget    sm80 40; no spills").contains("found `sm80`"));
-        assert!(why("budget    sm_80 40; no spills\n// matrix    sm_80").contains("HMMA on sm_80"));
-        assert!(why("budget    sm_80 40; no spills\n// matrix    HMMA on sm_80; bf16").contains("T in {"));
+        assert!(why("budget    sm_80 40; no spills\n// matrix    HMMA sm_80").contains("found `HMMA sm_80`"));
+        assert!(why("budget    sm_80 40; no spills\n// matrix    HMMA on sm80").contains("found `sm80`"));
     }
 
     #[test]
