@@ -8,10 +8,9 @@ use super::cache::{Cache, Found};
 use super::clang::Scratch;
 use super::promise::Promise;
 use super::request::{Form, Key, Request};
-use super::resources::{CountedIn, Matrix, Resources, count_ptx, count_sass, of_ptxas, of_remarks};
+use super::resources::{CountedIn, Matrix, Resources, count_ptx, count_sass, of_object, of_ptxas, of_remarks};
 use super::{Code, Compiler};
-use crate::backend::emulator::cdna::decode::Target;
-use crate::backend::emulator::cdna::object::CodeObject;
+use crate::backend::gpu::driver::Arch;
 use crate::error::{Error, Result};
 
 /// Counts of matrix instructions by kernel.
@@ -55,24 +54,6 @@ impl Nvdisasm {
     }
 }
 
-/// Matrix instructions by class in a code object. The kernels are decoded for it, so that one that the emulator could not
-/// read is found here.
-fn amd_matrix(code: &[u8], target: Target) -> Result<Counts> {
-    let object = CodeObject::read(code)?;
-    if object.target() != target {
-        return Err(Error::compile(format!("expected code for {target:?}, found {:?}", object.target())));
-    }
-    let mut counts = Counts::new();
-    for usage in object.usage()? {
-        let of_kernel = counts.entry(usage.metadata.name.clone()).or_default();
-        for (name, n) in usage.matrix {
-            let class = if name.starts_with("v_smfmac") { "SMFMAC" } else { "MFMA" };
-            *of_kernel.entry(class.to_owned()).or_default() += n;
-        }
-    }
-    Ok(counts)
-}
-
 /// Code that has been looked into.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inspection {
@@ -108,7 +89,13 @@ impl Compiler {
     /// [`Error::Compile`] if the compiler's log tells nothing, or a tool fails.
     pub fn resources(&self, request: &Request<'_>, code: &Code) -> Result<Vec<Resources>> {
         let nvidia = request.arch.is_nvidia();
-        let mut found = if nvidia { of_ptxas(&code.log) } else { of_remarks(&code.log) };
+        let mut found = match request.arch {
+            Arch::GFX90A | Arch::GFX942 => {
+                of_object(&code.bytes).map_err(|why| Error::compile(format!("{request}: {why}")))?
+            }
+            Arch::Gfx(_) => of_remarks(&code.log),
+            Arch::Sm { .. } => of_ptxas(&code.log),
+        };
         if found.is_empty() || code.form == Form::Ptx {
             return Err(Error::compile(format!("{request}: its compiler's log tells no registers")));
         }
@@ -116,13 +103,6 @@ impl Compiler {
             let (mut counts, counted_in) = self.nvidia_matrix(request, code)?;
             for r in &mut found {
                 r.matrix = Matrix { counts: counts.remove(&r.kernel).unwrap_or_default(), counted_in };
-            }
-        } else if let Ok(target) = Target::of(request.arch) {
-            let mut counts =
-                amd_matrix(&code.bytes, target).map_err(|why| Error::compile(format!("{request}: {why}")))?;
-            for r in &mut found {
-                let counts = counts.remove(&r.kernel).unwrap_or_default();
-                r.matrix = Matrix { counts, counted_in: CountedIn::CodeObject };
             }
         }
         Ok(found)

@@ -5,7 +5,7 @@
 //! // matrix    HMMA on sm_80, HGMMA on sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types
 //! ```
 
-use super::resources::{CountedIn, Resources};
+use super::resources::Resources;
 use crate::backend::gpu::driver::Arch;
 
 /// The promises of one file.
@@ -107,8 +107,7 @@ impl Promise {
             p.arch == arch && (p.types.is_empty() || dtype.is_some_and(|d| p.types.iter().any(|t| t == d)))
         };
         for p in self.matrix.iter().filter(is_meant) {
-            let is_counted = found.iter().any(|r| r.matrix.counted_in != CountedIn::Nothing);
-            if is_counted && !found.iter().any(|r| r.matrix.count(p.class) > 0) {
+            if !found.iter().any(|r| r.matrix.count(p.class) > 0) {
                 broken.push(format!("{} is promised, and no kernel has one", p.class));
             }
         }
@@ -135,7 +134,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::gpu::compile::resources::Matrix;
+    use crate::backend::gpu::compile::resources::{CountedIn, Matrix};
 
     const HEADER: &str = "// matmul: C = A * B.
 // axes      A [M, K]

@@ -5,6 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::emulator::cdna::object::{CodeObject, Usage};
+use crate::error::Result;
+
 /// What one kernel of a code object uses, a thread unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
@@ -96,7 +99,37 @@ pub(super) fn of_ptxas(log: &str) -> Vec<Resources> {
     found
 }
 
-/// Reads clang's remarks `-Rpass-analysis=kernel-resource-usage`.
+/// Reads a code object for one of the targets that are emulated. Its kernels are decoded for it, so that one that the
+/// emulator could not read is found here.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn of_object(code: &[u8]) -> Result<Vec<Resources>> {
+    let object = CodeObject::read(code)?;
+    let one = |usage: Usage<'_>| {
+        let mut counts = BTreeMap::new();
+        for (name, n) in usage.matrix {
+            let class = if name.starts_with("v_smfmac") { "SMFMAC" } else { "MFMA" };
+            *counts.entry(class.to_owned()).or_default() += n;
+        }
+        let m = usage.metadata;
+        Resources {
+            kernel: m.name.clone(),
+            registers: m.vector_registers,
+            spilled_bytes: SPILL * m.vector_spills,
+            local_bytes: m.private_bytes,
+            shared_bytes: m.shared_bytes,
+            matrix: Matrix { counts, counted_in: CountedIn::CodeObject },
+        }
+    };
+    Ok(object.usage()?.into_iter().map(one).collect())
+}
+
+/// Bytes that a lane moves for a spilled vector register: stored and loaded once at least. A spilled scalar register goes to a
+/// lane of a vector register, which costs an instruction and no memory.
+const SPILL: u32 = 8;
+
+/// Reads clang's remarks `-Rpass-analysis=kernel-resource-usage`: for targets whose code objects are not read here.
 ///
 /// ```text
 /// a.cu:2:1: remark: Function Name: a_fwd [-Rpass-analysis=kernel-resource-usage]
@@ -116,9 +149,7 @@ pub(super) fn of_remarks(log: &str) -> Vec<Resources> {
         let (Some(r), Ok(value)) = (found.last_mut(), value.parse::<u32>()) else { continue };
         match what {
             "VGPRs" | "AGPRs" => r.registers += value,
-            // Spilled vector registers, four bytes each, stored and loaded once at least. Scalar registers are spilled to lanes of
-            // vector registers, which costs an instruction and no memory.
-            "VGPRs Spill" => r.spilled_bytes = 8 * value,
+            "VGPRs Spill" => r.spilled_bytes = SPILL * value,
             "ScratchSize [bytes/lane]" => r.local_bytes = value,
             "LDS Size [bytes/block]" => r.shared_bytes = value,
             _ => {}

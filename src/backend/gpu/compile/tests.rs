@@ -224,6 +224,18 @@ fn resources_of_every_target_are_told() {
     }
 }
 
+#[test]
+fn an_architecture_that_is_not_emulated_is_told_by_the_compiler_alone() {
+    if !has_compilers(&[Arch::GFX90A]) {
+        return;
+    }
+    let compiler = Compiler::new(places(None));
+    let request = Request::new(TRIAL, "gfx908".parse().unwrap(), DEFINES);
+    let found = compiler.resources(&request, &compiler.code(&request).unwrap()).unwrap();
+    assert_eq!((found[0].shared_bytes, found[0].matrix.counted_in), (256, CountedIn::Nothing));
+    assert!((1..64).contains(&found[0].registers));
+}
+
 /// A kernel with one product of 16 x 8 x 16, by the instruction that sm_80 and all after it have.
 const PRODUCT: Source = Source::new(&[(
     "trial/product.cu",
