@@ -5,7 +5,7 @@
 // paths     16-byte packs, 4 a thread (backward 2), else single numbers
 // traffic   fwd reads x, writes y; bwd reads y, dy, writes dx, which it reads when adding
 // order     every number alone: same input, same bits
-// budget    sm_80 40 registers, sm_90a 40, gfx90a 40, gfx942 40; no spills
+// budget    sm_80 40 registers, sm_90a 48, gfx90a 40, gfx942 40; no spills
 // source    the definition
 
 #include "common/elementwise.cuh"

@@ -41,6 +41,9 @@ pub enum CountedIn {
     #[default]
     #[serde(rename = "nothing")]
     Nothing,
+    /// In the kernel's own text and its headers, which do not speak of any.
+    #[serde(rename = "text")]
+    Text,
     /// In the assembly text: what was asked for; the hardware's instructions are made from it.
     #[serde(rename = "ptx")]
     Ptx,
