@@ -21,7 +21,7 @@ impl Cluster<'_> {
             return trouble(format!("barrier {id} of {BARRIERS}"));
         }
         if bar.is_aligned {
-            if !self.gathered(w, g, pc, u32::MAX) {
+            if !self.gathered(w, g, pc, u32::MAX, true) {
                 return Ok(Flow::Regroup);
             }
             if m != w.live {

@@ -3,6 +3,7 @@
 use super::op::{Mode, Round};
 use super::syntax::Type;
 use super::units::formats::{Format, Rounding, narrow, widen};
+use super::warp::{Lanes32, Lanes64};
 
 /// A number on its way: integers keep all bits, floats go through f64, which holds every type exactly.
 #[derive(Clone, Copy, Debug)]
@@ -200,6 +201,61 @@ pub(super) fn convert(to: Type, from: Type, mode: Mode, a: u64, b: u64) -> u64 {
     }
 }
 
+/// The conversions to 64 bits that addresses are made of.
+pub(super) fn extended(from: Type, a: &Lanes32) -> Option<Lanes64> {
+    Some(match from {
+        Type::U32 | Type::B32 => a.map(u64::from),
+        Type::S32 => a.map(|x| i64::from(x as i32) as u64),
+        _ => return None,
+    })
+}
+
+/// The conversions between 32-bit rows that kernels are full of, without flags; the rest is [`convert`]'s.
+pub(super) fn common(to: Type, from: Type, mode: Mode, a: &Lanes32, b: &Lanes32) -> Option<Lanes32> {
+    let toward_zero = Mode { round: Round::Zero, integral: true, ..Mode::default() };
+    if mode == toward_zero {
+        return Some(match (to, from) {
+            // Clamped, NaN to zero: what the language's own conversion does.
+            (Type::S32, Type::F32) => a.map(|x| f32::from_bits(x) as i32 as u32),
+            (Type::U32, Type::F32) => a.map(|x| f32::from_bits(x) as u32),
+            _ => return None,
+        });
+    }
+    if mode != Mode::default() {
+        return None;
+    }
+    let float = |x: u32| f32::from_bits(x);
+    Some(match (to, from) {
+        (Type::F32, Type::Bf16) => a.map(|x| canonical(x << 16)),
+        (Type::F32, Type::F16) => a.map(|x| canonical(half::f16::from_bits(x as u16).to_f32().to_bits())),
+        (Type::Bf16, Type::F32) => a.map(|x| bf16(float(x))),
+        (Type::F16, Type::F32) => a.map(|x| f16(float(x))),
+        (Type::Bf16x2, Type::F32) => std::array::from_fn(|l| bf16(float(a[l])) << 16 | bf16(float(b[l]))),
+        (Type::F16x2, Type::F32) => std::array::from_fn(|l| f16(float(a[l])) << 16 | f16(float(b[l]))),
+        (Type::F32, Type::S32) => a.map(|x| (x as i32 as f32).to_bits()),
+        (Type::F32, Type::U32) => a.map(|x| (x as f32).to_bits()),
+        (Type::U32 | Type::S32 | Type::B32, Type::U16 | Type::B16) => a.map(|x| x & 0xffff),
+        (Type::U32 | Type::S32 | Type::B32, Type::U8 | Type::B8) => a.map(|x| x & 0xff),
+        (Type::U32 | Type::S32 | Type::B32, Type::S16) => a.map(|x| i32::from(x as i16) as u32),
+        (Type::U16 | Type::S16 | Type::B16, Type::U32 | Type::S32 | Type::B32) => a.map(|x| x & 0xffff),
+        _ => return None,
+    })
+}
+
+fn canonical(x: u32) -> u32 {
+    if x & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { x }
+}
+
+/// To nearest, ties to even: half of the last place, less one unless that is odd, carries into it.
+fn bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { 0x7fff } else { bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16 }
+}
+
+fn f16(x: f32) -> u32 {
+    if x.is_nan() { 0x7fff } else { u32::from(half::f16::from_f32(x).to_bits()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +295,35 @@ mod tests {
         assert_eq!(one(Type::F64, Type::S64, Mode::default(), u64::MAX), (-1f64).to_bits());
         let up = Mode { round: Round::Up, ..Mode::default() };
         assert_eq!(one(Type::F32, Type::U32, up, 0x0100_0001), u64::from(16_777_218f32.to_bits()));
+    }
+
+    #[test]
+    fn common_conversions_are_the_general_ones() {
+        let values: Vec<u32> = (0..4096u32).map(|i| i.wrapping_mul(0x9e37_79b9) ^ i << 7).chain([0, 1 << 31]).collect();
+        let special = [f32::NAN, f32::INFINITY, -0.0, 65520.0, 65519.0, 1e-8, 5.9e-8, 3.4e38, -1e-41].map(f32::to_bits);
+        let zero = Mode { round: Round::Zero, integral: true, ..Mode::default() };
+        let pairs = [
+            (Type::F32, Type::Bf16, Mode::default()),
+            (Type::F32, Type::F16, Mode::default()),
+            (Type::Bf16, Type::F32, Mode::default()),
+            (Type::F16, Type::F32, Mode::default()),
+            (Type::Bf16x2, Type::F32, Mode::default()),
+            (Type::F16x2, Type::F32, Mode::default()),
+            (Type::F32, Type::S32, Mode::default()),
+            (Type::F32, Type::U32, Mode::default()),
+            (Type::U32, Type::U16, Mode::default()),
+            (Type::S32, Type::S16, Mode::default()),
+            (Type::U16, Type::U32, Mode::default()),
+            (Type::S32, Type::F32, zero),
+            (Type::U32, Type::F32, zero),
+        ];
+        for (to, from, mode) in pairs {
+            for &x in values.iter().chain(&special) {
+                let fast = common(to, from, mode, &[x; 32], &[x ^ 1; 32]).unwrap()[7];
+                let plain = convert(to, from, mode, u64::from(x), u64::from(x ^ 1));
+                assert_eq!(u64::from(fast), plain, "{to:?} of {from:?} {x:#x}");
+            }
+        }
     }
 
     #[test]

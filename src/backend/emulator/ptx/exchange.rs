@@ -33,7 +33,7 @@ impl Cluster<'_> {
                 return trouble_at(l, format!("the lane is not in its member mask {:#010x}", member[l]));
             }
         }
-        if !self.gathered(w, g, pc, needed) {
+        if !self.gathered(w, g, pc, needed, false) {
             return Ok(Flow::Regroup);
         }
         // Lanes of the group whose predicate is false stand here but take no part.

@@ -32,7 +32,7 @@ impl Cluster<'_> {
         }
         let step = &code.hopper[number as usize];
         if is_collective(step) {
-            if !self.gathered(w, g, pc, u32::MAX) {
+            if !self.gathered(w, g, pc, u32::MAX, true) {
                 return Ok(Flow::Regroup);
             }
             if m != u32::MAX {

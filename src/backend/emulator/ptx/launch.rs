@@ -1,6 +1,6 @@
 //! Launches: clusters on threads, the warps of a cluster in turns on one.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use super::races::Races;
 use super::warp::{Wait, Warp};
 use crate::backend::emulator::fault::Fault;
 use crate::backend::emulator::memory::{Space, View};
-use crate::backend::emulator::schedule::Turns;
+use crate::backend::emulator::schedule::{Order, Turns};
 use crate::backend::emulator::{Counters, Schedule};
 
 /// Steps of a cluster after which a kernel counts as endless.
@@ -55,41 +55,60 @@ pub(super) fn launch(
     let shared = Shared { code, source, shape, parameters, space, schedule };
     let clusters: Vec<u64> = (0..3).map(|i| u64::from(shape.grid[i] / shape.cluster[i])).collect();
     let count: u64 = clusters.iter().product();
-    // In which order clusters start is part of the schedule, what they count is not.
-    let mut turns = schedule.order.turns(u64::MAX);
-    let mut order: Vec<u64> = (0..count).collect();
-    for i in (1..order.len()).rev() {
-        let j = match turns.pick(i + 1) {
-            0 => i,
-            j => j,
-        };
-        order.swap(i, j);
-    }
-    let has_failed = AtomicBool::new(false);
-    let total = Mutex::new(Counters::default());
-    let run_some = |part: &[u64]| -> Result<(), Fault> {
+    let order = order(schedule, count);
+    // Clusters that a thread takes at a time: few enough to share the work, enough to reuse what a thread keeps.
+    let part_len = (order.len() / 64).clamp(1, 16);
+    // The first fault in this order is reported, whichever thread is faster: work after it may stop, work before it may not.
+    let failed = AtomicU64::new(u64::MAX);
+    let found: Mutex<(Counters, Option<(u64, Fault)>)> = Mutex::default();
+    let run_some = |(part, numbers): (usize, &[u64])| {
         let mut worker = Worker::default();
-        for &number in part {
-            if has_failed.load(Relaxed) {
+        let mut fault = None;
+        for (i, &number) in numbers.iter().enumerate() {
+            let position = (part * part_len + i) as u64;
+            if failed.load(Relaxed) < position {
                 break;
             }
-            if let Err(fault) = worker.cluster(&shared, number) {
-                has_failed.store(true, Relaxed);
-                return Err(fault);
+            if let Err(found) = worker.cluster(&shared, number) {
+                failed.fetch_min(position, Relaxed);
+                fault = Some((position, found));
+                break;
             }
         }
-        let counters = worker.counters(code);
-        *total.lock().unwrap_or_else(PoisonError::into_inner) += &counters;
-        Ok(())
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.0 += &worker.counters(code);
+        if let Some(fault) = fault
+            && found.1.as_ref().is_none_or(|first| fault.0 < first.0)
+        {
+            found.1 = Some(fault);
+        }
     };
     // Blocks that update global memory atomically run one after the other: float sums depend on the order.
-    if code.has_global_atomics || rayon::current_num_threads() == 1 || count == 1 {
-        run_some(&order)?;
+    if code.has_global_atomics || count == 1 {
+        order.chunks(part_len).enumerate().for_each(run_some);
     } else {
-        let chunk = order.len().div_ceil(8 * rayon::current_num_threads()).max(1);
-        order.par_chunks(chunk).try_for_each(run_some)?;
+        order.par_chunks(part_len).enumerate().for_each(run_some);
     }
-    Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
+    match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        (_, Some((_, fault))) => Err(fault),
+        (counters, None) => Ok(counters),
+    }
+}
+
+/// In which order clusters start: a part of the schedule.
+fn order(schedule: Schedule, count: u64) -> Vec<u64> {
+    let mut order: Vec<u64> = (0..count).collect();
+    match schedule.order {
+        Order::Forward => {}
+        Order::Reverse => order.reverse(),
+        Order::Shuffled(_) => {
+            let mut turns = schedule.order.turns(u64::MAX);
+            for i in (1..order.len()).rev() {
+                order.swap(i, turns.pick(i + 1));
+            }
+        }
+    }
+    order
 }
 
 /// What a thread keeps from cluster to cluster.
@@ -298,13 +317,13 @@ fn deadlock(cluster: &Cluster, warps: &[Warp]) -> (usize, u32, Box<Trouble>) {
                     let why = cluster.describe_phase(block, at);
                     format!("mbarrier at {at:#x}, parity {}; {why}", u8::from(parity))
                 }
-                Wait::Lanes => {
+                Wait::Lanes { .. } => {
                     let missing = w.live & !group.mask;
                     format!("divergent: lanes {missing:#010x} of its warp do not execute the same instruction")
                 }
                 Wait::No | Wait::TimedOut => continue,
             };
-            let is_lanes = matches!(group.wait, Wait::Lanes);
+            let is_lanes = matches!(group.wait, Wait::Lanes { .. });
             if first.is_none() || is_lanes {
                 first = Some((i, group.pc));
             }

@@ -21,6 +21,7 @@ mod exec;
 mod float;
 #[cfg(test)]
 mod golden;
+mod function;
 mod half;
 mod hopper;
 mod hopper_op;
@@ -33,6 +34,7 @@ mod op;
 mod parse;
 mod phases;
 mod races;
+mod rare;
 mod rows;
 mod syntax;
 mod unit;

@@ -4,7 +4,7 @@ use super::{Grid, Module};
 use crate::backend::emulator::schedule::{Asynchrony, Order};
 use crate::backend::emulator::{Counters, Memory, Schedule};
 
-const BASIC: &str = include_str!("../../../../tests/golden/ptx/basic.ptx");
+const BASIC: &str = include_str!("../../../../tests/golden/ptx/basic_sm80.ptx");
 
 /// A device with arrays on it.
 struct Bench {
@@ -291,4 +291,99 @@ fn unwritten_output_is_poison() {
     bench.run(&grid, params![y, at, 1f32, 0f32, 63i32], Schedule::default()).unwrap();
     let found = bench.get::<f32>(y, 64);
     assert!(found[..63].iter().all(|v| *v == 1.0) && found[63].is_nan());
+}
+
+const GEMM: &str = include_str!("../../../../tests/golden/ptx/gemm_sm80.ptx");
+
+/// The product of two matrices of small whole numbers, exact in every order; or the fault.
+fn gemm(text: &str, schedule: Schedule) -> Result<Counters, String> {
+    let (m, n, k) = (64usize, 128usize, 160usize);
+    let bench = Bench::new(text);
+    let number = |i: usize, j: usize| ((i * 7 + j * 3) % 9) as f32 - 4.0;
+    let bf16 = |x: f32| (x.to_bits() >> 16) as u16;
+    let a: Vec<u16> = (0..m * k).map(|i| bf16(number(i / k, i % k))).collect();
+    let b: Vec<u16> = (0..k * n).map(|i| bf16(number(i / n + 5, i % n))).collect();
+    let (a, b, y) = (bench.put(&a), bench.put(&b), bench.room::<f32>(m * n));
+    let grid = Grid::new("gemm", [2, 1, 1], [128, 1, 1]);
+    let counters = bench.run(&grid, params![y, a, b, n as i32, k as i32], schedule)?;
+    let found = bench.get::<f32>(y, m * n);
+    for i in 0..m {
+        for j in 0..n {
+            let expected: f32 = (0..k).map(|p| number(i, p) * number(p + 5, j)).sum();
+            assert_eq!(found[i * n + j], expected, "{i} {j}");
+        }
+    }
+    Ok(counters)
+}
+
+#[test]
+fn a_product_through_tensor_cores_is_exact_and_counted() {
+    for schedule in Schedule::ALL {
+        let counters = gemm(GEMM, schedule).unwrap();
+        assert_eq!(counters.matrix_flops["bf16"], 2 * 64 * 128 * 160);
+        assert_eq!(counters.bank_conflicts, 0);
+    }
+}
+
+#[test]
+fn a_removed_wait_for_copies_is_found_early_and_late() {
+    let without = GEMM.replace("cp.async.wait_group 1;", "");
+    assert_ne!(without, GEMM);
+    for schedule in Schedule::ALL {
+        let fault = gemm(&without, schedule).unwrap_err();
+        assert!(fault.contains("race on shared memory") && fault.contains("asynchronous work"), "{fault}");
+    }
+}
+
+#[test]
+fn threads_do_not_change_results() {
+    let bench = Bench::new(BASIC);
+    let x = noise(20_000, 5);
+    let (at, y) = (bench.put(&x), bench.room::<f32>(40));
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let schedule = Schedule { order: Order::Shuffled(7), asynchrony: Asynchrony::Late };
+        let grid = Grid::new("block_sum", [40, 1, 1], [128, 1, 1]);
+        let counters = pool.install(|| bench.run(&grid, params![y, at, 20_000i32], schedule)).unwrap();
+        (counters, bench.get::<u32>(y, 40))
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn an_endless_loop_and_an_unknown_instruction_are_named() {
+    let text = |body: &str| {
+        format!(".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry f() {{ .reg .b32 %r<4>; {body} }}")
+    };
+    let bench = Bench::new(&text("L: add.u32 %r1, %r1, 1; bra L;"));
+    let grid = Grid { budget: Some(10_000), ..Grid::new("f", [1, 1, 1], [32, 1, 1]) };
+    assert!(bench.run(&grid, &[], Schedule::default()).unwrap_err().contains("endless loop"));
+    let refused = |body: &str| Module::parse(&text(body)).unwrap_err().to_string();
+    let line = refused("frobnicate.b32 %r1, %r2;");
+    assert_eq!(line, "ptx: f: line 4: `frobnicate.b32 %r1, %r2`: the instruction frobnicate is not emulated");
+    assert!(refused("add.wild.u32 %r1, %r2, 1;").ends_with("the modifier .wild is not emulated here"));
+    assert!(refused("add.u32 %r1, %x, 1;").contains("the register %x is not declared"));
+    assert!(refused("bra nowhere;").contains("expected a label"));
+    assert!(refused("add.u32 %r1, %r2").contains("expected `,` or `;`"));
+}
+
+#[test]
+fn a_launch_that_does_not_fit_is_refused_before_it_runs() {
+    let bench = Bench::new(BASIC);
+    let line = |grid: &Grid, params: &[Vec<u8>]| bench.run(grid, params, Schedule::default()).unwrap_err();
+    let grid = Grid::new("lanes", [1, 1, 1], [32, 1, 1]);
+    assert_eq!(line(&grid, params![1u64]), "lanes: expected 2 arguments, found 1");
+    assert_eq!(line(&grid, params![1u64, 1u32]), "lanes: argument 1: expected 8 bytes, found 4");
+    assert!(line(&Grid { block: [2048, 1, 1], ..grid.clone() }, params![1u64, 1u64]).contains("1024 threads"));
+    assert!(line(&Grid { entry: "nothing", ..grid }, &[]).starts_with("nothing: no such entry point; there are axpb"));
+}
+
+#[test]
+fn a_barrier_that_some_warps_never_reach_is_a_deadlock() {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry f() {
+        .reg .b32 %r<4>; .reg .pred %p<2>; mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 32;
+        @%p1 bar.sync 1, 96; bar.sync 0; ret; }";
+    let bench = Bench::new(text);
+    let fault = bench.run(&Grid::new("f", [1, 1, 1], [64, 1, 1]), &[], Schedule::default()).unwrap_err();
+    assert!(fault.contains("deadlock: warp 0 at barrier 1, 32 of 96 threads have arrived; warp 1 at barrier 0"), "{fault}");
 }

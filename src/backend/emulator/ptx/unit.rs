@@ -104,7 +104,7 @@ impl Cluster<'_> {
         if m == 0 {
             return Ok(Flow::Next);
         }
-        if !self.gathered(w, g, pc, u32::MAX) {
+        if !self.gathered(w, g, pc, u32::MAX, true) {
             return Ok(Flow::Regroup);
         }
         if m != u32::MAX {

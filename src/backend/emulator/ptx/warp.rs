@@ -34,8 +34,8 @@ pub(super) enum Wait {
         at: u32,
         parity: bool,
     },
-    /// Lanes of the warp that must execute the same instruction with it.
-    Lanes,
+    /// Lanes of the warp that must execute the same instruction with it, or may have exited instead.
+    Lanes { may_exit: bool },
     /// Waited in vain while nobody else could move: the instruction answers no.
     TimedOut,
 }
