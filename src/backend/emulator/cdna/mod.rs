@@ -31,6 +31,9 @@ mod waits;
 mod wave;
 mod workgroup;
 
+#[cfg(test)]
+mod expressions;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -175,13 +175,34 @@ fn div_fmas32(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     Ok(())
 }
 
+/// `(a b + c) 2^by`, rounded once: a subnormal result must not be rounded a second time.
+fn fma_scaled(a: f64, b: f64, c: f64, by: i32) -> f64 {
+    let sum = a.mul_add(b, c);
+    let scaled = ldexp64(sum, by);
+    if !sum.is_finite() || scaled.abs() > f64::MIN_POSITIVE {
+        return scaled;
+    }
+    // Only a sum halfway between two subnormals can have gone to the wrong one; what the sum lost to rounding decides.
+    let beyond = sum - ldexp64(scaled, -by);
+    let product = a * b;
+    let total = product + c;
+    let lost_of_total = (product - (total - c)) + (c - (total - (total - c)));
+    let lost = (total - sum) + (lost_of_total + a.mul_add(b, -product));
+    let is_halfway = beyond.abs() == ldexp64(f64::from_bits(1), -by) / 2.0;
+    if is_halfway && lost != 0.0 && (lost > 0.0) == (beyond > 0.0) {
+        scaled + f64::from_bits(1).copysign(beyond)
+    } else {
+        scaled
+    }
+}
+
 fn div_fmas64(w: &mut Wave, m: &Micro, _: &mut Shared<'_>) -> Step {
     let (a, b, c) = (w.doubles(m, 0), w.doubles(m, 1), w.doubles(m, 2));
     let scaled = w.pair(VCC);
     let mut out: Wide = std::array::from_fn(|l| {
-        let sum = a[l].mul_add(b[l], c[l]);
         let by = if exponent64(c[l]) > 1023 { 128 } else { -128 };
-        let result = if scaled >> l & 1 == 0 { sum } else { ldexp64(sum, by) };
+        let is_scaled = scaled >> l & 1 == 1;
+        let result = if is_scaled { fma_scaled(a[l], b[l], c[l], by) } else { a[l].mul_add(b[l], c[l]) };
         settle64(result, [a[l], b[l], c[l]])
     });
     w.put_doubles(m, &mut out);
