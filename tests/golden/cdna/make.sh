@@ -6,7 +6,9 @@ cd "$(dirname "$0")"
 for arch in gfx90a gfx942; do
     device="-x hip --offload-arch=$arch --cuda-device-only --no-gpu-bundle-output -nogpuinc -nogpulib -std=c++17
         -ffp-contract=off -fno-math-errno -fuse-cuid=none"
-    clang-19 $device -O3 -o features.$arch.co features.hip
+    for name in features run; do
+        clang-19 $device -O3 -o $name.$arch.co $name.hip
+    done
     # Address and text; symbols, words and headers left out.
     llvm-objdump-19 -d features.$arch.co |
         sed -nE 's/^\t(.*[^ ]) *\/\/ 0*([0-9A-F]+):.*$/\2 \1/p' | tr -s ' ' > features.$arch.txt

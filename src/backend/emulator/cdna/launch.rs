@@ -8,7 +8,7 @@ use super::object::{Initial, Kernel};
 use super::program::Program;
 use super::shared::{ARGUMENTS, PACKET, PRIVATE_WINDOW, SCRATCH, Shared};
 use super::wave::{EXEC, FLAT_SCRATCH, LANES, Wave};
-use super::workgroup::{self, BUDGET, Failure};
+use super::workgroup::{self, Failure};
 use crate::backend::emulator::counters::Counters;
 use crate::backend::emulator::fault::Fault;
 use crate::backend::emulator::memory::{Memory, View};
@@ -30,6 +30,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) arguments: Vec<u8>,
     pub(super) packet: Vec<u8>,
     pub(super) schedule: Schedule,
+    /// Instructions that a wave may execute.
+    pub(super) budget: u64,
 }
 
 impl Dispatch<'_> {
@@ -132,7 +134,7 @@ impl<'a> Worker<'a> {
             start(wave, dispatch, block).map_err(|trap| Box::new(Failure { wave: i as u32, at: None, trap: *trap }))?;
         }
         let mut turns = dispatch.schedule.order.turns(number);
-        workgroup::run(&mut self.waves, &mut self.shared, &mut turns, BUDGET)?;
+        workgroup::run(&mut self.waves, &mut self.shared, &mut turns, dispatch.budget)?;
         Ok(std::mem::take(&mut self.shared.counters))
     }
 }

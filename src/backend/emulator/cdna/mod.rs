@@ -33,6 +33,7 @@ mod workgroup;
 
 #[cfg(test)]
 mod expressions;
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,12 +52,16 @@ use crate::error::{Error, Result};
 
 /// Bytes of LDS that a workgroup can have.
 const LDS_BYTES: u32 = 65536;
+/// Instructions that a wave may execute before it is taken for one that never ends: a hundred times those of the longest.
+const BUDGET: u64 = 1 << 30;
 /// Threads that a workgroup can have.
 const MAX_THREADS: u64 = 1024;
 
 /// A loaded code object.
 pub struct Module {
     target: Target,
+    /// Instructions that a wave may execute.
+    budget: u64,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -89,25 +94,44 @@ impl Module {
         for relocation in object.relocations() {
             let place = usize::try_from(relocation.address).ok().and_then(|at| image.get_mut(at..at.checked_add(8)?));
             let place = place.ok_or_else(|| Error::driver("code object: a relocation lies outside its memory"))?;
-            place.copy_from_slice(&(relocation.value + IMAGE).to_le_bytes());
+            place.copy_from_slice(&relocation.value.wrapping_add(IMAGE).to_le_bytes());
         }
         let code = object.instructions()?;
+        // A kernel runs its own code and that of functions, not that of other kernels.
+        let kernels: Vec<_> = object.kernels().iter().map(|k| k.entry).collect();
+        let ranges = object.symbols().iter().filter(|s| s.is_function && kernels.contains(&s.address));
+        let ranges: Vec<_> = ranges.map(|s| s.address..s.address.saturating_add(s.size)).collect();
+        let others = |entry: u64| ranges.iter().filter(move |range| range.start != entry);
         let mut entries = BTreeMap::new();
         for kernel in object.kernels() {
             let descriptor = &kernel.descriptor;
             let registers = (descriptor.vector_registers() as u16, descriptor.accumulator_offset() as u16);
-            let program = Program::new(image.clone(), code.clone(), registers.0, registers.1);
+            let own = code.iter().filter(|i| !others(kernel.entry).any(|range| range.contains(&i.address))).copied();
+            let program = Program::new(image.clone(), own.collect(), registers.0, registers.1);
             let start = program.index_of(kernel.entry).ok_or_else(|| {
                 Error::driver(format!("code object: kernel {}: its code is missing", kernel.metadata.name))
             })?;
             entries.insert(kernel.metadata.name.clone(), Entry { kernel: kernel.clone(), program, start });
         }
-        Ok(Module { target, entries })
+        Ok(Module { target, budget: BUDGET, entries })
     }
 
     /// The names of its kernels.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// After how many instructions a wave is taken for one that never ends.
+    pub fn set_budget(&mut self, instructions: u64) {
+        self.budget = instructions;
+    }
+
+    /// What a kernel would be refused for if it came there: kernel, instruction and why.
+    pub fn refusals(&self) -> impl Iterator<Item = String> {
+        let of = |(name, entry): (&String, &Entry)| -> Vec<String> {
+            entry.program.refused().map(|(text, why)| format!("{name}: `{text}`: {why}")).collect()
+        };
+        self.entries.iter().flat_map(of)
     }
 
     /// Executes a launch of the kernel `entry`.
@@ -170,6 +194,7 @@ impl Module {
             arguments: arguments(&entry.kernel, launch, params).map_err(refuse)?,
             packet: packet(launch),
             schedule,
+            budget: self.budget,
         })
     }
 }

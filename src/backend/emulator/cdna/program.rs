@@ -24,8 +24,8 @@ pub(super) struct Program {
     accumulators: u16,
     /// The smallest access to LDS, as a power of two.
     pub(super) grain: u32,
-    /// Why instructions cannot be executed.
-    pub(super) refusals: Vec<String>,
+    /// Which instructions cannot be executed, and why.
+    refusals: Vec<(usize, String)>,
 }
 
 impl Program {
@@ -52,7 +52,7 @@ impl Program {
         for instruction in &source {
             let target = instruction.branch().map(|to| program.index_of(to));
             let (micro, uses) = lower::lower(instruction, target, registers, accumulators).unwrap_or_else(|why| {
-                program.refusals.push(why);
+                program.refusals.push((program.code.len(), why));
                 (lower::refused(program.refusals.len() - 1), Registers::default())
             });
             program.code.push(micro);
@@ -72,6 +72,16 @@ impl Program {
     /// Address of the instruction after number `at`.
     pub(super) fn following(&self, at: usize) -> u64 {
         self.source.get(at).map_or(0, |i| i.address + u64::from(i.size))
+    }
+
+    /// Refusal number `n`.
+    pub(super) fn refusal(&self, n: usize) -> &str {
+        self.refusals.get(n).map_or("unknown instruction", |(_, why)| why)
+    }
+
+    /// The instructions that cannot be executed: text and why.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (String, &str)> {
+        self.refusals.iter().map(|(at, why)| (self.text(*at), why.as_str()))
     }
 
     /// Instruction `at` as it was decoded.

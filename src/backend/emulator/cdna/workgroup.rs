@@ -6,8 +6,6 @@ use super::waits;
 use super::wave::{State, Wave};
 use crate::backend::emulator::schedule::Turns;
 
-/// Instructions that a wave may execute before it is taken for one that never ends.
-pub(super) const BUDGET: u64 = 1 << 32;
 /// Instructions after which another wave has its turn, so that a wave may wait for another in a loop.
 const PATIENCE: u32 = 1 << 20;
 

@@ -69,7 +69,7 @@ pub(super) fn refused(why: usize) -> Micro {
 }
 
 fn refuse(_: &mut Wave, m: &Micro, sh: &mut Shared<'_>) -> Step {
-    Err(Trap::new(sh.program.refusals.get(m.imm as usize).map_or("unknown instruction", String::as_str)))
+    Err(Trap::new(sh.program.refusal(m.imm as usize)))
 }
 
 fn handler(i: &Instruction) -> Result<Handler, Refusal> {
