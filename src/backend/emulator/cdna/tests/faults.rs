@@ -141,8 +141,8 @@ fn a_wave_that_does_not_end_is_stopped() {
 
 #[test]
 fn an_instruction_that_is_not_known_is_named_where_it_stands() {
-    // s_endpgm of another kind: s_endpgm_saved does not exist in the table of compute kernels.
-    let bad = planted(GFX942, "unwritten", 0, |word| word == 0xbf81_0000, 0xbf92_0004).unwrap();
+    // The end becomes a word of program control whose code no instruction has.
+    let bad = planted(GFX942, "unwritten", 0, |word| word == 0xbf81_0000, 0xbfff_0000).unwrap();
     match super::Module::load(&bad, Arch::GFX942) {
         Err(error) => assert!(error.to_string().contains("0x"), "{error}"),
         Ok(_) => {

@@ -21,7 +21,7 @@ fn blocks_of_32_by_32_in_bfloat16() {
     Bench::each(|b| {
         let c = b.room::<f32>(m * n);
         let launch = Launch::grid([2, 1, 1], [256, 1, 1]);
-        let counters = b.run("matmul32", launch, &[&c, &b.up(&x), &b.up(&y), &int(m), &int(n), &int(k)]);
+        let counters = b.run("matmul32", launch, &[&b.up(&x), &b.up(&y), &c, &int(m), &int(n), &int(k)]);
         same(&b.down(&c, m * n), &expected);
         assert_eq!(counters.matrix_flops["bf16"], (2 * m * n * k) as u64);
         assert_eq!(counters.barriers, 2 * 2 * 2);
