@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use crate::backend::emulator::Schedule;
+use crate::backend::emulator::{Counters, Schedule};
 use crate::backend::gpu::Gpu;
 use crate::backend::pool::{Pool, Usage};
 use crate::backend::{Device, memory};
@@ -181,6 +181,11 @@ impl Exec {
     /// Whether the device executes code instead of having hardware.
     pub fn is_emulated(&self) -> bool {
         self.gpu().is_some_and(|gpu| gpu.emulator().is_some())
+    }
+
+    /// What an emulated device executed since the last call; `None` on other devices.
+    pub fn take_executed(&self) -> Option<Counters> {
+        self.gpu().and_then(Gpu::emulator).map(|e| e.take_counters())
     }
 
     /// The ways in which the same work can be done on this device, all of which must give the same bits.

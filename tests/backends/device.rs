@@ -33,7 +33,7 @@ fn memory_is_written_copied_filled_and_read_on_a_cuda_device() {
     let (total, all) = driver.memory().unwrap();
     assert!(total <= all && all <= driver.info().memory_bytes);
     // More than what a driver stages at once.
-    let bytes: Vec<u8> = (0..10_000_001u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..10_000_001u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let (a, b) = (driver.alloc(bytes.len(), stream).unwrap(), driver.alloc(bytes.len(), stream).unwrap());
     assert!(a % 256 == 0 && b % 256 == 0);
     driver.write(a, &bytes, stream).unwrap();

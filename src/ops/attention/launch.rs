@@ -29,7 +29,6 @@ const MOST_OUT: u32 = 128;
 struct Plan<'a> {
     op: &'a Attention,
     g: Geometry,
-    gpu: &'a Gpu,
     variant: Variant,
     /// Blocks side by side for one row of a result.
     outs: u32,
@@ -44,7 +43,7 @@ fn to_i32(what: &str, n: usize) -> Result<i32> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(op: &'a Attention, gpu: &'a Gpu, specs: &[&Spec]) -> Result<Plan<'a>> {
+    fn new(op: &'a Attention, gpu: &Gpu, specs: &[&Spec]) -> Result<Plan<'a>> {
         let g = Geometry::of(op, specs)?;
         let dtype = specs[g.q.input].dtype();
         let d = [64, 128, 512].into_iter().find(|&d| g.d <= d as usize).unwrap_or(512);
@@ -61,7 +60,6 @@ impl<'a> Plan<'a> {
         };
         Ok(Plan {
             op,
-            gpu,
             variant: Variant::of(dtype).with("D", d),
             outs: (d as u32 / MOST_OUT).max(1),
             rows: 16 * (THREADS / gpu.warp()) as usize,

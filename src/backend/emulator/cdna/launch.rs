@@ -207,7 +207,7 @@ fn lanes(w: &mut Wave, dispatch: &Dispatch<'_>) -> Result<(), Box<Trap>> {
         if thread < threads {
             exec |= 1 << lane;
         }
-        packed[lane] = (thread % x | (thread / x % y) << 10 | (thread / (x * y)) << 20) as u32;
+        packed[lane] = ((thread % x) | ((thread / x % y) << 10) | ((thread / (x * y)) << 20)) as u32;
     }
     w.set_pair(EXEC, exec);
     match w.v.first_mut() {

@@ -33,6 +33,7 @@ mod workgroup;
 
 #[cfg(test)]
 mod expressions;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

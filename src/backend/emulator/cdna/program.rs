@@ -66,7 +66,7 @@ impl Program {
     /// Index of the instruction at an address of the code object.
     pub(super) fn index_of(&self, address: u64) -> Option<usize> {
         let word = usize::try_from(address.checked_sub(self.start)? / 4).ok()?;
-        self.index.get(word).filter(|i| **i != u32::MAX && address % 4 == 0).map(|i| *i as usize)
+        self.index.get(word).filter(|i| **i != u32::MAX && address.is_multiple_of(4)).map(|i| *i as usize)
     }
 
     /// Address of the instruction after number `at`.

@@ -54,8 +54,6 @@ pub(super) struct Mode {
     pub(super) clamps_nan: bool,
     /// Nothing in f32 but rounding to nearest with subnormals.
     pub(super) is_plain32: bool,
-    /// The same for half and double precision.
-    pub(super) is_plain64: bool,
 }
 
 impl Mode {
@@ -73,7 +71,6 @@ impl Mode {
             clamps_nan: bits & 0x100 != 0,
             is_ieee: bits & 0x200 != 0,
             is_plain32: is_plain(0, 4),
-            is_plain64: is_plain(2, 6),
         }
     }
 }

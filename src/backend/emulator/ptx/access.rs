@@ -306,7 +306,7 @@ fn extend(value: u64, bytes: usize) -> u64 {
 
 fn local_place(w: &Warp, lane: usize, at: u64, bytes: usize) -> Result<usize, String> {
     let len = w.local.len() / 32;
-    if at % bytes as u64 != 0 {
+    if !at.is_multiple_of(bytes as u64) {
         return Err(format!("local address {at:#x}: expected a multiple of {bytes}"));
     }
     if at + bytes as u64 > len as u64 {

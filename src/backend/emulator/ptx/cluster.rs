@@ -180,7 +180,7 @@ impl Cluster<'_> {
             return Err(format!("shared address {address:#x}: block {block} of a cluster of {}", self.blocks.len()));
         };
         self.is_within_reach(own, block)?;
-        if at % align != 0 {
+        if !at.is_multiple_of(align) {
             return Err(format!("shared address {at:#x}: expected a multiple of {align}"));
         }
         if at + bytes > len {

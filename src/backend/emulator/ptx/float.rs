@@ -253,9 +253,7 @@ pub(super) fn double2(f: F2, mode: u8, a: &Lanes64, b: &Lanes64) -> Lanes64 {
             F2::Min | F2::Max => {
                 if x.is_nan() {
                     y
-                } else if y.is_nan() {
-                    x
-                } else if (x < y || (x == y && x.is_sign_negative())) == (f == F2::Min) {
+                } else if y.is_nan() || (x < y || (x == y && x.is_sign_negative())) == (f == F2::Min) {
                     x
                 } else {
                     y

@@ -24,7 +24,7 @@ fn each(n: Number, mode: Mode, words: [u32; 3], f: impl Fn([f64; 3]) -> f64) -> 
     let half = |shift: u32| {
         let x = words.map(|w| {
             let x = widen(w >> shift & 0xffff, format(n));
-            f64::from(if mode.ftz && x.abs() < 6.103_515_625e-5 { 0f32.copysign(x) } else { x })
+            f64::from(if mode.ftz && x.abs() < f32::from_bits(0x3880_0000) { 0f32.copysign(x) } else { x })
         });
         let mut bits = narrow(f(x), format(n), Rounding::Nearest, false, mode.relu);
         if mode.ftz && bits & 0x7c00 == 0 {

@@ -344,6 +344,7 @@ pub(super) fn compare<T: PartialOrd + Copy>(f: Compare, a: &[T; 32], b: &[T; 32]
         }
         out
     }
+    #[allow(clippy::double_comparisons, reason = "`!=` is true for NaN, these are not")]
     match f {
         Compare::Eq => bits(a, b, |a, b| a == b),
         // `ne` of floats is ordered: false for NaN.

@@ -19,9 +19,9 @@ mod decode;
 mod exchange;
 mod exec;
 mod float;
+mod function;
 #[cfg(test)]
 mod golden;
-mod function;
 mod half;
 mod hopper;
 mod hopper_op;
@@ -223,7 +223,7 @@ fn shape(code: &Code, grid: &Grid) -> Result<Shape> {
     if code.cluster.is_some_and(|c| c != cluster) {
         return Err(wrong(format!("expected clusters of {:?} blocks, found {cluster:?}", code.cluster)));
     }
-    if (0..3).any(|i| grid.grid[i] % cluster[i] != 0) || cluster.iter().product::<u32>() > 16 {
+    if (0..3).any(|i| !grid.grid[i].is_multiple_of(cluster[i])) || cluster.iter().product::<u32>() > 16 {
         return Err(wrong(format!("a grid of {:?} blocks cannot be cut into clusters of {cluster:?}", grid.grid)));
     }
     let shared = code.dynamic_start as u64 + u64::from(grid.dynamic_shared);

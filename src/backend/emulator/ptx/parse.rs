@@ -256,7 +256,10 @@ impl<'a> Parser<'a> {
                         self.next();
                     }
                 }
-                ";" => return Ok(drop(self.next())),
+                ";" => {
+                    self.next();
+                    return Ok(());
+                }
                 _ => return Err(self.wrong("expected the body of the entry")),
             }
         }
@@ -332,7 +335,10 @@ impl<'a> Parser<'a> {
     fn statement(&mut self) -> Result<()> {
         match self.token.text {
             "{" => self.block(),
-            ";" => Ok(drop(self.next())),
+            ";" => {
+                self.next();
+                Ok(())
+            }
             ".reg" => self.registers(),
             ".shared" | ".local" => {
                 let space = self.next().text;

@@ -183,7 +183,8 @@ fn runs(entry: &Entry) -> Vec<Run> {
         let last = &entry.lines[end - 1];
         let mut next: Vec<usize> = targets(last).into_iter().filter_map(run_at).collect();
         let is_jump = !targets(last).is_empty() && last.guard.is_none() && last.name.starts_with("bra");
-        if !is_jump && !(is_end(last) && last.guard.is_none()) {
+        let is_last = is_end(last) && last.guard.is_none();
+        if !(is_jump || is_last) {
             next.extend(run_at(end));
         }
         runs.push(Run { start, end, next, needs, writes, live_in: empty(), live_out: empty() });
@@ -254,7 +255,8 @@ mod tests {
     use crate::backend::emulator::ptx::parse::parse;
 
     fn rows(body: &str) -> Rows {
-        let text = format!(".version 8.0\n.target sm_80\n.visible .entry f() {{ .reg .b32 %r<9>; .reg .pred %p<3>; {body} }}");
+        let text =
+            format!(".version 8.0\n.target sm_80\n.visible .entry f() {{ .reg .b32 %r<9>; .reg .pred %p<3>; {body} }}");
         assign(&parse(&text).unwrap().entries[0])
     }
 

@@ -203,7 +203,7 @@ fn floats_round_as_the_instructions_say() {
         assert_eq!(o[5..13], expected, "{a} {b}");
         assert_eq!(o[13..], [a.trunc() + 0.0, (b * 1e9).abs() as u64 as f32, a.clamp(0.0, 1.0)], "{a} {b}");
         let (a, b) = (f64::from(a), f64::from(b));
-        assert_eq!(z[2 * i..2 * i + 2], [a / b + b.abs().sqrt(), a.mul_add(b, f64::from(1e-3f64)) - a.trunc()]);
+        assert_eq!(z[2 * i..2 * i + 2], [a / b + b.abs().sqrt(), a.mul_add(b, 1e-3f64) - a.trunc()]);
     }
 }
 
@@ -385,5 +385,8 @@ fn a_barrier_that_some_warps_never_reach_is_a_deadlock() {
         @%p1 bar.sync 1, 96; bar.sync 0; ret; }";
     let bench = Bench::new(text);
     let fault = bench.run(&Grid::new("f", [1, 1, 1], [64, 1, 1]), &[], Schedule::default()).unwrap_err();
-    assert!(fault.contains("deadlock: warp 0 at barrier 1, 32 of 96 threads have arrived; warp 1 at barrier 0"), "{fault}");
+    assert!(
+        fault.contains("deadlock: warp 0 at barrier 1, 32 of 96 threads have arrived; warp 1 at barrier 0"),
+        "{fault}"
+    );
 }

@@ -35,7 +35,9 @@ pub(super) enum Wait {
         parity: bool,
     },
     /// Lanes of the warp that must execute the same instruction with it, or may have exited instead.
-    Lanes { may_exit: bool },
+    Lanes {
+        may_exit: bool,
+    },
     /// Waited in vain while nobody else could move: the instruction answers no.
     TimedOut,
 }

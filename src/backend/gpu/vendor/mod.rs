@@ -16,6 +16,7 @@
 mod tests;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -389,11 +390,10 @@ impl BlasLt {
         // The alignment that all operands share, up to the 256 bytes that the libraries assume.
         let alignment = 1 << (y | a | b | bias | 256).trailing_zeros();
         let key = (*product, alignment);
-        if !plans.contains_key(&key) {
-            let plan = self.describe(product, operands, alignment)?;
-            plans.insert(key, plan);
+        match plans.entry(key) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(self.describe(product, operands, alignment)?)),
         }
-        plans.get(&key).ok_or_else(|| unreachable!("it was just inserted"))
     }
 
     fn describe(&self, product: &Product, operands: &Operands, alignment: u64) -> Result<Plan> {

@@ -89,7 +89,8 @@ fn wild(n: usize, seed: u64) -> Vec<f32> {
     for (i, x) in out.iter_mut().enumerate() {
         *x *= 2f32.powi((i * 7 % 250) as i32 - 125);
     }
-    let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, f32::MIN_POSITIVE, 1e-40, -3e-45, 1.0];
+    let special =
+        [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, f32::MIN_POSITIVE, 1e-40, -3e-45, 1.0];
     for (x, value) in out.iter_mut().zip(special) {
         *x = value;
     }

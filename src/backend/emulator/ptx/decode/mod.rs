@@ -92,11 +92,6 @@ impl<'a> Modifiers<'a> {
         names.iter().find(|n| self.has(n)).copied()
     }
 
-    /// Takes the last modifier.
-    pub(super) fn pop(&mut self) -> Option<&'a str> {
-        self.rest.pop()
-    }
-
     /// Takes the first modifier.
     pub(super) fn shift(&mut self) -> Option<&'a str> {
         (!self.rest.is_empty()).then(|| self.rest.remove(0))

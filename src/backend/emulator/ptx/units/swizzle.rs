@@ -49,10 +49,10 @@ mod tests {
         // Two rows of 64 bytes share a line, so a row counts by half.
         for row in 0..16 {
             for piece in 0..4 {
-                assert_eq!(permuted(row * 64 + piece * 16, Swizzle::B64, 0), row * 64 + (piece ^ (row / 2 & 3)) * 16);
+                assert_eq!(permuted(row * 64 + piece * 16, Swizzle::B64, 0), row * 64 + (piece ^ ((row / 2) & 3)) * 16);
             }
             for piece in 0..2 {
-                assert_eq!(permuted(row * 32 + piece * 16, Swizzle::B32, 0), row * 32 + (piece ^ (row / 4 & 1)) * 16);
+                assert_eq!(permuted(row * 32 + piece * 16, Swizzle::B32, 0), row * 32 + (piece ^ ((row / 4) & 1)) * 16);
             }
         }
     }

@@ -20,6 +20,7 @@ fn bytes(matrix: &[Vec<f32>], format: Format) -> Vec<u8> {
 }
 
 /// Copies the matrix to shared memory by a tensor map, in panels as wide as the swizzle's span; the panels follow one another.
+#[allow(clippy::ptr_arg, reason = "the tile is placed in memory that has a size")]
 fn copy(matrix: &[Vec<f32>], format: Format, swizzle: Swizzle, at: u32, shared: &mut Vec<u8>) -> u64 {
     let (rows, columns, width) = (matrix.len(), matrix[0].len(), format.bits() / 8);
     let span = super::super::swizzle::span(swizzle) as usize;
