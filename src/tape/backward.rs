@@ -118,6 +118,7 @@ impl Tape<'_> {
             if spec != seed.spec() {
                 return Err(Error::shape(format!("tape: backward: seed: expected {spec}, found {}", seed.spec())));
             }
+            let seed = self.exec.import(&seed)?;
             self.receive(&mut flow, var, seed)?;
         }
         self.free_unread(spared);
