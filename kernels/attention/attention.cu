@@ -97,6 +97,7 @@ DEVICE Pack<T, WIDE<T>> numbers_of(const Vectors& v, i64 r, int c) {
 // COUNT vectors from r0 on, DC numbers of each from c0 on, as they lie.
 template <int COUNT> DEVICE void stage(T* to, const Vectors& v, i64 r0, int c0) {
     constexpr int PACKS = DC / WIDE<T>;
+#pragma unroll 1
     for (int i = thread(); i < COUNT * PACKS; i += THREADS) {
         int r = i / PACKS, c = i % PACKS * WIDE<T>;
         store<T, WIDE<T>>(to + r * SC + c, numbers_of(v, r0 + r, c0 + c));
@@ -107,6 +108,7 @@ template <int COUNT> DEVICE void stage(T* to, const Vectors& v, i64 r0, int c0) 
 DEVICE bool stage_transposed(T* to, const Vectors& v, i64 r0, int c0) {
     constexpr int PACKS = DV / WIDE<T>;
     bool is_spoiled = false;
+#pragma unroll 1
     for (int i = thread(); i < COLUMNS * PACKS; i += THREADS) {
         int r = i % COLUMNS, c = i / COLUMNS * WIDE<T>;
         union {
@@ -149,6 +151,7 @@ struct Shared {
     alignas(16) T turned[DV * SK];           // of the other side, k fastest
     alignas(16) T weight[WARPS][16 * SK];    // the left operand of the second product
     float score[WARPS][16 * SS];
+    float product[WARPS][16 * SS];           // backward needs the scores and the gradients of the probabilities
     float factor[WARPS][16];
     int is_spoiled[WARPS];
 };
@@ -373,18 +376,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     Tile16 sum[DV / 16];
 #pragma unroll
     for (int t = 0; t < DV / 16; ++t) sum[t].clear();
-    float* score = s.score[warp_id()];
+    float *score = s.score[warp_id()], *product = s.product[warp_id()];
     for (i64 c0 = 0; c0 < most; c0 += COLUMNS) {
-        float product[COLUMNS / SHARING];
-        scores(s, score, qs, r0, ks, c0, false);
-#pragma unroll
-        for (int c = 0; c < COLUMNS / SHARING; ++c) product[c] = score[my_row() * SS + c * SHARING + my_part()];
+        scores(s, product, qs, r0, ks, c0, false);
         scores(s, score, dys, r0, vs, c0, false);
         bool is_spoiled = any_thread(s, stage_transposed(s.turned, ks, c0, out));
 #pragma unroll
         for (int c = 0; c < COLUMNS / SHARING; ++c) {
             int at = c * SHARING + my_part();
-            float weight, ds = back.gradient(i, c0 + at, product[c], score[my_row() * SS + at], weight);
+            float weight, ds = back.gradient(i, c0 + at, product[my_row() * SS + at], score[my_row() * SS + at], weight);
             s.weight[warp_id()][my_row() * SK + at] = narrow<T>(ds * scale);
         }
         block_sync();
@@ -423,28 +423,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     Tile16 sum[DV / 16];
 #pragma unroll
     for (int t = 0; t < DV / 16; ++t) sum[t].clear();
-    float* score = s.score[warp_id()];
+    float *score = s.score[warp_id()], *product = s.product[warp_id()];
     // The first query that sees key j; without a causal mask all do.
     i64 late = causal == TOP_LEFT ? 0 : causal == BOTTOM_RIGHT ? nk - nq : nq;
     i64 start = causal == SEES_ALL ? 0 : r0 - late;
     start = start < 0 ? 0 : start / COLUMNS * COLUMNS;
+#pragma unroll 1
     for (int g = 0; g < group; ++g) {
         i64 h = b.head * group + g, head = (b.sample * heads + h) * nq;
         Back back{mask, {seed, stream, reach, kept_scale}, scale, bias ? bias + h * nq * nk : bias, lse + head, total + head, head};
         Vectors qs = vectors(q + q_at + b.sample * nq * q_row + h * d, q_row, nq, d);
         Vectors dys = vectors(dy + (b.sample * nq * heads + h) * d, (i64)heads * d, nq, d);
+#pragma unroll 1
         for (i64 c0 = start; c0 < nq && r0 < mask.length; c0 += COLUMNS) {
-            float product[COLUMNS / SHARING];
-            scores(s, score, ks, r0, qs, c0, false);
-#pragma unroll
-            for (int c = 0; c < COLUMNS / SHARING; ++c) product[c] = score[my_row() * SS + c * SHARING + my_part()];
+            scores(s, product, ks, r0, qs, c0, false);
             // The gradient of a probability is nothing that dv needs.
             if (!is_value) scores(s, score, vs, r0, dys, c0, false);
             bool is_spoiled = any_thread(s, stage_transposed(s.turned, is_value ? dys : qs, c0, out));
 #pragma unroll
             for (int c = 0; c < COLUMNS / SHARING; ++c) {
                 int at = c * SHARING + my_part();
-                float weight, ds = back.gradient(c0 + at, j, product[c], is_value ? 0.0f : score[my_row() * SS + at], weight);
+                float weight, ds = back.gradient(c0 + at, j, product[my_row() * SS + at], is_value ? 0.0f : score[my_row() * SS + at], weight);
                 s.weight[warp_id()][my_row() * SK + at] = narrow<T>(is_value ? weight : ds * scale);
             }
             block_sync();
@@ -483,7 +482,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     float sum[COLUMNS / SHARING];
 #pragma unroll
     for (int c = 0; c < COLUMNS / SHARING; ++c) sum[c] = 0.0f;
-    float* score = s.score[warp_id()];
+    float *score = s.score[warp_id()], *product = s.product[warp_id()];
     for (i64 sample = 0; sample < samples; ++sample) {
         i64 head = (sample * heads + b.head) * nq, kv = b.head / group * d;
         Back back{{nq, nk, lengths ? lengths[sample] : nk, causal}, {seed, stream, reach, kept_scale}, scale, bias + b.head * nq * nk,
@@ -492,16 +491,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         Vectors ks = vectors(k + k_at + sample * nk * k_row + kv, k_row, nk, d);
         Vectors vs = vectors(v + v_at + sample * nk * v_row + kv, v_row, nk, d);
         Vectors dys = vectors(dy + (sample * nq * heads + b.head) * d, (i64)heads * d, nq, d);
-        float product[COLUMNS / SHARING];
-        scores(s, score, qs, r0, ks, c0, false);
-#pragma unroll
-        for (int c = 0; c < COLUMNS / SHARING; ++c) product[c] = score[my_row() * SS + c * SHARING + my_part()];
+        scores(s, product, qs, r0, ks, c0, false);
         scores(s, score, dys, r0, vs, c0, false);
 #pragma unroll
         for (int c = 0; c < COLUMNS / SHARING; ++c) {
             int at = c * SHARING + my_part();
             float weight;
-            sum[c] += back.gradient(i, c0 + at, product[c], score[my_row() * SS + at], weight);
+            sum[c] += back.gradient(i, c0 + at, product[my_row() * SS + at], score[my_row() * SS + at], weight);
         }
     }
 #pragma unroll
