@@ -1,5 +1,7 @@
 //! `resize_bilinear`: images on another grid, each number between its four neighbours.
 
+mod launch;
+
 use crate::backend::Exec;
 use crate::backend::cpu::dispatch::wide;
 use crate::backend::cpu::vector;
@@ -147,7 +149,10 @@ impl Operator for ResizeBilinear {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::forward(self, gpu, io);
+        }
         let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("resize_bilinear")) };
         let (planes, h, w) = ResizeBilinear::sizes(x.spec());
         let (down, across) = self.both_taps(h, w);
@@ -178,7 +183,10 @@ impl Differentiable for ResizeBilinear {
         Keeps::default()
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::backward(self, gpu, io);
+        }
         let ([x], [dy], [dx]) = (io.specs, io.dy, &mut *io.dx) else { return Err(wrong_operands("resize_bilinear")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
         let (planes, h, w) = ResizeBilinear::sizes(x);
@@ -272,7 +280,7 @@ pub static ROOM: Room = Room {
     name: "resize_bilinear",
     about: "images on another grid, each number between its four neighbours",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: launch::KERNELS,
     cases,
     bad_cases,
     bench_cases,
