@@ -1,5 +1,6 @@
 //! The kernels of `tests/golden/ptx` with their inputs, and what must come out.
 
+mod anchors;
 mod tests;
 
 use super::units::samples::Sequence;
@@ -23,6 +24,8 @@ const ROLES_90: &str = golden!("roles_sm90");
 const BULK_90: &str = golden!("bulk_sm90");
 const CHAIN_90: &str = golden!("chain_sm90");
 const GEMM_80: &str = golden!("gemm_sm80");
+const ANCHOR_80: &str = golden!("anchor_sm80");
+const ANCHOR_90: &str = golden!("anchor_sm90");
 
 /// A kernel with its inputs, and what must come out.
 struct Case {
@@ -257,9 +260,9 @@ fn bulk() -> Case {
     Case { arch: Arch::SM_90A, text: BULK_90, run, expected: [twice, sums].concat() }
 }
 
-/// Where the box of `move_boxes` is taken from, and where it goes: over a border on either side.
+/// Where the box of `move_boxes` is taken from, and where it goes: over a border on either side, columns at multiples of 16 bytes.
 const FROM: [i32; 3] = [24, -3, 1];
-const TO: [i32; 2] = [-5, 4];
+const TO: [i32; 2] = [-8, 4];
 
 fn boxes() -> Case {
     let run = |bench: &Bench<'_>| {

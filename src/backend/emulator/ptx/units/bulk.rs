@@ -3,6 +3,9 @@
 //! A tile on the way is the box's bytes, packed, fastest axis first; so a multicast is one fetch and several places, and whoever
 //! calls decides when each half happens. In shared memory the rows of a swizzled box have the pitch of the swizzle's span, also
 //! where the box is narrower (CUDA C++ Programming Guide, tensor memory accelerator: room for the full width is needed).
+//!
+//! Along the fastest axis a box starts at a multiple of 16 bytes: elsewhere an H100 ends the kernel with an illegal instruction, of
+//! which the manuals say nothing (github.com/triton-lang/triton, issue 7385 and pull request 9112).
 
 use super::reduction::{Reduction, function};
 use super::swizzle::{permuted, span};
@@ -139,7 +142,12 @@ impl TensorMap {
                 "bulk tensor copy: expected {rank} coordinates for the map, found {found}"
             )));
         }
-        let first = i64::from(coordinates[0]);
+        let (first, element) = (i64::from(coordinates[0]), width(spec.dtype));
+        if !first.unsigned_abs().wrapping_mul(element).is_multiple_of(16) {
+            return Err(Misuse::new(format!(
+                "bulk tensor copy: expected a first coordinate at a multiple of 16 bytes, found {first} elements of {element} bytes"
+            )));
+        }
         let dim = i64::try_from(spec.dims[0]).unwrap_or(i64::MAX);
         let from = (-first).clamp(0, i64::from(spec.box_dims[0]));
         let to = (dim - first).clamp(from, i64::from(spec.box_dims[0]));
@@ -147,7 +155,6 @@ impl TensorMap {
         if from == to {
             return Ok(rows);
         }
-        let element = width(spec.dtype);
         let count: u32 = spec.box_dims[1..].iter().product();
         for row in 0..count {
             let mut address = spec.address.wrapping_add((first + from) as u64 * element);
@@ -241,14 +248,15 @@ mod tests {
         let mut numbers = Sequence(11);
         for round in 0..300 {
             let rank = 1 + round % 5;
-            let dims: Vec<u64> = (0..rank).map(|_| 1 + numbers.below(9)).collect();
+            let dims: Vec<u64> = (0..rank).map(|axis| 1 + numbers.below(if axis == 0 { 40 } else { 9 })).collect();
             // Axes in any order, as long as strides are multiples of 16.
             let strides: Vec<u64> = (1..rank).map(|_| 16 * numbers.below(40)).collect();
             let box_dims: Vec<u32> =
-                (0..rank).map(|axis| if axis == 0 { 8 } else { 1 + numbers.below(4) as u32 }).collect();
+                (0..rank).map(|axis| if axis == 0 { 16 } else { 1 + numbers.below(4) as u32 }).collect();
             let is_nan = numbers.below(2) == 0;
             let map = map(&dims, &strides, &box_dims, Swizzle::None, is_nan);
-            let at: Vec<i32> = (0..rank).map(|_| numbers.below(12) as i32 - 5).collect();
+            let mut at: Vec<i32> = (0..rank).map(|_| numbers.below(12) as i32 - 5).collect();
+            at[0] *= 8;
             let tile = halves(&map.fetch(&at, &mut global()).unwrap());
             for (i, found) in tile.iter().enumerate() {
                 let (mut rest, mut address, mut is_inside) = (i as i64, 16, true);
@@ -295,16 +303,16 @@ mod tests {
         let map = map(&[10, 4], &[32], &[16, 4], Swizzle::B32, false);
         let tile: Vec<u8> = [0x80, 0x3f].iter().copied().cycle().take(map.tile_bytes()).collect();
         let mut memory = vec![0u8; 256];
-        map.store(&tile, &[-2, 2], &mut memory).unwrap();
+        map.store(&tile, &[-8, 2], &mut memory).unwrap();
         let count = |memory: &[u8], value: u16| halves(memory).iter().filter(|h| **h == value).count();
-        assert_eq!((count(&memory, 0x3f80), count(&memory, 0)), (20, 108));
-        assert_eq!(halves(&memory)[8 + 2 * 16..8 + 2 * 16 + 11], [[0x3f80u16; 10].as_slice(), &[0]].concat()[..]);
-        map.reduce(Reduction::Add, &tile, &[-2, 2], &mut memory).unwrap();
-        assert_eq!((count(&memory, 0x4000), count(&memory, 0)), (20, 108));
+        assert_eq!((count(&memory, 0x3f80), count(&memory, 0)), (16, 112));
+        assert_eq!(halves(&memory)[8 + 2 * 16..8 + 2 * 16 + 9], [[0x3f80u16; 8].as_slice(), &[0]].concat()[..]);
+        map.reduce(Reduction::Add, &tile, &[-8, 2], &mut memory).unwrap();
+        assert_eq!((count(&memory, 0x4000), count(&memory, 0)), (16, 112));
         // A box that does not touch the tensor does nothing, however far it is.
-        map.store(&tile, &[i32::MAX, 0], &mut memory).unwrap();
+        map.store(&tile, &[i32::MAX - 7, 0], &mut memory).unwrap();
         map.store(&tile, &[0, i32::MIN], &mut memory).unwrap();
-        assert_eq!(count(&memory, 0x4000), 20);
+        assert_eq!(count(&memory, 0x4000), 16);
     }
 
     #[test]
@@ -318,6 +326,7 @@ mod tests {
     fn misuse_is_told_in_words() {
         let map = map(&[10, 4], &[32], &[16, 4], Swizzle::B32, false);
         assert!(map.fetch(&[0], &mut global()).unwrap_err().words().contains("expected 2 coordinates"));
+        assert!(map.fetch(&[1, 0], &mut global()).unwrap_err().words().contains("found 1 elements of 2 bytes"));
         assert!(map.collect(64, &mut vec![0; 256]).unwrap_err().words().contains("multiple of 128"));
         // The tensor is larger than the memory behind it.
         assert!(map.fetch(&[0, 0], &mut vec![0; 64]).is_err());

@@ -1,0 +1,146 @@
+//! Anchors: the same text on the same inputs in the emulator and on an H100 or H200, compared bit by bit.
+//!
+//! `anchor_sm80.cu` and `anchor_sm90.cu` hold one kernel for each kind of instruction, so that a difference has a name; the golden
+//! kernels follow with numbers whose every bit depends on how sums are rounded. Each anchor is a test of its own, ignored where
+//! there is no such device, and prints a line of the table: name, numbers compared, numbers that differ, largest difference.
+
+mod cases;
+
+use cases::{ANCHORS, Anchor, Kind};
+
+use super::*;
+use crate::backend::gpu::driver::Driver;
+
+/// How an anchor's outputs differ between two devices.
+struct Difference {
+    numbers: usize,
+    differing: usize,
+    /// Relative to the larger of one and the emulator's number.
+    largest: f64,
+    first: Option<String>,
+}
+
+impl Difference {
+    fn between(kind: Kind, real: &[u8], emulated: &[u8]) -> Difference {
+        assert_eq!(real.len(), emulated.len());
+        let width = kind.width();
+        let mut found = Difference { numbers: real.len() / width, differing: 0, largest: 0.0, first: None };
+        for (i, (r, e)) in real.chunks_exact(width).zip(emulated.chunks_exact(width)).enumerate() {
+            if r == e {
+                continue;
+            }
+            let (there, here) = (kind.number(r), kind.number(e));
+            let distance = (there - here).abs() / here.abs().max(1.0);
+            found.differing += 1;
+            // Where one alone is NaN or infinite, nothing is larger.
+            found.largest = found.largest.max(if distance.is_nan() { f64::INFINITY } else { distance });
+            found.first.get_or_insert_with(|| format!("at {i}: {there:e} ({r:02x?}) there, {here:e} ({e:02x?}) here"));
+        }
+        found
+    }
+}
+
+fn emulator() -> Emulator {
+    Emulator::new(known::device(Arch::SM_90A, "emu:sm_90a".to_owned()).unwrap(), load_ptx)
+}
+
+fn output(anchor: &Anchor, driver: &dyn Driver) -> Result<Vec<u8>> {
+    // What was compiled for an A100 runs on the cores of an H100 there, and so here.
+    let text = anchor.text.replace(".target sm_80", ".target sm_90a");
+    (anchor.run)(&Bench { driver, text: &text, values: scattered })
+}
+
+/// Compares one anchor with the first CUDA device and prints its line.
+fn compare(name: &str) {
+    let anchor = ANCHORS.iter().find(|a| a.name == name).unwrap();
+    let driver = open(Device::Cuda(0)).unwrap();
+    let real = output(anchor, &*driver).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let found = Difference::between(anchor.kind, &real, &output(anchor, &emulator()).unwrap());
+    println!("anchor {name:20} {:8} numbers {:8} differ, by {:.3e}", found.numbers, found.differing, found.largest);
+    assert!(found.largest <= anchor.allowed, "{name}: {}", found.first.unwrap_or_default());
+}
+
+macro_rules! anchors {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            #[ignore = "needs an H100 or H200"]
+            fn $name() {
+                compare(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn every_anchor_is_a_test() {
+            assert_eq!(ANCHORS.map(|a| a.name), [$(stringify!($name)),*]);
+        }
+    };
+}
+
+anchors! {
+    floats approximations words long_words from_floats to_floats doubles halves comparisons bfloats exchanges load_matrices store_rows
+    copies mma_bf16_16 mma_f16_16 mma_tf32_8 mma_bf16_8 mma_f16_8 mma_tf32_4 mma_half_16 mma_s8_32
+    wgmma_bf16_8 wgmma_bf16_24 wgmma_bf16_64 wgmma_bf16_64_mk wgmma_bf16_64_kn wgmma_bf16_64_mn wgmma_bf16_128 wgmma_bf16_256
+    wgmma_f16_16 wgmma_f16_96 wgmma_f16_192 wgmma_registers wgmma_plain wgmma_b32 wgmma_b64
+    boxes_plain boxes_b32 boxes_b64 boxes_b128 boxes_narrow boxes_of_words boxes_of_bytes boxes_with_nan boxes_of_1_3_and_5_axes
+    boxes_out boxes_added
+    gemm_nt gemm_nn gemm_multicast cluster_sum mirror double_and_add move_boxes chain gemm
+}
+
+#[test]
+fn every_anchor_gives_the_same_bits_under_every_schedule() {
+    for anchor in &ANCHORS {
+        let mut first = None;
+        for schedule in Schedule::ALL {
+            let emulator = emulator();
+            emulator.set_schedule(schedule);
+            let found = output(anchor, &emulator).unwrap_or_else(|e| panic!("{}: {schedule:?}: {e}", anchor.name));
+            assert!(!found.is_empty());
+            assert_eq!(*first.get_or_insert(found.clone()), found, "{}: {schedule:?}", anchor.name);
+        }
+    }
+}
+
+const WAYS: [&str; 3] = ["box_in_2", "box_out_2", "box_add"];
+
+/// Moves a box of 8 rows of 32 bfloats at column `x`.
+fn move_box(driver: &dyn Driver, entry: &str, x: i32) -> Result<()> {
+    let bench = Bench { driver, text: cases::SM_90, values: scattered };
+    let (tensor, raw) = (bench.upload(&[0; 80 * 10])?, bench.upload(&[0; 512])?);
+    let map = bench.map(tensor, [10, 40], [8, 32], Swizzle::None)?;
+    let params = match entry {
+        "box_in_2" => vec![word(raw), map, signed(128), signed(512), signed(x), signed(0)],
+        _ => vec![map, word(raw), signed(128), signed(x), signed(0)],
+    };
+    bench.launch(entry, Launch::linear(1, 128).with_shared(1024 + 512), &params)
+}
+
+#[test]
+fn a_box_that_starts_between_multiples_of_16_bytes_is_refused() {
+    for entry in WAYS {
+        for x in [-16, -8, 0, 8, 16, 40, 48] {
+            move_box(&emulator(), entry, x).unwrap();
+        }
+        for x in [-5, -1, 1, 4, 12, 41] {
+            let fault = move_box(&emulator(), entry, x).unwrap_err().to_string();
+            assert!(fault.contains(&format!("found {x} elements of 2 bytes")), "{entry}: {fault}");
+        }
+    }
+}
+
+/// Where a device refuses, the emulator does, and the other way round. A fault ends the process's use of the device, so each
+/// place is a run of its own: `BOX_AT=box_add:-5` is the kernel and the column.
+#[test]
+#[ignore = "needs an H100 or H200, and BOX_AT"]
+fn refusals() {
+    let asked = std::env::var("BOX_AT").unwrap();
+    let (entry, x) = asked.split_once(':').unwrap();
+    let driver = open(Device::Cuda(0)).unwrap();
+    let run = |driver: &dyn Driver| match move_box(driver, entry, x.parse().unwrap()) {
+        Ok(()) => "runs".to_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    let (there, here) = (run(&*driver), run(&emulator()));
+    println!("anchor {entry} at {x}: device: {there}; emulator: {here}");
+    assert_eq!(there == "runs", here == "runs");
+}
