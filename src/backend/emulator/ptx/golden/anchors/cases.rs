@@ -52,8 +52,22 @@ const PAIRS: usize = 4096;
 /// Every bit pattern is as likely; one pair in four has special numbers, one in four small whole numbers.
 fn patterns(seed: u64, pairs: usize) -> Vec<u32> {
     const SPECIAL: [u32; 16] = [
-        0, 0x8000_0000, 1, 0x8000_0001, 0x007f_ffff, 0x0080_0000, 0x3f80_0000, 0xbf80_0000, 0x7f7f_ffff, 0x7f80_0000,
-        0xff80_0000, 0x7fc0_0000, 0x4f00_0000, 0xcf00_0000, 0x7fff_ffff, 0xffff_ffff,
+        0,
+        0x8000_0000,
+        1,
+        0x8000_0001,
+        0x007f_ffff,
+        0x0080_0000,
+        0x3f80_0000,
+        0xbf80_0000,
+        0x7f7f_ffff,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0000,
+        0x4f00_0000,
+        0xcf00_0000,
+        0x7fff_ffff,
+        0xffff_ffff,
     ];
     let mut sequence = Sequence(seed);
     let mut word = |kind| match kind {
@@ -257,7 +271,12 @@ fn boxes_out(bench: &Bench<'_>) -> Result<Vec<u8>> {
         };
         out.extend(bf16_box(wide, swizzle).store(bench, "box_out_2", &tensor, &raw)?);
     }
-    let three = Boxed { dims: &[40, 10, 3], pitch: 80, at: &[&[24, -3, 1], &[-8, 7, 2]], ..bf16_box(&[32, 8, 2], Swizzle::None) };
+    let three = Boxed {
+        dims: &[40, 10, 3],
+        pitch: 80,
+        at: &[&[24, -3, 1], &[-8, 7, 2]],
+        ..bf16_box(&[32, 8, 2], Swizzle::None)
+    };
     out.extend(three.store(bench, "box_out_3", &tensor, &raw)?);
     Ok(out)
 }
@@ -345,7 +364,12 @@ pub(super) const ANCHORS: [Anchor; 57] = [
     loads("boxes_b64", Bf16, |b| bf16_box(&[32, 20], Swizzle::B64).load(b)),
     loads("boxes_b128", Bf16, |b| bf16_box(&[64, 20], Swizzle::B128).load(b)),
     loads("boxes_narrow", Bf16, |b| {
-        let narrow = [(&[8, 20], Swizzle::B32), (&[16, 20], Swizzle::B64), (&[8, 20], Swizzle::B128), (&[40, 20], Swizzle::B128)];
+        let narrow = [
+            (&[8, 20], Swizzle::B32),
+            (&[16, 20], Swizzle::B64),
+            (&[8, 20], Swizzle::B128),
+            (&[40, 20], Swizzle::B128),
+        ];
         let each = narrow.map(|(box_dims, swizzle)| bf16_box(box_dims, swizzle).load(b));
         Ok(each.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }),
@@ -357,7 +381,8 @@ pub(super) const ANCHORS: [Anchor; 57] = [
         Boxed { dtype: MapType::U8, pitch: 112, at, ..bf16_box(&[128, 20], Swizzle::B128) }.load(b)
     }),
     loads("boxes_with_nan", Bf16, |b| {
-        let nan = |dtype, pitch| Boxed { dtype, pitch, is_nan_filled: true, ..bf16_box(&[32, 20], Swizzle::B128) }.load(b);
+        let nan =
+            |dtype, pitch| Boxed { dtype, pitch, is_nan_filled: true, ..bf16_box(&[32, 20], Swizzle::B128) }.load(b);
         Ok([nan(MapType::Bf16, 208)?, nan(MapType::F16, 208)?, nan(MapType::F32, 400)?].concat())
     }),
     loads("boxes_of_1_3_and_5_axes", Bf16, boxes_of_axes),
