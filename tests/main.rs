@@ -7,6 +7,7 @@ mod backends;
 mod checkpoint;
 mod config;
 mod data;
+mod emulators;
 mod forecast;
 mod formats;
 mod kernels;

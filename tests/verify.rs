@@ -14,7 +14,8 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cases")
 }
 
-fn all(prefix: &str) -> Vec<PathBuf> {
+/// The files of the stored cases whose names start so.
+pub(crate) fn all(prefix: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).collect();
     let of_kind = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(prefix);
     found.retain(|p| p.extension().is_some_and(|e| e == "safetensors") && of_kind(p));

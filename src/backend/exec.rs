@@ -188,6 +188,11 @@ impl Exec {
         self.gpu().and_then(Gpu::emulator).map(|e| e.take_counters())
     }
 
+    /// What the user should know of the device although all went well, each once.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.gpu().map(Gpu::take_notices).unwrap_or_default()
+    }
+
     /// The ways in which the same work can be done on this device, all of which must give the same bits.
     pub fn variations(&self) -> Vec<Variation> {
         match self.gpu() {

@@ -3,10 +3,10 @@
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use perfrun::ops::ROOMS;
-use perfrun::ops::contract::Room;
+use perfrun::ops::contract::{Reach, Room};
 use serde::Serialize;
 
-use crate::device::DeviceArgs;
+use crate::device::{DeviceArgs, print_notices};
 use crate::outcome::Outcome;
 use crate::output;
 
@@ -16,6 +16,9 @@ pub(crate) struct CheckArgs {
     /// Rooms to check; all of them if none is named
     #[arg(value_name = "ROOM", value_parser = names(), hide_possible_values = true)]
     rooms: Vec<String>,
+    /// On the device only the small cases of each room: where a run is slow, under a sanitizer or on an emulator
+    #[arg(long)]
+    small: bool,
     /// One line of JSON for each check
     #[arg(long)]
     json: bool,
@@ -48,9 +51,11 @@ impl CheckArgs {
         let exec = self.device.open()?;
         let pool = rayon::ThreadPoolBuilder::new().build()?;
         let rooms = chosen(&self.rooms);
+        let reach = if self.small { Reach::Small } else { Reach::Whole };
         let mut failed = 0;
         for room in &rooms {
-            let checks = pool.install(|| room.check(&exec));
+            let checks = pool.install(|| room.check(&exec, reach));
+            print_notices(&exec);
             let bad: Vec<_> = checks.iter().filter_map(|c| c.verdict.as_ref().err().map(|e| (c.name, e))).collect();
             failed += usize::from(!bad.is_empty());
             if self.json {

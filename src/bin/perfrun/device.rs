@@ -21,3 +21,9 @@ impl DeviceArgs {
         }
     }
 }
+
+/// Says what the device found worth telling although all went well: an entry of the cache that was damaged, a cache that cannot
+/// be written.
+pub(crate) fn print_notices(exec: &Exec) {
+    exec.take_notices().iter().for_each(|line| eprintln!("notice: {line}"));
+}

@@ -8,7 +8,7 @@ use perfrun::tensor::Dtype;
 use perfrun::train::verify::{Case, CaseReport, Summary, verify};
 use serde::Serialize;
 
-use crate::device::DeviceArgs;
+use crate::device::{DeviceArgs, print_notices};
 use crate::outcome::Outcome;
 use crate::output::{self, Progress};
 
@@ -65,6 +65,7 @@ impl VerifyArgs {
             }
         }
         progress.finish();
+        print_notices(&exec);
         if self.json {
             output::pretty_json(&Document {
                 device: &self.device.device,

@@ -14,9 +14,9 @@ use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 ///
 /// # Errors
 /// What failed, a line each.
-pub fn device(room: &Room, exec: &Exec) -> Result<(), String> {
+pub fn device(room: &Room, exec: &Exec, reach: Reach) -> Result<(), String> {
     let mut failures = Failures::default();
-    for case in cases_on(room, exec) {
+    for case in cases_on(room, exec, reach) {
         for &dtype in room.dtypes {
             for result in compare_case(&case, dtype, exec).map_err(|e| format!("{}: {dtype}: {e}", case.label))? {
                 failures.check(&case, result);
@@ -55,32 +55,48 @@ fn compare_case(case: &Case, dtype: Dtype, exec: &Exec) -> Result<Vec<Result<(),
     Ok(compared.collect())
 }
 
-/// The cases of a room that are run on this device: all, but on an emulator those that it runs in well under a second.
-pub fn cases_on(room: &Room, exec: &Exec) -> Vec<Case> {
-    let mut cases = (room.cases)();
-    if exec.is_emulated() {
-        cases.retain(|case| {
-            let specs = case.specs(Dtype::F32);
-            let cost = forward_cost(case.operator(), &specs.iter().collect::<Vec<_>>());
-            cost.is_ok_and(|c| c.bytes <= EMULATED_BYTES && c.flops.total() <= EMULATED_FLOPS)
-        });
-    }
-    cases
+/// Which cases of a room are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All; on an emulator those that it runs in well under a second.
+    Whole,
+    /// Those of at most [`SMALL`] bytes of operands and operations, or the cheapest one if there is none: enough to reach
+    /// every kernel in every type where a run is slow.
+    Small,
 }
 
-/// Most bytes of a case's operands on an emulator.
-const EMULATED_BYTES: u128 = 256 << 10;
-/// Most operations of a case on an emulator.
-const EMULATED_FLOPS: u128 = 4 << 20;
+/// Most bytes of operands, and most operations, of a case that an emulator runs.
+const EMULATED: (u128, u128) = (256 << 10, 4 << 20);
+/// The same of a small case.
+const SMALL: (u128, u128) = (16 << 10, 128 << 10);
+
+/// The cases of a room that are run on this device.
+pub fn cases_on(room: &Room, exec: &Exec, reach: Reach) -> Vec<Case> {
+    let (most_bytes, most_flops) = match reach {
+        Reach::Small => SMALL,
+        Reach::Whole if exec.is_emulated() => EMULATED,
+        Reach::Whole => return (room.cases)(),
+    };
+    let cost = |case: &Case| {
+        let specs = case.specs(Dtype::F32);
+        forward_cost(case.operator(), &specs.iter().collect::<Vec<_>>()).ok()
+    };
+    let fits = |case: &Case| cost(case).is_some_and(|c| c.bytes <= most_bytes && c.flops.total() <= most_flops);
+    let (mut few, rest): (Vec<Case>, Vec<Case>) = (room.cases)().into_iter().partition(fits);
+    if few.is_empty() {
+        few.extend(rest.into_iter().min_by_key(|c| cost(c).map_or(u128::MAX, |c| c.bytes + c.flops.total())));
+    }
+    few
+}
 
 /// Two runs give the same bits: on the CPU also runs on one and on three threads, on an emulator runs in every order of
 /// warps with asynchronous work early and late.
 ///
 /// # Errors
 /// What failed, a line each.
-pub fn repeatable(room: &Room, exec: &Exec) -> Result<(), String> {
+pub fn repeatable(room: &Room, exec: &Exec, reach: Reach) -> Result<(), String> {
     let mut failures = Failures::default();
-    for case in cases_on(room, exec) {
+    for case in cases_on(room, exec, reach) {
         for &dtype in room.dtypes {
             let draw = Draw::new(&case, dtype, 0).map_err(text)?;
             let run = || execute(&case, &draw, exec, case.wanted(), Slot::Set).map_err(text);
@@ -106,9 +122,9 @@ pub fn repeatable(room: &Room, exec: &Exec) -> Result<(), String> {
 ///
 /// # Errors
 /// What failed, a line each.
-pub fn accumulate(room: &Room, exec: &Exec) -> Result<(), String> {
+pub fn accumulate(room: &Room, exec: &Exec, reach: Reach) -> Result<(), String> {
     let mut failures = Failures::default();
-    for case in cases_on(room, exec) {
+    for case in cases_on(room, exec, reach) {
         let wanted = case.wanted();
         if wanted.is_empty() {
             continue;

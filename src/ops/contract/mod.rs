@@ -11,7 +11,7 @@ mod prove;
 mod room;
 
 pub use cases::{BadCase, Case, Fill, Input};
-pub use device::{accumulate, cases_on, device, repeatable};
+pub use device::{Reach, accumulate, cases_on, device, repeatable};
 pub use oracle::{Draw, Subject};
 pub use prove::{cost_is_counted, gradient_rule, shapes};
 pub use room::{Check, Room, Verdict};
@@ -37,17 +37,25 @@ macro_rules! room_tests {
 
         #[test]
         fn cpu_backend() -> Result<(), String> {
-            $crate::ops::contract::device(&$room, &$crate::backend::Exec::cpu())
+            $crate::ops::contract::device(&$room, &$crate::backend::Exec::cpu(), $crate::ops::contract::Reach::Whole)
         }
 
         #[test]
         fn repeatable() -> Result<(), String> {
-            $crate::ops::contract::repeatable(&$room, &$crate::backend::Exec::cpu())
+            $crate::ops::contract::repeatable(
+                &$room,
+                &$crate::backend::Exec::cpu(),
+                $crate::ops::contract::Reach::Whole,
+            )
         }
 
         #[test]
         fn accumulate() -> Result<(), String> {
-            $crate::ops::contract::accumulate(&$room, &$crate::backend::Exec::cpu())
+            $crate::ops::contract::accumulate(
+                &$room,
+                &$crate::backend::Exec::cpu(),
+                $crate::ops::contract::Reach::Whole,
+            )
         }
     };
 }

@@ -2,7 +2,7 @@
 
 use crate::backend::Exec;
 use crate::backend::gpu::kernel::Unit;
-use crate::ops::contract::{BadCase, Case};
+use crate::ops::contract::{BadCase, Case, Reach};
 use crate::tensor::Dtype;
 
 /// One operator with everything that belongs to it.
@@ -37,15 +37,23 @@ pub struct Check {
 pub type Verdict = Result<(), String>;
 
 impl Room {
-    /// The whole contract on `exec`.
-    pub fn check(&self, exec: &Exec) -> Vec<Check> {
-        vec![
+    /// The whole contract: the mathematics, then [`check_on`](Room::check_on) the device.
+    pub fn check(&self, exec: &Exec, reach: Reach) -> Vec<Check> {
+        let mut all = vec![
             Check { name: "shapes", verdict: super::shapes(self) },
             Check { name: "cost_is_counted", verdict: super::cost_is_counted(self) },
             Check { name: "gradient_rule", verdict: super::gradient_rule(self) },
-            Check { name: "device", verdict: super::device(self, exec) },
-            Check { name: "repeatable", verdict: super::repeatable(self, exec) },
-            Check { name: "accumulate", verdict: super::accumulate(self, exec) },
+        ];
+        all.extend(self.check_on(exec, reach));
+        all
+    }
+
+    /// The half of the contract that is about a device.
+    pub fn check_on(&self, exec: &Exec, reach: Reach) -> Vec<Check> {
+        vec![
+            Check { name: "device", verdict: super::device(self, exec, reach) },
+            Check { name: "repeatable", verdict: super::repeatable(self, exec, reach) },
+            Check { name: "accumulate", verdict: super::accumulate(self, exec, reach) },
         ]
     }
 }

@@ -42,7 +42,7 @@ pub use source::{File, Source, Text, Texts};
 use cache::{Cache, Found};
 use clang::Clang;
 use inspect::Nvdisasm;
-use rtc::{Failure, Rtc, Vendor};
+use rtc::{Failure, Made, Rtc, Vendor};
 
 use super::driver::Arch;
 use crate::error::{Error, Result};
@@ -162,13 +162,20 @@ impl Compiler {
             Found::Damaged(why) => warning = Some(format!("{why}; it is made again")),
             Found::Nothing => {}
         }
-        let text = Text { kernel: request.specialised(&text.kernel), headers: text.headers };
-        let (bytes, log) = tool.compile(&text, &options, request).map_err(|f| refusal(request, &tool.name(), f))?;
+        let source = Text { kernel: request.specialised(&text.kernel), headers: text.headers.clone() };
+        let made = tool.compile(&source, &options, request).map_err(|f| refusal(request, &tool.name(), f))?;
         // Code that cannot be kept is as good as any.
-        if let Some(Err(e)) = cache.map(|c| c.put(&key, &bytes, &log)) {
+        if let Some(Err(e)) = cache.as_ref().map(|c| c.put(&key, &made.code, &made.log)) {
             warning = Some(format!("{e}; compiled code is not kept"));
         }
-        Ok(Code { log, warning, ..code(request, bytes, Origin::Compiler) })
+        // The assembly text comes with the binary, and the emulator asks for it: front ends take most of the time.
+        if let (Some(cache), Some(ptx)) = (cache, &made.ptx) {
+            let as_text = request.ptx();
+            let key = as_text.key(&text).with(tool.name().as_ref(), &tool.options(&as_text));
+            // Text that is not kept is made again.
+            let _ = cache.put(&key, ptx, "");
+        }
+        Ok(Code { log: made.log, warning, ..code(request, made.code, Origin::Compiler) })
     }
 
     /// Code from the pack, if there is a pack that has it.
@@ -291,10 +298,10 @@ impl Tool<'_> {
         }
     }
 
-    fn compile(&self, text: &Text, options: &[String], request: &Request<'_>) -> Result<(Vec<u8>, String), Failure> {
+    fn compile(&self, text: &Text, options: &[String], request: &Request<'_>) -> Result<Made, Failure> {
         match self {
             Tool::Rtc(rtc) => rtc.compile(text, options, request.form),
-            Tool::Clang(clang) => clang.compile(text, options),
+            Tool::Clang(clang) => clang.compile(text, options).map(|(code, log)| Made { code, log, ptx: None }),
         }
     }
 
@@ -339,3 +346,5 @@ impl Tool<'_> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod with_compilers;

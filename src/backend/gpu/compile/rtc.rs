@@ -69,6 +69,17 @@ pub(super) struct Rtc {
     error_string: ErrorString,
 }
 
+/// What a compiler made.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// What was asked for.
+    pub(super) code: Vec<u8>,
+    /// What the compiler said.
+    pub(super) log: String,
+    /// The assembly text, where it was made on the way to a binary.
+    pub(super) ptx: Option<Vec<u8>>,
+}
+
 /// Why there is no code.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -164,8 +175,8 @@ impl Rtc {
         Err(Failure::Call(format!("{}{call}: {} ({status})", self.vendor.symbols().0, self.word(status))))
     }
 
-    /// Code and log of one text.
-    pub(super) fn compile(&self, text: &Text, options: &[String], form: Form) -> Result<(Vec<u8>, String), Failure> {
+    /// Compiles one text.
+    pub(super) fn compile(&self, text: &Text, options: &[String], form: Form) -> Result<Made, Failure> {
         let owned = |texts: Vec<&str>| -> Result<Vec<CString>, Failure> {
             let zero = |_| Failure::Call("a text or an option contains a zero byte".into());
             texts.into_iter().map(|t| CString::new(t).map_err(zero)).collect()
@@ -201,11 +212,11 @@ impl Rtc {
         if status != 0 {
             return Err(Failure::Refused(self.word(status), log));
         }
-        let code = match (form, self.ptx) {
-            (Form::Ptx, Some(ptx)) => program.read("GetPTX", ptx)?,
-            _ => program.read_bytes(self.vendor.symbols().2, self.code)?,
-        };
-        Ok((code, log))
+        let ptx = self.ptx.map(|functions| program.read("GetPTX", functions)).transpose()?;
+        Ok(match (form, ptx) {
+            (Form::Ptx, Some(code)) => Made { code, log, ptx: None },
+            (_, ptx) => Made { code: program.read_bytes(self.vendor.symbols().2, self.code)?, log, ptx },
+        })
     }
 }
 

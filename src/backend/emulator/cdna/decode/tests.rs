@@ -39,7 +39,8 @@ fn every_mnemonic_reads_as_llvm_prints_it() {
 }
 
 #[test]
-fn llvm_prints_the_golden_texts() {
+#[ignore = "needs llvm-mc-19: see ci/install"]
+fn llvm_mc_prints_the_golden_texts() {
     for (target, cpu) in [(Target::Gfx90a, "gfx90a"), (Target::Gfx942, "gfx942")] {
         let golden: Vec<_> = golden().into_iter().filter(|(t, ..)| *t == target).collect();
         let arguments = ["--disassemble", "-triple=amdgcn-amd-amdhsa", &format!("-mcpu={cpu}")];
@@ -49,11 +50,7 @@ fn llvm_prints_the_golden_texts() {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn();
-        let Ok(mut child) = child else {
-            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "llvm-mc-19 is missing; ci/install brings it");
-            eprintln!("ignored: llvm-mc-19 is missing");
-            return;
-        };
+        let mut child = child.map_err(|e| format!("llvm-mc-19: {e}; ci/install brings it")).unwrap();
         let bytes: Vec<String> = golden
             .iter()
             .map(|(_, words, _)| {
