@@ -6,12 +6,17 @@ use std::sync::Arc;
 use crate::backend::Exec;
 use crate::backend::cpu::threads::{Rows, RowsMut, rows};
 use crate::backend::cpu::vector::{self, Adamw};
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::driver::Launch;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
+use crate::backend::gpu::{FLAT_THREADS, Gpu};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::launch;
 use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
 use crate::scalar::Scalar;
-use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype};
+use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype};
 
 /// One step of AdamW: parameters and both moments, from gradients.
 ///
@@ -75,8 +80,15 @@ struct Rates<S> {
     size: S,
 }
 
+const SOURCE: Source = crate::source!("adamw/adamw.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "adamw_fwd");
+/// Numbers of a block: two packs of four a thread.
+const COVERED: usize = FLAT_THREADS as usize * 8;
+
 /// Gradients of a narrow type that are widened at a time.
 const BLOCK: usize = 1024;
+/// Words of 32 bits that a range has on a device.
+const EDGES: usize = 4;
 /// Work of one element as [`threads`](crate::backend::cpu::threads) counts it: seven passes over memory.
 const WORK: usize = 28;
 
@@ -162,6 +174,9 @@ impl AdamW {
         if exec.is_plan() {
             return Ok(());
         }
+        if let Some(gpu) = exec.gpu() {
+            return self.launch(exec, gpu, [&param, &m, &v], &grad);
+        }
         let (param, m, v) = (param.f32()?, m.f32()?, v.f32()?);
         match grad.spec().dtype() {
             Dtype::F32 => self.step_all(param, grad.f32()?, m, v, |_, g| g),
@@ -178,6 +193,38 @@ impl AdamW {
         Ok(())
     }
 
+    /// One launch over the arena.
+    fn launch(&self, exec: &Exec, gpu: &Gpu, [param, m, v]: [&ViewMut<'_>; 3], grad: &View<'_>) -> Result<()> {
+        let n = param.spec().len();
+        let spared = self.spared()?.map(|edges| exec.import(&edges)).transpose()?;
+        let ranges = spared.as_ref().map_or(0, |edges| edges.spec().len() / EDGES);
+        let launch = Launch::linear(launch::blocks("adamw", "elements", n.div_ceil(COVERED))?, FLAT_THREADS);
+        let Adamw { scale, keep, follow, beta2, take, rate, root, eps } = self.factors();
+        let mut args = vec![Arg::Out(param), Arg::Out(m), Arg::Out(v), Arg::In(grad)];
+        args.push(launch::length("adamw", "elements", n)?);
+        args.push(spared.as_ref().map_or(Arg::Null, Arg::Scratch));
+        args.push(Arg::I32(launch::short("adamw", "undecayed", ranges)?));
+        args.extend([scale, keep, follow, beta2, take, rate, root, eps].map(Arg::F32));
+        FWD.launch(gpu, grad.spec().dtype(), launch, &mut args)
+    }
+
+    /// The ranges that do not decay, first and last place in 64 bits each; `None` if there is nothing to tell apart.
+    fn spared(&self) -> Result<Option<Tensor>> {
+        let some = || self.undecayed.iter().filter(|r| !r.is_empty());
+        if self.weight_decay == 0.0 || some().next().is_none() {
+            return Ok(None);
+        }
+        let edges: Vec<u64> = some().flat_map(|r| [r.start as u64, r.end as u64]).collect();
+        let spec = Spec::new(Dtype::I32, [edges.len() / 2 * EDGES])?;
+        Tensor::from_bytes(spec, bytemuck::cast_slice(&edges)).map(Some)
+    }
+
+    /// The factors of the step in f32.
+    fn factors(&self) -> Adamw {
+        let [b1, b2] = self.betas;
+        Adamw::new(self.step, self.lr, (b1, b2), self.eps, self.weight_decay, self.gradient_factor)
+    }
+
     /// All elements; `read` gives gradients in f32, in the room that it is lent if need be.
     fn step_all<G: Sync>(
         &self,
@@ -187,8 +234,7 @@ impl AdamW {
         v: &mut [f32],
         read: impl for<'a> Fn(&'a mut [f32], &'a [G]) -> &'a [f32] + Sync,
     ) {
-        let [b1, b2] = self.betas;
-        let decayed = Adamw::new(self.step, self.lr, (b1, b2), self.eps, self.weight_decay, self.gradient_factor);
+        let decayed = self.factors();
         let undecayed = Adamw { keep: 1.0, ..decayed };
         let n = param.len();
         let parts = (RowsMut::new(param, 1), Rows::new(grad, 1), RowsMut::new(m, 1), RowsMut::new(v, 1));
@@ -243,7 +289,7 @@ impl Operator for AdamW {
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([param, grad, m, v], [p_out, m_out, v_out]) = (io.x, io.y) else { return Ok(()) };
         for (to, from) in [(&mut *p_out, param), (&mut *m_out, m), (&mut *v_out, v)] {
-            to.bytes()?.copy_from_slice(from.bytes()?);
+            to.copy_from(from)?;
         }
         self.update(exec, p_out.reborrow(), grad.clone(), m_out.reborrow(), v_out.reborrow())
     }
@@ -270,7 +316,7 @@ pub static ROOM: Room = Room {
     name: "adamw",
     about: "one step of Adam with decoupled weight decay over a flat arena",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,
@@ -323,6 +369,7 @@ fn cases() -> Vec<Case> {
         case(AdamW { lr: 0.0, ..op(2) }, 9),
         case(scaled, 65),
         case(partly, 37),
+        case(AdamW { undecayed: [0..1, 2047..2049, 2050..2051, 4096..4099].into(), ..op(7) }, 4101),
         case(AdamW { undecayed: std::iter::once(0..4000).collect(), ..op(5) }, 4099),
     ]
 }

@@ -3,12 +3,18 @@
 use crate::backend::Exec;
 use crate::backend::cpu::threads;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::driver::Launch;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::wrong_operands;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::launch;
 use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
 use crate::scalar::{Scalar, sum};
-use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype};
+use crate::tensor::{Arena, Dtype, Layout, Spec, View, ViewMut, expect_dtype};
 
 /// The 2-norm of a flat arena of gradients, without the loss scale; the factor that undoes the loss scale and clips; and
 /// whether every number is finite.
@@ -61,6 +67,15 @@ const TINY: f64 = 1e-6;
 /// Numbers of a narrow type that are widened at a time.
 const BLOCK: usize = 1024;
 
+const SOURCE: Source = crate::source!("global_norm/global_norm.cu");
+static PARTIAL: Kernel = Kernel::new(SOURCE, "global_norm_fwd_partial");
+static FWD: Kernel = Kernel::new(SOURCE, "global_norm_fwd");
+const THREADS: u32 = 256;
+/// Packs of a thread that are under way at once.
+const PACKS: usize = 4;
+/// Most pieces: enough for every device, and few enough for one block to add. The same on all, so that all add alike.
+const PIECES: usize = 1024;
+
 impl GlobalNorm {
     /// The norm of `grad` and what follows from it.
     ///
@@ -68,8 +83,8 @@ impl GlobalNorm {
     /// As the operator's; [`Error::Argument`] for a planned operand.
     pub fn measure(&self, exec: &Exec, grad: &View<'_>) -> Result<Measured> {
         self.infer(&[grad.spec()])?;
-        if exec.gpu().is_some() {
-            return self.measure_there(exec, grad);
+        if let Some(gpu) = exec.gpu() {
+            return self.measure_there(gpu, grad);
         }
         let square = match grad.spec().dtype() {
             Dtype::F32 => squares(grad.f32()?, vector::sum_squares),
@@ -84,14 +99,36 @@ impl GlobalNorm {
 }
 
 impl GlobalNorm {
-    /// On a device with its own memory: one pass there, three numbers back.
-    fn measure_there(&self, exec: &Exec, grad: &View<'_>) -> Result<Measured> {
-        let one = || exec.alloc(Spec::f32([])?);
-        let mut y = [one()?, one()?, one()?];
-        let mut views: Vec<ViewMut<'_>> = y.iter_mut().filter_map(Tensor::view_mut).collect();
-        self.forward(exec, Forward { x: std::slice::from_ref(grad), y: &mut views, saved: &mut [] })?;
-        let [norm, factor, finite] = [y[0].item()?, y[1].item()?, y[2].item()?];
-        Ok(Measured { norm: norm.into(), factor: factor.into(), finite: finite == 1.0 })
+    /// On a device with its own memory: one pass there, three numbers back at once.
+    fn measure_there(&self, gpu: &Gpu, grad: &View<'_>) -> Result<Measured> {
+        let layout = Layout::new(Dtype::F32, [(); 3].map(|()| [].into()))?;
+        let storage = gpu.alloc(layout.len() * layout.dtype().bytes())?;
+        let mut found = Arena::from_storage(layout, storage)?;
+        self.launch(gpu, grad, &mut found.views_mut(&[0, 1, 2])?)?;
+        let numbers = found.flat().to_f32()?;
+        let at = |i| found.layout().range(i).and_then(|r| numbers.get(r.start)).copied().unwrap_or(f32::NAN);
+        Ok(Measured { norm: at(0).into(), factor: at(1).into(), finite: at(2) == 1.0 })
+    }
+
+    /// Sums of pieces, then one block over them.
+    fn launch(&self, gpu: &Gpu, grad: &View<'_>, y: &mut [ViewMut<'_>]) -> Result<()> {
+        let [norm, factor, finite] = y else { return Err(wrong_operands("global_norm")) };
+        let (dtype, n) = (grad.spec().dtype(), grad.spec().len());
+        let piece = n.div_ceil(PIECES).next_multiple_of(THREADS as usize * PACKS * launch::wide(dtype));
+        let pieces = n.div_ceil(piece.max(1));
+        // A sum of 8 bytes for every piece.
+        let sums = gpu.scratch(Spec::f32([pieces, 2])?)?;
+        let first = Launch::linear(launch::blocks("global_norm", "pieces", pieces)?, THREADS);
+        let [n, piece] =
+            [launch::length("global_norm", "elements", n)?, launch::length("global_norm", "piece", piece)?];
+        PARTIAL.launch(gpu, dtype, first, &mut [Arg::Scratch(&sums), Arg::In(grad), n, piece])?;
+        let rule: Vec<u8> =
+            [self.loss_scale, self.max_norm.unwrap_or(0.0)].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let pieces = Arg::I32(launch::short("global_norm", "pieces", pieces)?);
+        let results = [Arg::Out(norm), Arg::Out(factor), Arg::Out(finite)];
+        let mut args: Vec<Arg<'_>> =
+            results.into_iter().chain([Arg::Scratch(&sums), pieces, Arg::Bytes(&rule)]).collect();
+        FWD.launch(gpu, dtype, Launch::linear(1, THREADS), &mut args)
     }
 }
 
@@ -139,10 +176,10 @@ impl Operator for GlobalNorm {
     }
 
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
-        let ([grad], [norm, factor, finite]) = (io.x, io.y) else { return Ok(()) };
-        if exec.gpu().is_some() {
-            return Err(Error::device("global_norm: no kernel for this device"));
+        if let (Some(gpu), [grad]) = (exec.gpu(), io.x) {
+            return self.launch(gpu, grad, io.y);
         }
+        let ([grad], [norm, factor, finite]) = (io.x, io.y) else { return Ok(()) };
         let m = self.measure(exec, grad)?;
         norm.f32()?.fill(m.norm as f32);
         factor.f32()?.fill(m.factor as f32);
@@ -170,7 +207,7 @@ pub static ROOM: Room = Room {
     name: "global_norm",
     about: "the length of all gradients together, and what to multiply them by",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,
@@ -192,6 +229,7 @@ fn cases() -> Vec<Case> {
         case(1024.0, None, 33, unit()),
         case(1.0, Some(f64::INFINITY), 33, unit()),
         case(1.0, Some(1.0), 4099, unit()),
+        case(2.0, Some(1.0), 20_001, unit()),
         case(1.0, Some(1.0), 33, Fill::Values(vec![1.0, f32::INFINITY, 2.0])),
         case(1.0, Some(1.0), 33, Fill::Values(vec![1.0, f32::NAN, 2.0])),
         case(1.0, None, 33, Fill::Values(vec![1.0, f32::NEG_INFINITY, 2.0])),

@@ -2,16 +2,21 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::threads::{self, Rows, RowsMut};
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::driver::Launch;
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::blocks::{no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::host;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     RefInput, Reference, ReferenceGrad,
 };
+use crate::ops::{host, launch};
 use crate::scalar::Scalar;
-use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
+use crate::tensor::{Dtype, Spec, Tensor, View, expect_dtype, expect_shape};
 
 /// Rotary position embedding.
 ///
@@ -110,9 +115,13 @@ impl Rope {
 
     /// The angle of pair `i` at `position`, less whole turns: in f32 a position of some thousands would leave no digits.
     fn angle(&self, position: f64, i: usize, d: usize) -> f64 {
+        (position * self.frequency(i, d)).rem_euclid(std::f64::consts::TAU)
+    }
+
+    /// The angle from one position to the next.
+    fn frequency(&self, i: usize, d: usize) -> f64 {
         let frequency = self.theta.powf(-2.0 * i as f64 / d as f64);
-        let angle = position * self.scaling.map_or(frequency, |s| s.apply(frequency));
-        angle.rem_euclid(std::f64::consts::TAU)
+        self.scaling.map_or(frequency, |s| s.apply(frequency))
     }
 
     fn position<S>(&self, x: &[RefInput<'_, S>], at: usize) -> f64 {
@@ -180,6 +189,51 @@ impl Rope {
                 }
             }
         });
+    }
+}
+
+const SOURCE: Source = crate::source!("rope/rope.cu");
+static FWD_TABLE: Kernel = Kernel::new(SOURCE, "rope_fwd_table");
+static FWD: Kernel = Kernel::new(SOURCE, "rope_fwd");
+static BWD: Kernel = Kernel::new(SOURCE, "rope_bwd_dx");
+/// Threads of a block; each turns as many pairs as a pack has numbers.
+const THREADS: u32 = 256;
+
+/// Sizes of one application on a device, with the sines and cosines of its angles.
+struct Turn {
+    size: Size,
+    table: Tensor,
+}
+
+impl Rope {
+    /// Computes the sines and cosines.
+    fn prepare(&self, exec: &Exec, gpu: &Gpu, x: &[&Spec], positions: Option<&View<'_>>) -> Result<Turn> {
+        let size = self.size(x);
+        let half = size.d / 2;
+        let frequencies: Vec<f64> = (0..half).map(|i| self.frequency(i, size.d)).collect();
+        let words = Spec::new(Dtype::I32, [2 * half])?;
+        let frequencies = exec.import(&Tensor::from_bytes(words, bytemuck::cast_slice(&frequencies))?)?;
+        let table = gpu.scratch(Spec::f32([size.positions, size.d])?)?;
+        let angles = size.positions * half;
+        let mut args = vec![Arg::Scratch(&table), positions.map_or(Arg::Null, |p| Arg::In(p)), Arg::In(&frequencies)];
+        args.extend([launch::length("rope", "start", self.start)?, launch::length("rope", "angles", angles)?]);
+        args.push(Arg::I32(launch::short("rope", "D", half)?));
+        FWD_TABLE.launch(gpu, x[0].dtype(), launch::each("rope", "angles", angles)?, &mut args)?;
+        Ok(Turn { size, table })
+    }
+
+    /// The launch over all pairs, and the arguments that both directions share.
+    fn arguments<'a>(&self, dtype: Dtype, turn: &'a Turn) -> Result<(Launch, Vec<Arg<'a>>)> {
+        let Size { tokens, heads, d, positions } = turn.size;
+        let pairs = tokens * heads * (d / 2);
+        let blocks = launch::blocks("rope", "pairs", pairs.div_ceil(THREADS as usize * launch::wide(dtype)))?;
+        let mut args = vec![Arg::Scratch(&turn.table), launch::length("rope", "pairs", pairs)?];
+        args.push(launch::length("rope", "positions", positions)?);
+        let are_neighbours = i32::from(self.pairs == Pairs::Interleaved);
+        args.extend(
+            [launch::short("rope", "H", heads)?, launch::short("rope", "D", d / 2)?, are_neighbours].map(Arg::I32),
+        );
+        Ok((Launch::linear(blocks, THREADS), args))
     }
 }
 
@@ -251,8 +305,14 @@ impl Operator for Rope {
         OpFlops { forward: turn + table, backward, recomputed }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-        host::forward(self, io)
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        let Some(gpu) = exec.gpu() else { return host::forward(self, io) };
+        let ([x, ..], [y]) = (io.x, io.y) else { return Err(wrong_operands("rope")) };
+        let specs: Vec<&Spec> = io.x.iter().map(View::spec).collect();
+        let turn = self.prepare(exec, gpu, &specs, io.x.get(1))?;
+        let dtype = x.spec().dtype();
+        let (launch, rest) = self.arguments(dtype, &turn)?;
+        FWD.launch(gpu, dtype, launch, &mut [Arg::Out(y), Arg::In(x)].into_iter().chain(rest).collect::<Vec<_>>())
     }
 }
 
@@ -261,8 +321,17 @@ impl Differentiable for Rope {
         Keeps { x: Mask::of([1]), y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-        host::backward(self, io)
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        let Some(gpu) = exec.gpu() else { return host::backward(self, io) };
+        let ([dy], [dx, ..]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands("rope")) };
+        let Some(dy) = dy else { return no_gradient(io.dx) };
+        let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
+        let turn = self.prepare(exec, gpu, io.specs, io.x.get(1).and_then(Option::as_ref))?;
+        let dtype = dy.spec().dtype();
+        let (launch, rest) = self.arguments(dtype, &turn)?;
+        let mut args = vec![Arg::Out(dx), Arg::In(dy)];
+        args.extend(rest.into_iter().chain([Arg::I32(add)]));
+        BWD.launch(gpu, dtype, launch, &mut args)
     }
 }
 
@@ -300,7 +369,7 @@ pub static ROOM: Room = Room {
     name: "rope",
     about: "pairs of numbers turned by an angle that grows with their position",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

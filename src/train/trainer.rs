@@ -12,7 +12,7 @@ use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::operator::{Mask, Operator};
 use crate::tape::{Grads, Profile, StepCost, Tape};
-use crate::tensor::{Arena, Dtype};
+use crate::tensor::{Arena, Dtype, Tensor};
 use crate::train::config::{Precision, TrainingConfig};
 use crate::train::loss_scale::LossScale;
 
@@ -165,24 +165,20 @@ impl<M: Model> Trainer<M> {
         let step = self.progress.step + 1;
         let scale = self.loss_scale.scale;
         self.grads.clear();
-        let (mut loss, mut cost) = (0.0, StepCost::default());
+        let (mut losses, mut cost) = (Vec::with_capacity(micro_batches.len()), StepCost::default());
         for (i, batch) in micro_batches.iter().enumerate() {
             let pass =
                 Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
             let share = scale / micro_batches.len() as f64;
-            let (value, profile) = pass_of(&self.model, &self.exec, batch, &pass, share as f32, &mut self.grads)?;
-            if !value.is_finite() {
-                return Err(Error::non_finite(format!(
-                    "step {step}: the loss of micro-batch {i} is {value}; nothing has been updated. Lower learning_rate, or \
-                     look for such values in the data with `perfrun data validate`"
-                )));
-            }
-            loss += f64::from(value) / micro_batches.len() as f64;
+            let (loss, profile) = pass_of(&self.model, &self.exec, batch, &pass, share as f32, &mut self.grads)?;
+            losses.push(loss);
             cost += profile.total();
         }
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
         let grads = self.grads.settled()?;
+        // The only place where a step waits for its device: the losses lie there finished now, too.
         let measured = norm.measure(&self.exec, &grads.flat())?;
+        let loss = mean_loss(step, &losses)?;
         let is_skipped = !measured.finite;
         if is_skipped && !self.loss_scale.skips() {
             return Err(self.not_finite(step));
@@ -257,7 +253,23 @@ fn update_cost(op: &AdamW, norm: &GlobalNorm, params: &Arena) -> Cost {
     Cost { flops: update + measure, bytes: 8 * flat.bytes() as u128 }
 }
 
-/// Forward and backward of one micro-batch; its loss, and what ran.
+/// The mean over micro-batches.
+fn mean_loss(step: u64, losses: &[Tensor]) -> Result<f64> {
+    let mut sum = 0.0;
+    for (i, loss) in losses.iter().enumerate() {
+        let value = loss.item()?;
+        if !value.is_finite() {
+            return Err(Error::non_finite(format!(
+                "step {step}: the loss of micro-batch {i} is {value}; nothing has been updated. Lower learning_rate, or \
+                 look for such values in the data with `perfrun data validate`"
+            )));
+        }
+        sum += f64::from(value);
+    }
+    Ok(sum / losses.len() as f64)
+}
+
+/// Forward and backward of one micro-batch; its loss, which is not waited for, and what ran.
 fn pass_of<M: Model>(
     model: &M,
     exec: &Exec,
@@ -265,14 +277,11 @@ fn pass_of<M: Model>(
     pass: &Pass,
     seed: f32,
     grads: &mut Grads,
-) -> Result<(f32, Profile)> {
+) -> Result<(Tensor, Profile)> {
     let mut tape = Tape::with_params(exec, model.params().arena());
     let loss = model.loss(&mut tape, batch, pass)?;
-    let value = if exec.is_plan() { 0.0 } else { tape.tensor(loss)?.item()? };
-    if value.is_finite() {
-        tape.backward(loss, seed, grads)?;
-    }
-    Ok((value, tape.into_profile()))
+    tape.backward(loss, seed, grads)?;
+    Ok((tape.tensor(loss)?, tape.into_profile()))
 }
 
 /// What one training step costs and needs, without numbers.

@@ -1,0 +1,106 @@
+// adamw: m += follow (g - m); v = beta2 v + take g^2; p = keep p - rate m / (root sqrt(v) + eps), with g = factor * grad; in place.
+// axes      param, m, v, grad [n], an arena of parameters; undecayed [ranges] pairs of i64: places whose p is not multiplied by keep
+// types     T in {f32, bf16, f16}, the type of grad; everything else in f32
+// launch    flat: a block covers 2048 numbers
+// paths     packs of 4 numbers, 2 a thread, where all four arenas are aligned to them, else single numbers
+// traffic   reads param, m, v, grad, writes param, m, v, each once; a pack looks the ranges up by halving
+// order     every number alone, rounded as on the CPU: same input, same bits
+// budget    sm_80 56 registers, sm_90a 56, gfx90a 48, gfx942 48; no spills
+// source    Loshchilov, Hutter 2019, algorithm 2
+
+#include "common/elementwise.cuh"
+
+constexpr int PACKS = 2;
+
+// The numbers of one step, as the CPU's path has them.
+struct Rates {
+    float factor, keep, follow, beta2, take, rate, root, eps;
+};
+
+// Ascending ranges that lie apart.
+struct Undecayed {
+    const i64* edges;
+    int count;
+    DEVICE i64 start(int k) const { return edges[2 * k]; }
+    DEVICE i64 end(int k) const { return edges[2 * k + 1]; }
+    // The first range that ends behind `at`.
+    DEVICE int behind(i64 at) const {
+        int low = 0, high = count;
+        while (low < high) {
+            int middle = (low + high) / 2;
+            if (end(middle) > at) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        return low;
+    }
+};
+
+template <int W> struct Held {
+    Pack<f32, W> param, m, v;
+    Pack<T, W> grad;
+    DEVICE void load(const f32* p, const f32* first, const f32* second, const T* g, i64 at) {
+        param = load_once<f32, W>(p + at);
+        m = load_once<f32, W>(first + at);
+        v = load_once<f32, W>(second + at);
+        grad = load_once<T, W>(g + at);
+    }
+};
+
+template <int W>
+DEVICE void update(f32* param, f32* m, f32* v, const Held<W>& old, i64 at, const Rates& r, const Undecayed& undecayed) {
+    float p[W], mean[W], square[W];
+    int k = undecayed.behind(at);
+#pragma unroll
+    for (int i = 0; i < W; ++i) {
+        while (k < undecayed.count && undecayed.end(k) <= at + i) ++k;
+        bool decays = k == undecayed.count || at + i < undecayed.start(k);
+        float g = mul(r.factor, old.grad.get(i));
+        mean[i] = old.m.get(i) + mul(r.follow, g - old.m.get(i));
+        square[i] = mul(r.beta2, old.v.get(i)) + mul(r.take, mul(g, g));
+        float step = divide(mean[i], mul(r.root, square_root(square[i])) + r.eps);
+        p[i] = mul(decays ? r.keep : 1.0f, old.param.get(i)) - mul(r.rate, step);
+    }
+    store<f32, W>(param + at, p);
+    store<f32, W>(m + at, mean);
+    store<f32, W>(v + at, square);
+}
+
+extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) adamw_fwd(
+    f32* param, f32* m, f32* v, const T* grad, i64 n, const int* undecayed, int ranges, float factor, float keep, float follow,
+    float beta2, float take, float rate, float root, float eps) {
+    constexpr int W = 4;
+    Rates rates{factor, keep, follow, beta2, take, rate, root, eps};
+    Undecayed spared{(const i64*)undecayed, ranges};
+    i64 block = (i64)block_x() * (FLAT_THREADS * PACKS);
+    if (is_aligned<16>(param) && is_aligned<16>(m) && is_aligned<16>(v) && is_aligned<sizeof(T) * W>(grad)) {
+        i64 packs = n / W, first = block + thread();
+        Held<W> held[PACKS];
+#pragma unroll
+        for (int k = 0; k < PACKS; ++k) {
+            i64 at = first + k * FLAT_THREADS;
+            if (at < packs) held[k].load(param, m, v, grad, at * W);
+        }
+#pragma unroll
+        for (int k = 0; k < PACKS; ++k) {
+            i64 at = first + k * FLAT_THREADS;
+            if (at < packs) update<W>(param, m, v, held[k], at * W, rates, spared);
+        }
+        // The numbers after the last whole pack.
+        i64 at = packs * W + thread();
+        if (block_x() == 0 && at < n) {
+            Held<1> one;
+            one.load(param, m, v, grad, at);
+            update<1>(param, m, v, one, at, rates, spared);
+        }
+        return;
+    }
+    i64 end = least(n, (block + FLAT_THREADS * PACKS) * W);
+    for (i64 at = block * W + thread(); at < end; at += FLAT_THREADS) {
+        Held<1> one;
+        one.load(param, m, v, grad, at);
+        update<1>(param, m, v, one, at, rates, spared);
+    }
+}
