@@ -301,6 +301,36 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             Epilogue{y, pre, bias, rows, columns, activation, add});
 }
 
+template <int W>
+DEVICE void finish_pack(T* y, float* pre, const float* sums, const T* bias, i64 at, i64 columns, int activation) {
+    float z[W], b[W];
+    load_kept<float, W>(sums + at).unpack(z);
+    if (bias) {
+        load_kept<T, W>(bias + at % columns).unpack(b);
+#pragma unroll
+        for (int i = 0; i < W; ++i) z[i] += b[i];
+    }
+    if (pre) store<float, W>(pre + at, z);
+#pragma unroll
+    for (int i = 0; i < W; ++i) z[i] = activate(z[i], activation);
+    store<T, W>(y + at, z);
+}
+
+constexpr int FINISHED = 4;  // numbers of a thread
+
+// y = activation(sums + bias) where a library made the sums, n = rows * columns of them; pre takes sums + bias and may be sums.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    matmul_finish(T* y, float* pre, const float* sums, const T* bias, i64 n, i64 columns, int activation) {
+    i64 at = ((i64)block_x() * THREADS + thread()) * FINISHED;
+    bool all_aligned = is_aligned<16>(y) && is_aligned<16>(pre) && is_aligned<16>(sums) && is_aligned<16>(bias);
+    if (all_aligned && columns % FINISHED == 0) {
+        if (at < n) finish_pack<FINISHED>(y, pre, sums, bias, at, columns, activation);
+        return;
+    }
+    i64 end = least(n, at + FINISHED);
+    for (; at < end; ++at) finish_pack<1>(y, pre, sums, bias, at, columns, activation);
+}
+
 // dz = dy * activation'(z), rounded as an unfused product would store it; z in f32 where it was saved, else y.
 extern "C" __global__ void __launch_bounds__(THREADS)
     matmul_bwd_dz(T* dz, const float* z, const T* y, const T* dy, i64 n, int activation) {

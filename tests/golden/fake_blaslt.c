@@ -25,6 +25,11 @@ const char *fake_alive(void) { return alive ? "some" : "none"; }
 
 int F(Create)(void **handle) { *handle = &alive; return 0; }
 int F(Destroy)(void *handle) { return handle == &alive ? 0 : INVALID; }
+#ifdef HIP
+int F(GetVersion)(void *handle, int *version) { *version = 100; return handle == &alive ? 0 : INVALID; }
+#else
+size_t F(GetVersion)(void) { return 130200; }
+#endif
 int F(MatmulDescCreate)(struct product **p, int compute, int scale) {
     if ((compute != COMPUTE && compute != COMPUTE_TF32) || scale != 0) return INVALID;
     alive++;

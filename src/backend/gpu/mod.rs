@@ -13,16 +13,18 @@ pub(crate) mod library;
 mod limits;
 pub mod open;
 mod pool;
+pub(crate) mod products;
 pub mod survey;
 pub mod vendor;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::backend::emulator::{self, device::Emulator};
 use crate::backend::gpu::compile::{Form, Source};
 use crate::backend::gpu::driver::{Driver, Launch, Stream};
 use crate::backend::gpu::kernel::{Arg, Kernel, Loaded, Unit};
 use crate::backend::gpu::pool::DevicePool;
+use crate::backend::gpu::products::Products;
 use crate::backend::{Device, Usage};
 use crate::error::{Error, Result};
 use crate::source;
@@ -36,6 +38,8 @@ pub struct Gpu {
     stream: Stream,
     pool: DevicePool,
     loaded: Loaded,
+    /// Who computes matrix products, once one was asked for.
+    products: OnceLock<Products>,
     /// The emulator behind the driver, if it is one.
     emulator: Option<Arc<Emulator>>,
     /// Whether every launch is waited for, so that a fault names its kernel.
@@ -100,6 +104,7 @@ impl Gpu {
             stream,
             pool,
             loaded: Loaded::default(),
+            products: OnceLock::new(),
             emulator,
             waits_for_each,
             notices: Mutex::default(),
@@ -117,6 +122,18 @@ impl Gpu {
         if !notices.contains(&line) {
             notices.push(line);
         }
+    }
+
+    /// Who computes matrix products.
+    ///
+    /// # Errors
+    /// As [`Products::open`].
+    pub(crate) fn products(&self) -> Result<&Products> {
+        if let Some(products) = self.products.get() {
+            return Ok(products);
+        }
+        let products = Products::open(self, Arc::clone(&self.driver))?;
+        Ok(self.products.get_or_init(|| products))
     }
 
     /// The emulator behind the driver, if it is one: its schedule and its counters.

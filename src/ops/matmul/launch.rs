@@ -1,10 +1,13 @@
 //! The device path: one product in four orientations, so that no operand is ever transposed in memory.
 
+mod library;
+
 use super::{Activation, Matmul, Size};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit};
+use crate::backend::gpu::products::Way;
 use crate::error::{Error, Result};
 use crate::ops::operator::{Backward, Forward, GradSlot};
 use crate::source;
@@ -71,20 +74,51 @@ impl<'a> Matrix<'a> {
 
 /// What becomes of the sums.
 struct Finish<'a> {
-    pre: Option<&'a mut dyn Operand>,
+    pre: Option<&'a dyn Operand>,
     bias: Option<&'a dyn Operand>,
     activation: Activation,
     add: bool,
 }
 
-/// `y [m, n] = a [m, depth] · b [depth, n]`.
+/// Rows and columns of a product, and what is summed over.
+type Shape = (usize, usize, usize);
+
+/// `y [m, n] = a [m, depth] · b [depth, n]`, by whom this device computes it fastest.
 fn product(
     gpu: &Gpu,
     y: &mut dyn Operand,
-    (m, n, depth): (usize, usize, usize),
+    shape: Shape,
     a: Matrix<'_>,
     b: Matrix<'_>,
-    finish: Finish<'_>,
+    mut finish: Finish<'_>,
+) -> Result<()> {
+    let way = library::way(gpu, y, shape, a, b, &finish)?;
+    product_as(gpu, way, y, shape, a, b, &mut finish)
+}
+
+fn product_as(
+    gpu: &Gpu,
+    way: Way,
+    y: &mut dyn Operand,
+    shape: Shape,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    finish: &mut Finish<'_>,
+) -> Result<()> {
+    match way {
+        Way::Kernel => own_product(gpu, y, shape, a, b, finish),
+        Way::Library(way) => library::product(gpu, way, y, shape, a, b, finish),
+    }
+}
+
+/// The product by this room's kernel.
+fn own_product(
+    gpu: &Gpu,
+    y: &mut dyn Operand,
+    (m, n, depth): Shape,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    finish: &mut Finish<'_>,
 ) -> Result<()> {
     let launch = Launch::grid([blocks("N", n, TILE)?, blocks("rows", m, TILE)?, 1], [THREADS, 1, 1]);
     let ((a_row, a_k), (b_k, b_column)) = (a.strides(), b.strides());
@@ -94,8 +128,8 @@ fn product(
         launch,
         &mut [
             Arg::Out(y),
-            match finish.pre {
-                Some(pre) => Arg::Out(pre),
+            match &finish.pre {
+                Some(pre) => Arg::Out(*pre),
                 None => Arg::Null,
             },
             Arg::In(a.at),
@@ -125,7 +159,7 @@ impl Matmul {
         let s = self.size(&specs);
         let ([x, w, bias @ ..], [y]) = (io.x, io.y) else { unreachable!("infer fixed the counts") };
         let finish = Finish {
-            pre: io.saved.first_mut().map(|pre| pre as &mut dyn Operand),
+            pre: io.saved.first().map(|pre| pre as &dyn Operand),
             bias: bias.first().map(|b| b as &dyn Operand),
             activation: self.activation,
             add: false,

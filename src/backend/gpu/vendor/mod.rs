@@ -63,6 +63,8 @@ pub struct Product {
     pub is_b_transposed: bool,
     /// Number type.
     pub number: Number,
+    /// Whether `Y` holds the f32 sums whatever the number type.
+    pub is_result_f32: bool,
     /// How many products.
     pub batch: u32,
     /// Elements from one product's operands to the next's: `A`, `B`, `Y`; zero repeats one.
@@ -97,6 +99,7 @@ pub struct BlasLt {
     api: Api,
     numbers: Numbers,
     handle: Handle,
+    version: i64,
     /// What is known of each product, by its shape and the alignment of its operands.
     plans: Mutex<HashMap<(Product, u64), Plan>>,
 }
@@ -277,6 +280,25 @@ impl Api {
     }
 }
 
+/// The version that the library tells: to cuBLASLt nothing is given, hipBLASLt wants its handle and a place.
+fn version(library: &Library, numbers: &Numbers, handle: Handle) -> i64 {
+    let mut missing = Vec::new();
+    if numbers.reductions.is_some() {
+        // SAFETY: the type is that of `cublasLt.h`.
+        let call: Option<unsafe extern "C" fn() -> usize> =
+            unsafe { library.symbol("cublasLtGetVersion", &mut missing) };
+        // SAFETY: it takes nothing and gives a number.
+        return call.map_or(0, |call| unsafe { call() } as i64);
+    }
+    // SAFETY: the type is that of `hipblaslt.h`.
+    let call: Option<unsafe extern "C" fn(Handle, *mut c_int) -> Status> =
+        unsafe { library.symbol("hipblasLtGetVersion", &mut missing) };
+    let mut version = 0;
+    // SAFETY: the handle is alive and `version` a live int; a status that is not success leaves it zero.
+    call.map(|call| unsafe { call(handle, &raw mut version) });
+    version.into()
+}
+
 impl Number {
     /// `cudaDataType` and `hipDataType` agree.
     fn storage(self) -> c_int {
@@ -314,7 +336,13 @@ impl BlasLt {
         let mut handle = 0;
         // SAFETY: `handle` is a live pointer-sized local; it is destroyed when this value is dropped.
         check(&numbers, "Create", unsafe { (api.create)(&raw mut handle) })?;
-        Ok(BlasLt { driver, api, numbers, handle, plans: Mutex::default() })
+        let version = version(&library, &numbers, handle);
+        Ok(BlasLt { driver, api, numbers, handle, version, plans: Mutex::default() })
+    }
+
+    /// Its version as the library counts, zero if it does not tell.
+    pub fn version(&self) -> i64 {
+        self.version
     }
 
     /// The name under which the library was found.
@@ -443,13 +471,14 @@ impl BlasLt {
         let b = if p.is_b_transposed { (p.k, p.n) } else { (p.n, p.k) };
         let a = if p.is_a_transposed { (p.m, p.k) } else { (p.k, p.m) };
         let [stride_a, stride_b, stride_y] = p.strides;
-        for (i, ((rows, columns), stride)) in
-            [(b, stride_b), (a, stride_a), ((p.n, p.m), stride_y)].into_iter().enumerate()
-        {
+        let number = p.number.storage();
+        let of_result = if p.is_result_f32 { Number::F32.storage() } else { number };
+        let all = [(b, stride_b, number), (a, stride_a, number), ((p.n, p.m), stride_y, of_result)];
+        for (i, ((rows, columns), stride, number)) in all.into_iter().enumerate() {
             let distance = i64::try_from(rows).map_err(|_| Error::too_large("matmul", "columns", rows))?;
             let layout = &raw mut plan.layouts[i];
             // SAFETY: a live pointer-sized place.
-            let status = unsafe { (self.api.layout_create)(layout, p.number.storage(), rows, columns, distance) };
+            let status = unsafe { (self.api.layout_create)(layout, number, rows, columns, distance) };
             check(n, "MatrixLayoutCreate", status)?;
             if p.batch > 1 {
                 let layout = plan.layouts[i];

@@ -15,6 +15,7 @@ const PLAIN: Product = Product {
     is_a_transposed: false,
     is_b_transposed: false,
     number: Number::F32,
+    is_result_f32: false,
     batch: 1,
     strides: [0; 3],
     has_bias: false,

@@ -1,0 +1,159 @@
+//! The same product by the vendor's library, where it is faster. What the library cannot finish exactly as the room defines it, an
+//! activation of f32 sums, a kernel does in a pass of its own.
+
+use super::{Arg, Finish, Kernel, Matrix, SOURCE, Shape, THREADS, blocks, product_as};
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::driver::Launch;
+use crate::backend::gpu::kernel::Operand;
+use crate::backend::gpu::products::Way;
+use crate::backend::gpu::vendor::{BlasLt, Number, Operands, Product, WORKSPACE_BYTES};
+use crate::error::{Error, Result};
+use crate::ops::matmul::Activation;
+use crate::tensor::{Dtype, Spec, Tensor};
+
+static FINISH: Kernel = Kernel::new(SOURCE, "matmul_finish");
+
+/// Numbers that a thread finishes.
+const FINISHED: usize = 4;
+
+/// Who computes this product; measured if nobody asked before.
+pub(super) fn way(
+    gpu: &Gpu,
+    y: &dyn Operand,
+    shape: Shape,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    finish: &Finish<'_>,
+) -> Result<Way> {
+    let products = gpu.products()?;
+    let Some(library) = products.library() else { return Ok(Way::Kernel) };
+    let (m, n, depth) = shape;
+    let Some(number) = number(y.spec().dtype()).filter(|_| m * n * depth > 0) else { return Ok(Way::Kernel) };
+    let is_plain = finish.activation == Activation::None && finish.pre.is_none();
+    // An activation is finished without adding, which is all that the room asks for.
+    if !is_plain && finish.add {
+        return Ok(Way::Kernel);
+    }
+    let asked = describe(shape, number, a, b, finish);
+    let workspace = workspace(gpu)?;
+    // The alignment is that of every operand that the product itself would be computed with.
+    let addresses = operands(y, a, b, finish, &workspace)?;
+    let ways = library.ways(&asked, &addresses)?;
+    let trial = gpu.scratch(y.spec().clone())?;
+    let sums = finish.pre.map(|pre| gpu.scratch(pre.spec().clone())).transpose()?;
+    let name = name(shape, y.spec().dtype(), a, b, finish, &addresses);
+    products.way(gpu, &name, ways, |way| {
+        let pre = sums.as_ref().map(|sums| sums as &dyn Operand);
+        product_as(gpu, way, &mut trial.clone(), shape, a, b, &mut Finish { pre, ..*finish })
+    })
+}
+
+/// What a choice is remembered by: type, lengths, orientations, what else is done, and the alignment that ways depend on.
+fn name(shape: Shape, dtype: Dtype, a: Matrix<'_>, b: Matrix<'_>, finish: &Finish<'_>, at: &Operands) -> String {
+    let (m, n, depth) = shape;
+    let side = |matrix: Matrix<'_>| if matrix.is_transposed { 't' } else { 'n' };
+    let alignment = 1u64 << (at.y | at.a | at.b | at.bias | 256).trailing_zeros();
+    let mut name = format!("{dtype} {m}x{n}x{depth} {}{} align {alignment}", side(a), side(b));
+    for (is, word) in [
+        (finish.bias.is_some(), " bias".to_owned()),
+        (finish.pre.is_some(), " pre".to_owned()),
+        (finish.activation != Activation::None, format!(" {:?}", finish.activation)),
+        (finish.add, " add".to_owned()),
+    ] {
+        if is {
+            name += &word;
+        }
+    }
+    name
+}
+
+/// The product by the library in one of its ways.
+pub(super) fn product(
+    gpu: &Gpu,
+    way: usize,
+    y: &mut dyn Operand,
+    shape: Shape,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    finish: &mut Finish<'_>,
+) -> Result<()> {
+    let (Some(library), Some(number)) = (gpu.products()?.library(), number(y.spec().dtype())) else {
+        return Err(Error::argument("matmul: the vendor's library was chosen, and there is none"));
+    };
+    let asked = describe(shape, number, a, b, finish);
+    let workspace = workspace(gpu)?;
+    if !asked.is_result_f32 {
+        return run(gpu, library, way, &asked, &operands(y, a, b, finish, &workspace)?);
+    }
+    let (m, n, _) = shape;
+    let own;
+    let sums: &dyn Operand = match finish.pre {
+        Some(pre) => pre,
+        None => {
+            own = gpu.scratch(Spec::f32([m, n])?)?;
+            &own
+        }
+    };
+    let sums_only = Finish { pre: None, bias: None, activation: Activation::None, add: false };
+    run(gpu, library, way, &asked, &operands(sums, a, b, &sums_only, &workspace)?)?;
+    let launch = Launch::linear(blocks("elements", m * n, FINISHED * THREADS as usize)?, THREADS);
+    let args = &mut [
+        Arg::Out(y),
+        finish.pre.map_or(Arg::Null, Arg::Out),
+        Arg::In(sums),
+        finish.bias.map_or(Arg::Null, Arg::In),
+        Arg::I64((m * n) as i64),
+        Arg::I64(n as i64),
+        Arg::I32(finish.activation.code()),
+    ];
+    FINISH.launch(gpu, a.at.spec().dtype(), launch, args)
+}
+
+fn run(gpu: &Gpu, library: &BlasLt, way: usize, asked: &Product, operands: &Operands) -> Result<()> {
+    library.matmul(asked, operands, way, gpu.stream())
+}
+
+/// Memory that the library may use; the stream orders its next use after this one.
+fn workspace(gpu: &Gpu) -> Result<Tensor> {
+    gpu.scratch(Spec::f32([WORKSPACE_BYTES / 4])?)
+}
+
+fn number(dtype: Dtype) -> Option<Number> {
+    match dtype {
+        Dtype::F32 => Some(Number::F32),
+        Dtype::Bf16 => Some(Number::Bf16),
+        Dtype::F16 => Some(Number::F16),
+        Dtype::I32 => None,
+    }
+}
+
+fn describe((m, n, depth): Shape, number: Number, a: Matrix<'_>, b: Matrix<'_>, finish: &Finish<'_>) -> Product {
+    let is_result_f32 = finish.activation != Activation::None || finish.pre.is_some();
+    Product {
+        m: m as u64,
+        n: n as u64,
+        k: depth as u64,
+        is_a_transposed: a.is_transposed,
+        is_b_transposed: b.is_transposed,
+        number,
+        is_result_f32,
+        batch: 1,
+        strides: [0; 3],
+        has_bias: finish.bias.is_some() && !is_result_f32,
+        accumulates: finish.add,
+    }
+}
+
+fn operands(y: &dyn Operand, a: Matrix<'_>, b: Matrix<'_>, finish: &Finish<'_>, workspace: &Tensor) -> Result<Operands> {
+    let at = |of: &dyn Operand| {
+        of.address().ok_or_else(|| Error::argument("matmul: expected operands in the device's memory"))
+    };
+    Ok(Operands {
+        y: at(y)?,
+        a: at(a.at)?,
+        b: at(b.at)?,
+        bias: finish.bias.map_or(Ok(0), at)?,
+        workspace: at(workspace)?,
+        workspace_bytes: WORKSPACE_BYTES,
+    })
+}
