@@ -23,6 +23,9 @@ const WAYS: usize = 3;
 /// Measurements of a way, of which the least counts: everything else that happens only adds.
 const REPEATS: usize = 3;
 
+/// A way is taken instead of one before it in the list if it needs less than this part of its time: noise decides nothing.
+const CLEARLY: f64 = 0.97;
+
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -67,9 +70,9 @@ impl Policy {
             None | Some("" | "measure") => Ok(Policy::Measure),
             Some("kernel") => Ok(Policy::Kernel),
             Some("library") => Ok(Policy::Library),
-            Some(other) => Err(Error::argument(format!(
-                "{VARIABLE}: expected `kernel`, `library` or `measure`, found `{other}`"
-            ))),
+            Some(other) => {
+                Err(Error::argument(format!("{VARIABLE}: expected `kernel`, `library` or `measure`, found `{other}`")))
+            }
         }
     }
 }
@@ -132,13 +135,7 @@ impl Products {
     ///
     /// # Errors
     /// What the kernel's way or the device's clock reports.
-    pub(crate) fn way(
-        &self,
-        gpu: &Gpu,
-        shape: &str,
-        ways: usize,
-        run: impl FnMut(Way) -> Result<()>,
-    ) -> Result<Way> {
+    pub(crate) fn way(&self, gpu: &Gpu, shape: &str, ways: usize, run: impl FnMut(Way) -> Result<()>) -> Result<Way> {
         match self.policy {
             _ if ways == 0 => return Ok(Way::Kernel),
             Policy::Kernel => return Ok(Way::Kernel),
@@ -171,7 +168,7 @@ fn fastest(gpu: &Gpu, ways: usize, mut run: impl FnMut(Way) -> Result<()>) -> Re
         match clock.seconds(|| run(way)) {
             Ok(seconds) => {
                 library = library.min(seconds);
-                if seconds < best.1 {
+                if seconds < best.1 * CLEARLY {
                     best = (way, seconds);
                 }
             }
@@ -244,7 +241,10 @@ fn remembered(file: &Path) -> (HashMap<String, Way>, Option<String>) {
             _ => {
                 let line = i + 1;
                 bad.get_or_insert_with(|| {
-                    format!("{}: line {line}: expected a choice, two times and a shape; it is measured anew", file.display())
+                    format!(
+                        "{}: line {line}: expected a choice, two times and a shape; it is measured anew",
+                        file.display()
+                    )
                 });
             }
         }

@@ -144,7 +144,13 @@ fn describe((m, n, depth): Shape, number: Number, a: Matrix<'_>, b: Matrix<'_>, 
     }
 }
 
-fn operands(y: &dyn Operand, a: Matrix<'_>, b: Matrix<'_>, finish: &Finish<'_>, workspace: &Tensor) -> Result<Operands> {
+fn operands(
+    y: &dyn Operand,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    finish: &Finish<'_>,
+    workspace: &Tensor,
+) -> Result<Operands> {
     let at = |of: &dyn Operand| {
         of.address().ok_or_else(|| Error::argument("matmul: expected operands in the device's memory"))
     };
@@ -156,4 +162,59 @@ fn operands(y: &dyn Operand, a: Matrix<'_>, b: Matrix<'_>, finish: &Finish<'_>, 
         workspace: at(workspace)?,
         workspace_bytes: WORKSPACE_BYTES,
     })
+}
+
+#[cfg(test)]
+mod with_compilers {
+    use super::super::{Matrix, own_product};
+    use super::*;
+    use crate::backend::{Device, Exec};
+
+    /// With a depth of 1 the sums are products of two numbers, which the host rounds as the kernel does.
+    #[test]
+    #[ignore = "needs NVRTC and clang-19: see ci/install"]
+    fn sums_that_another_made_are_finished_bit_for_bit_as_the_kernel_finishes_its_own() {
+        for device in ["emu:sm_80", "emu:gfx90a"] {
+            let exec = Exec::open(device.parse::<Device>().unwrap()).unwrap();
+            // Multiples of a pack, and not; with what is kept and without.
+            for (m, n, keeps, has_bias) in
+                [(5, 12, true, true), (3, 7, true, false), (2, 130, false, true), (1, 1, false, false)]
+            {
+                finish_both(&exec, (m, n, 1), keeps, has_bias);
+            }
+        }
+    }
+
+    fn finish_both(exec: &Exec, shape: Shape, keeps: bool, has_bias: bool) {
+        let (m, n, _) = shape;
+        let gpu = exec.gpu().unwrap();
+        let numbers = |count: usize, step: f32| (0..count).map(|i| (i as f32 - 1.5) * step).collect::<Vec<f32>>();
+        let (x, w, bias) = (numbers(m, 0.37), numbers(n, 0.11), numbers(n, -0.05));
+        let sums: Vec<f32> = x.iter().flat_map(|x| w.iter().map(move |w| x * w)).collect();
+        let put = |shape: [usize; 2], v: &[f32]| exec.import(&Tensor::from_f32(shape, v).unwrap()).unwrap();
+        let (x, w, bias, sums) = (put([m, 1], &x), put([1, n], &w), put([1, n], &bias), put([m, n], &sums));
+        let empty = || put([m, n], &vec![f32::NAN; m * n]);
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
+            let (mut y, pre, z, kept) = (empty(), empty(), empty(), empty());
+            let bias = has_bias.then_some(&bias as &dyn Operand);
+            let pre_of = |t| keeps.then_some(t);
+            let mut own = Finish { pre: pre_of(&pre as &dyn Operand), bias, activation, add: false };
+            own_product(gpu, &mut y, shape, Matrix::new(&x, 1), Matrix::new(&w, n), &mut own).unwrap();
+            let args = &mut [
+                Arg::Out(&z),
+                if keeps { Arg::Out(&kept) } else { Arg::Null },
+                Arg::In(&sums),
+                bias.map_or(Arg::Null, Arg::In),
+                Arg::I64((m * n) as i64),
+                Arg::I64(n as i64),
+                Arg::I32(activation.code()),
+            ];
+            let blocks = blocks("elements", m * n, FINISHED * THREADS as usize).unwrap();
+            FINISH.launch(gpu, Dtype::F32, Launch::linear(blocks, THREADS), args).unwrap();
+            let bits = |t: &Tensor| t.to_f32().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(&z), bits(&y), "{activation:?} {shape:?}");
+            assert_eq!(bits(&kept), bits(&pre), "{activation:?} {shape:?}: what is kept");
+            assert!(z.to_f32().unwrap().iter().all(|v| v.is_finite()), "{activation:?} {shape:?}");
+        }
+    }
 }
