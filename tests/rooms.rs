@@ -7,7 +7,7 @@ use perfrun::ops::ROOMS;
 use crate::source::{files, path, read};
 
 /// Modules of `src/ops` that rooms share; everything else there is a room.
-const SHARED: [&str; 14] = [
+const SHARED: [&str; 15] = [
     "blocks",
     "broadcast",
     "compare",
@@ -21,6 +21,7 @@ const SHARED: [&str; 14] = [
     "movement",
     "norm",
     "operator",
+    "totals",
     "trial",
 ];
 

@@ -3,7 +3,7 @@
 // stages    a block takes a piece of GROUP_PIECE<T> numbers of one (z, g); a warp then merges the pieces of a (z, g)
 // launch    GROUP_THREADS threads; grid [Z * G * pieces], then [Z * G / warps of a block]
 // paths     16-byte packs when W divides I, else single numbers
-// traffic   every number is read once: a piece stays in registers for its mean and its squares about that mean
+// traffic   every number is read once: a piece stays in registers for its mean, summed in f64, and its squares about that mean
 // sizes     O * I below 2^31
 // order     pieces and lanes in a fixed order: same input, same bits
 // source    merging of moments: Chan, Golub, LeVeque 1979
@@ -11,6 +11,7 @@
 #pragma once
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
+#include "common/totals.cuh"
 
 constexpr int GROUP_THREADS = 256;
 constexpr int GROUP_PACKS = 4;
@@ -78,13 +79,16 @@ DEVICE void piece_moments(float* means, float* squares, const U* x, int outer, i
     __shared__ BlockScratch<GROUP_THREADS> scratch;
     Piece p = piece_of<U>(outer, groups, inner, pieces);
     HeldPiece<U> held(x, p, is_aligned<16>(x));
-    float total = 0.0f, square = 0.0f;
+    // In f64: the mean of numbers that nearly cancel keeps its digits.
+    double total[1] = {0.0};
+    float square = 0.0f;
 #pragma unroll
     for (int k = 0; k < GROUP_PACKS; ++k) {
 #pragma unroll
-        for (int i = 0; i < WIDE<U>; ++i) total += held.has(k, i) ? held.v[k][i] : 0.0f;
+        for (int i = 0; i < WIDE<U>; ++i) total[0] += held.has(k, i) ? (double)held.v[k][i] : 0.0;
     }
-    float mean = divide(block_sum(total, scratch), (float)(p.end - p.begin));
+    Team{GROUP_THREADS}.sum(total);
+    float mean = (float)(total[0] / (double)(p.end - p.begin));
 #pragma unroll
     for (int k = 0; k < GROUP_PACKS; ++k) {
 #pragma unroll

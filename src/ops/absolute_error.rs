@@ -2,6 +2,8 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::dispatch::wide;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::Result;
 use crate::ops::contract::{BadCase, Case, Room};
 use crate::ops::mean_error::{self, mean_error};
@@ -9,6 +11,7 @@ use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad,
 };
+use crate::ops::totals::PAIRS;
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec};
 
@@ -43,6 +46,8 @@ use crate::tensor::{Dtype, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AbsoluteError;
 
+const SOURCE: Source = crate::source!("absolute_error/absolute_error.cu");
+
 mean_error!(AbsoluteError, "absolute_error", error: 0 |d| if d < S::zero() { -d } else { d }, pull: 1.0 0 sign);
 
 /// `s` with the sign of `d`; 0 at 0; NaN of NaN.
@@ -62,7 +67,7 @@ pub static ROOM: Room = Room {
     name: "absolute_error",
     about: "the mean of absolute differences",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit { types: PAIRS, ..Unit::floats(SOURCE) }],
     cases,
     bad_cases,
     bench_cases,

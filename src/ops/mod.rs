@@ -12,6 +12,7 @@ mod keep;
 mod launch;
 mod norm;
 pub mod operator;
+mod totals;
 #[cfg(test)]
 mod trial;
 

@@ -2,6 +2,8 @@
 
 use crate::backend::Exec;
 use crate::backend::cpu::dispatch::wide;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::{Kernel, Unit};
 use crate::error::Result;
 use crate::ops::contract::{BadCase, Case, Room};
 use crate::ops::mean_error::{self, mean_error};
@@ -9,6 +11,7 @@ use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad,
 };
+use crate::ops::totals::PAIRS;
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec};
 
@@ -43,6 +46,8 @@ use crate::tensor::{Dtype, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SquaredError;
 
+const SOURCE: Source = crate::source!("squared_error/squared_error.cu");
+
 mean_error!(SquaredError, "squared_error", error: 1 |d| d * d, pull: 2.0 1 |s, d| s * d);
 
 /// The room.
@@ -50,7 +55,7 @@ pub static ROOM: Room = Room {
     name: "squared_error",
     about: "the mean of squared differences",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit { types: PAIRS, ..Unit::floats(SOURCE) }],
     cases,
     bad_cases,
     bench_cases,

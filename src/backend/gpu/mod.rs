@@ -4,6 +4,7 @@ pub mod compile;
 pub(crate) mod cuda;
 pub mod driver;
 pub mod dry;
+pub(crate) mod faults;
 mod handles;
 pub(crate) mod hip;
 mod image;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use crate::backend::emulator::{self, device::Emulator};
 use crate::backend::gpu::compile::{Form, Source};
 use crate::backend::gpu::driver::{Driver, Launch, Stream};
+use crate::backend::gpu::faults::Faults;
 use crate::backend::gpu::kernel::{Arg, Kernel, Loaded, Unit};
 use crate::backend::gpu::pool::DevicePool;
 use crate::backend::gpu::products::Products;
@@ -40,6 +42,8 @@ pub struct Gpu {
     loaded: Loaded,
     /// Who computes matrix products, once one was asked for.
     products: OnceLock<Products>,
+    /// What kernels found wrong with their inputs.
+    faults: Faults,
     /// The emulator behind the driver, if it is one.
     emulator: Option<Arc<Emulator>>,
     /// Whether every launch is waited for, so that a fault names its kernel.
@@ -105,6 +109,7 @@ impl Gpu {
             pool,
             loaded: Loaded::default(),
             products: OnceLock::new(),
+            faults: Faults::default(),
             emulator,
             waits_for_each,
             notices: Mutex::default(),
@@ -212,9 +217,10 @@ impl Gpu {
     /// Waits until everything that was started is done.
     ///
     /// # Errors
-    /// What the device reports, also of work that was started before.
+    /// What the device reports, also of work that was started before; what a kernel found wrong with its inputs.
     pub fn synchronize(&self) -> Result<()> {
-        self.driver.synchronize(self.stream)
+        self.driver.synchronize(self.stream)?;
+        self.tell_faults()
     }
 
     /// Bytes in use now and at most so far.
@@ -230,7 +236,11 @@ impl Gpu {
 
 impl Remote for Gpu {
     fn read(&self, to: &mut [u8], from: u64) -> Result<()> {
-        if to.is_empty() { Ok(()) } else { self.driver.read(to, from, self.stream) }
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.driver.read(to, from, self.stream)?;
+        self.tell_faults()
     }
 
     fn write(&self, to: u64, from: &[u8]) -> Result<()> {

@@ -1,8 +1,10 @@
 //! `relative_l2`: the distance of a prediction from its target, in lengths of the target.
 
 mod cpu;
+mod launch;
 
 use crate::backend::Exec;
+use crate::backend::gpu::kernel::Unit;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
@@ -10,6 +12,7 @@ use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad,
 };
+use crate::ops::totals::PAIRS;
 use crate::scalar::{Scalar, sum};
 use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
 
@@ -150,7 +153,10 @@ impl Operator for RelativeL2 {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::forward(gpu, io);
+        }
         cpu::forward(io)
     }
 }
@@ -161,7 +167,10 @@ impl Differentiable for RelativeL2 {
         Keeps { x: if wanted.has(0) || wanted.has(1) { x.with(2) } else { x }, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::backward(gpu, io);
+        }
         cpu::backward(io)
     }
 }
@@ -240,7 +249,7 @@ pub static ROOM: Room = Room {
     name: "relative_l2",
     about: "distance of a prediction from its target, in lengths of the target",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit { types: PAIRS, ..Unit::floats(launch::SOURCE) }],
     cases,
     bad_cases,
     bench_cases,

@@ -14,6 +14,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/elementwise.cuh",
     "common/groups.cuh",
     "common/math.cuh",
+    "common/mean_error.cuh",
     "common/mma.cuh",
     "common/movement.cuh",
     "common/pack.cuh",
@@ -21,5 +22,6 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/rng.cuh",
     "common/rows.cuh",
     "common/sm90.cuh",
+    "common/totals.cuh",
     "common/wgmma.cuh",
 ];

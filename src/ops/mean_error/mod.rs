@@ -1,6 +1,9 @@
 //! What `squared_error` and `absolute_error` share: the mean over all numbers of a function of their difference, with
 //! optional weights of the rows.
 
+mod launch;
+
+use crate::backend::Exec;
 use crate::backend::cpu::threads::reduce;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
@@ -11,6 +14,8 @@ use crate::ops::operator::{
 };
 use crate::scalar::{Scalar, sum};
 use crate::tensor::{Dtype, Spec, View, expect_dtype, expect_shape};
+
+pub(crate) use launch::Kernels;
 
 /// One function of the difference. [`mean_error!`] makes an operator of it.
 pub(crate) trait MeanError: ReferenceGrad {
@@ -23,6 +28,8 @@ pub(crate) trait MeanError: ReferenceGrad {
     /// A constant of the derivative.
     const FACTOR: f64;
 
+    /// Its kernels.
+    fn kernels() -> &'static Kernels;
     /// The error of the difference `d`.
     fn error<S: Scalar>(d: S) -> S;
     /// `s` times the derivative of the error at `d`, without the constant.
@@ -117,7 +124,10 @@ pub(crate) fn forward_ref<E: MeanError, S: Scalar>(io: RefForward<'_, S>) {
 }
 
 /// Sums in f64.
-pub(crate) fn forward<E: MeanError>(io: Forward<'_>) -> Result<()> {
+pub(crate) fn forward<E: MeanError>(exec: &Exec, io: Forward<'_>) -> Result<()> {
+    if let Some(gpu) = exec.gpu() {
+        return launch::forward::<E>(gpu, io);
+    }
     let ([p, y, weight @ ..], [loss]) = (io.x, io.y) else { return Err(wrong_operands(E::NAME)) };
     let n = p.spec().len();
     let w = Weighting::of(p.spec(), weight.first().map(View::spec));
@@ -172,7 +182,10 @@ pub(crate) fn backward_ref<E: MeanError, S: Scalar>(io: RefBackward<'_, S>) {
     }
 }
 
-pub(crate) fn backward<E: MeanError>(io: Backward<'_>) -> Result<()> {
+pub(crate) fn backward<E: MeanError>(exec: &Exec, io: Backward<'_>) -> Result<()> {
+    if let Some(gpu) = exec.gpu() {
+        return launch::backward::<E>(gpu, io);
+    }
     let ([p, y, weight @ ..], [dloss], [dp, dy, dweight @ ..]) = (io.x, io.dy, &mut *io.dx) else {
         return Err(wrong_operands(E::NAME));
     };
@@ -235,7 +248,7 @@ pub(crate) fn lanes(p: &[f32], y: &[f32], f: impl Fn(f32) -> f32) -> f64 {
 }
 
 /// Makes an operator of a unit struct: the name, the error with what it counts, and its derivative as a constant, what it
-/// counts and a function of a factor and the difference. The module needs `wide!` in scope.
+/// counts and a function of a factor and the difference. The module needs `wide!` and `Kernel` in scope, and `SOURCE`.
 macro_rules! mean_error {
     ($op:ident, $name:literal, error: $error_flops:literal $error:expr, pull: $factor:literal $pull_flops:literal $pull:expr) => {
         impl $crate::ops::mean_error::MeanError for $op {
@@ -243,6 +256,18 @@ macro_rules! mean_error {
             const ERROR_FLOPS: u128 = $error_flops;
             const PULL_FLOPS: u128 = $pull_flops;
             const FACTOR: f64 = $factor;
+
+            fn kernels() -> &'static mean_error::Kernels {
+                static KERNELS: mean_error::Kernels = mean_error::Kernels {
+                    sums: Kernel::new(SOURCE, concat!($name, "_fwd_sums")),
+                    fwd: Kernel::new(SOURCE, concat!($name, "_fwd")),
+                    dp: Kernel::new(SOURCE, concat!($name, "_bwd_dp")),
+                    dy: Kernel::new(SOURCE, concat!($name, "_bwd_dy")),
+                    dweight_rows: Kernel::new(SOURCE, concat!($name, "_bwd_dweight_rows")),
+                    dweight_axis: Kernel::new(SOURCE, concat!($name, "_bwd_dweight_axis")),
+                };
+                &KERNELS
+            }
 
             #[inline(always)]
             fn error<S: Scalar>(d: S) -> S {
@@ -293,8 +318,8 @@ macro_rules! mean_error {
                 mean_error::flops::<$op>(x, wanted)
             }
 
-            fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
-                mean_error::forward::<$op>(io)
+            fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+                mean_error::forward::<$op>(exec, io)
             }
         }
 
@@ -303,8 +328,8 @@ macro_rules! mean_error {
                 mean_error::keeps(wanted)
             }
 
-            fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
-                mean_error::backward::<$op>(io)
+            fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+                mean_error::backward::<$op>(exec, io)
             }
         }
 

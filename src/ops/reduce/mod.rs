@@ -1,9 +1,12 @@
 //! `reduce`: the sum or the mean over some axes.
 
+mod launch;
+
 use rayon::prelude::*;
 
 use crate::backend::Exec;
 use crate::backend::cpu::threads::{RowsMut, rows};
+use crate::backend::gpu::kernel::Unit;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
@@ -13,6 +16,7 @@ use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
 };
+use crate::ops::totals::Dim;
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, expect_dtype};
 
@@ -53,9 +57,6 @@ pub struct Reduce {
     /// Sum or mean.
     pub reduction: Reduction,
 }
-
-/// Neighbouring axes of one fate: their common length, and whether they are kept.
-type Dim = (usize, bool);
 
 /// Numbers that one thread sums at a time, at least.
 const CHUNK: usize = 16 * 1024;
@@ -146,10 +147,13 @@ impl Operator for Reduce {
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("reduce")) };
         let dims = self.dims(x.spec());
-        let divisor = if self.reduction == Reduction::Mean { self.terms(x.spec()) as f64 } else { 1.0 };
+        let terms = if self.reduction == Reduction::Mean { self.terms(x.spec()) } else { 1 };
+        if let Some(gpu) = exec.gpu() {
+            return launch::forward(gpu, x, y, &dims, terms);
+        }
         let x = Floats::of(x)?;
         host::write(exec, y, |y| {
-            reduce(x, y, &dims, divisor);
+            reduce(x, y, &dims, terms as f64);
             Ok(())
         })
     }
@@ -160,12 +164,15 @@ impl Differentiable for Reduce {
         Keeps::default()
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
         let ([x], [dy], [dx]) = (io.specs, io.dy, &mut *io.dx) else { return Err(wrong_operands("reduce")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
-        let terms = if self.reduction == Reduction::Mean { self.terms(x) as f32 } else { 1.0 };
+        let terms = if self.reduction == Reduction::Mean { self.terms(x) } else { 1 };
+        if let Some(gpu) = exec.gpu() {
+            return launch::backward(gpu, dy, dx, &self.dims(x), terms);
+        }
         let mut share = Floats::of(dy)?.widened();
-        share.iter_mut().for_each(|dy| *dy /= terms);
+        share.iter_mut().for_each(|dy| *dy /= terms as f32);
         if x.is_empty() {
             return Ok(());
         }
@@ -295,7 +302,7 @@ pub static ROOM: Room = Room {
     name: "reduce",
     about: "the sum or the mean over some axes",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(launch::SOURCE)],
     cases,
     bad_cases,
     bench_cases,

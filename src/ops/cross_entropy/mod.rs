@@ -1,9 +1,12 @@
 //! `cross_entropy`: how surprised predicted logits are by the labels.
 
+mod launch;
+
 use std::ops::Range;
 
 use crate::backend::Exec;
 use crate::backend::cpu::vector;
+use crate::backend::gpu::kernel::Unit;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, map, no_gradient, wrong_operands};
@@ -37,7 +40,8 @@ use crate::tensor::{Dtype, Spec, expect_dtype};
 /// # Errors
 /// [`Error::Shape`] unless `labels` has the shape of `logits` without its last axis, and V is 1 or more; [`Error::Dtype`]
 /// unless `logits` is f32, bf16 or f16 and `labels` i32; when it runs, [`Error::Argument`] for a label that is neither in
-/// 0 .. V nor `ignore_index`.
+/// 0 .. V nor `ignore_index`. On a GPU the loss and the gradient of that row are NaN, and the error comes when the host next
+/// reads from it or waits for it.
 ///
 /// # Source
 /// Definition; `ignore_index` and the mean as in PyTorch's `cross_entropy`.
@@ -66,14 +70,14 @@ impl CrossEntropy {
         let inside = |l: i32| l == self.ignore_index || usize::try_from(l).is_ok_and(|l| l < v);
         match labels.iter().position(|&l| !inside(l)) {
             None => Ok(()),
-            Some(row) => Err(Error::argument(format!(
-                "cross_entropy: labels: expected 0 to {} or {}, found {} in row {row}",
-                v - 1,
-                self.ignore_index,
-                labels[row]
-            ))),
+            Some(row) => Err(wrong_label(v as i64, self.ignore_index.into(), row as i64, labels[row])),
         }
     }
+}
+
+fn wrong_label(v: i64, ignored: i64, row: i64, label: i32) -> Error {
+    let last = v - 1;
+    Error::argument(format!("cross_entropy: labels: expected 0 to {last} or {ignored}, found {label} in row {row}"))
 }
 
 impl Arity<2> for CrossEntropy {}
@@ -113,7 +117,10 @@ impl Operator for CrossEntropy {
         }
     }
 
-    fn forward(&self, _: &Exec, io: Forward<'_>) -> Result<()> {
+    fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::forward(self, gpu, io);
+        }
         let ([logits, labels], [loss], [lse]) = (io.x, io.y, io.saved) else {
             return Err(wrong_operands("cross_entropy"));
         };
@@ -143,7 +150,10 @@ impl Differentiable for CrossEntropy {
         Keeps { x: if wanted.has(0) { Mask::of([0, 1]) } else { Mask::NONE }, y: Mask::NONE }
     }
 
-    fn backward(&self, _: &Exec, io: Backward<'_>) -> Result<()> {
+    fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
+        if let Some(gpu) = exec.gpu() {
+            return launch::backward(self, gpu, io);
+        }
         let ([logits, Some(labels)], [lse], [dloss], [dx, _]) = (io.x, io.saved, io.dy, &mut *io.dx) else {
             return Err(wrong_operands("cross_entropy"));
         };
@@ -221,7 +231,7 @@ pub static ROOM: Room = Room {
     name: "cross_entropy",
     about: "how surprised predicted logits are by the labels",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(launch::SOURCE)],
     cases,
     bad_cases,
     bench_cases,
@@ -254,6 +264,7 @@ fn cases() -> Vec<Case> {
         case(5, 32, below(0..32)),
         case(7, 33, Fill::Ints(vec![32, -100, 0])),
         case(2, 1025, below(0..1025)),
+        case(2, 9001, below(0..9001)),
         case(257, 5, Fill::Ints(vec![-100, 4, 3, -100, -100])),
         unlabelled(4),
         unlabelled(0),
@@ -291,16 +302,21 @@ mod tests {
     crate::room_tests!(ROOM);
 
     fn loss(logits: &[f32], labels: &[i32]) -> Result<f32> {
+        loss_on(&Exec::cpu(), logits, labels)?.item()
+    }
+
+    fn loss_on(exec: &Exec, logits: &[f32], labels: &[i32]) -> Result<Tensor> {
         let n = labels.len();
         let x = [Tensor::from_f32([n, logits.len() / n], logits)?, Tensor::from_i32([n], labels)?];
-        let (mut y, mut lse) = (Tensor::zeros(Spec::f32([])?), Tensor::zeros(Spec::f32([n])?));
+        let x = [exec.import(&x[0])?, exec.import(&x[1])?];
+        let (mut y, mut lse) = (exec.alloc(Spec::f32([])?)?, exec.alloc(Spec::f32([n])?)?);
         let io = Forward {
             x: &[x[0].view(), x[1].view()],
             y: &mut [y.view_mut().unwrap()],
             saved: &mut [lse.view_mut().unwrap()],
         };
-        OP.forward(&Exec::cpu(), io)?;
-        y.item()
+        OP.forward(exec, io)?;
+        Ok(y)
     }
 
     #[test]
@@ -348,5 +364,57 @@ mod tests {
         assert_eq!(loss(&[3e38, -3e38], &[0]).unwrap(), 0.0);
         assert_eq!(loss(&[f32::NEG_INFINITY, 5.0], &[1]).unwrap(), 0.0);
         assert_eq!(loss(&[f32::NEG_INFINITY, 5.0], &[0]).unwrap(), f32::INFINITY);
+    }
+
+    mod with_compilers {
+        use super::*;
+        use crate::backend::Device;
+        use crate::backend::gpu::driver::Arch;
+
+        #[test]
+        #[ignore = "needs NVRTC and clang-19: see ci/install"]
+        fn a_wrong_label_is_told_once_where_the_host_next_reads_or_waits() {
+            let [wrong, right] = [[0, 1, 0, -100, 3], [0, 1, 0, -100, 2]];
+            let told = "cross_entropy: labels: expected 0 to 2 or -100, found 3 in row 4";
+            for arch in [Arch::SM_80, Arch::GFX90A] {
+                let exec = Exec::open(Device::Emulator(arch)).unwrap();
+                let y = loss_on(&exec, &[0.0; 15], &wrong).unwrap();
+                assert_eq!(y.item().unwrap_err().to_string(), told);
+                assert!(y.item().unwrap().is_nan());
+                // The first fault is the one that is told, and what came after it was computed.
+                loss_on(&exec, &[0.0; 15], &wrong).unwrap();
+                loss_on(&exec, &[0.0; 6], &[1, -7]).unwrap();
+                let last = loss_on(&exec, &[0.0; 15], &right).unwrap();
+                assert_eq!(exec.synchronize().unwrap_err().to_string(), told);
+                assert!((last.item().unwrap() - 3_f32.ln()).abs() < 1e-6);
+                loss_on(&exec, &[0.0; 6], &[6]).unwrap();
+                let other = exec.synchronize().unwrap_err().to_string();
+                assert_eq!(other, "cross_entropy: labels: expected 0 to 5 or -100, found 6 in row 0");
+                exec.synchronize().unwrap();
+            }
+        }
+
+        #[test]
+        #[ignore = "needs NVRTC and clang-19: see ci/install"]
+        fn ignored_rows_and_infinities_count_on_a_device_as_on_the_cpu() {
+            let nan = f32::NAN;
+            let cases: [(&[f32], &[i32]); 6] = [
+                (&[nan, f32::INFINITY, 0.0, 0.0], &[-100, 1]),
+                (&[nan, 0.0], &[1]),
+                (&[3e38, -3e38], &[0]),
+                (&[f32::NEG_INFINITY, 5.0], &[0]),
+                (&[f32::NEG_INFINITY; 2], &[0]),
+                (&[f32::INFINITY, 1.0], &[0]),
+            ];
+            for arch in [Arch::SM_90A, Arch::GFX942] {
+                let exec = Exec::open(Device::Emulator(arch)).unwrap();
+                for (logits, labels) in cases {
+                    let (want, got) = (loss(logits, labels).unwrap(), loss_on(&exec, logits, labels).unwrap());
+                    let got = got.item().unwrap();
+                    let same = got == want || (got - want).abs() < 1e-6 || (got.is_nan() && want.is_nan());
+                    assert!(same, "{logits:?}, {labels:?}: {got}, on the CPU {want}");
+                }
+            }
+        }
     }
 }
