@@ -1,7 +1,9 @@
 //! `conv1d`: a window that slides over one axis.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::Unit;
 use crate::ops::contract::{BadCase, Case, Room};
-use crate::ops::convolution::{Window, case, convolution, size_cases};
+use crate::ops::convolution::{Kernels, Window, case, convolution, size_cases};
 use crate::tensor::{Dtype, Spec};
 
 /// Convolution over one axis (cross-correlation, as in every network).
@@ -56,14 +58,29 @@ impl Conv1d {
     }
 }
 
-convolution!(Conv1d, "conv1d");
+const SOURCE: Source = crate::source!("conv1d/conv1d.cu");
+static KERNELS: Kernels = Kernels::new(
+    SOURCE,
+    [
+        "conv1d_fwd",
+        "conv1d_fwd_thin",
+        "conv1d_bwd_dx",
+        "conv1d_bwd_dx_thin",
+        "conv1d_bwd_dw",
+        "conv1d_bwd_dw_thin",
+        "conv1d_bwd_dbias",
+        "conv1d_bwd_total",
+    ],
+);
+
+convolution!(Conv1d, "conv1d", KERNELS);
 
 /// The room.
 pub static ROOM: Room = Room {
     name: "conv1d",
     about: "a window that slides over one axis",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,

@@ -1,7 +1,9 @@
 //! `conv2d`: a window that slides over two axes.
 
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::kernel::Unit;
 use crate::ops::contract::{BadCase, Case, Room};
-use crate::ops::convolution::{Window, case, convolution, size_cases};
+use crate::ops::convolution::{Kernels, Window, case, convolution, size_cases};
 use crate::tensor::{Dtype, Spec};
 
 /// Convolution over two axes (cross-correlation, as in every network). Rows before columns in every pair.
@@ -50,14 +52,29 @@ impl Conv2d {
     }
 }
 
-convolution!(Conv2d, "conv2d");
+const SOURCE: Source = crate::source!("conv2d/conv2d.cu");
+static KERNELS: Kernels = Kernels::new(
+    SOURCE,
+    [
+        "conv2d_fwd",
+        "conv2d_fwd_thin",
+        "conv2d_bwd_dx",
+        "conv2d_bwd_dx_thin",
+        "conv2d_bwd_dw",
+        "conv2d_bwd_dw_thin",
+        "conv2d_bwd_dbias",
+        "conv2d_bwd_total",
+    ],
+);
+
+convolution!(Conv2d, "conv2d", KERNELS);
 
 /// The room.
 pub static ROOM: Room = Room {
     name: "conv2d",
     about: "a window that slides over two axes",
     dtypes: &Dtype::FLOATS,
-    kernels: &[],
+    kernels: &[Unit::floats(SOURCE)],
     cases,
     bad_cases,
     bench_cases,
@@ -79,6 +96,8 @@ fn cases() -> Vec<Case> {
         case(Conv2d { groups: 4, ..same }, [2, 4, 6, 7], [4, 1, 3, 3], true),
         case(Conv2d { stride: [4, 4], ..PLAIN }, [1, 3, 8, 12], [6, 3, 4, 4], true),
         case(Conv2d { dilation: [3, 1], padding: [3, 0], ..PLAIN }, [1, 3, 5, 4], [3, 3, 3, 2], false),
+        // More than a tile of channels, outputs and taps.
+        case(Conv2d { stride: [1, 2], ..same }, [2, 9, 9, 11], [66, 9, 3, 3], true),
     ]);
     cases
 }

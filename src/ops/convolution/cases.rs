@@ -20,8 +20,9 @@ pub(in crate::ops) fn case<const N: usize>(
 }
 
 /// `(batch, groups, channels in and out of a group, length, kernel, stride, padding, dilation)` along one axis: one number,
-/// kernels as long as the padded input, strides longer than the kernel, padding beyond it, groups and depthwise.
-pub(in crate::ops) fn size_cases() -> [[usize; 9]; 14] {
+/// kernels as long as the padded input, strides longer than the kernel, padding beyond it, groups and depthwise, more than a tile of
+/// channels, outputs and taps, several stretches of outputs.
+pub(in crate::ops) fn size_cases() -> [[usize; 9]; 17] {
     [
         [1, 1, 1, 1, 1, 1, 1, 0, 1],
         [2, 1, 4, 8, 31, 3, 2, 1, 1],
@@ -37,5 +38,8 @@ pub(in crate::ops) fn size_cases() -> [[usize; 9]; 14] {
         [1, 1, 2, 2, 6, 3, 1, 4, 1],
         [0, 1, 3, 3, 6, 3, 1, 1, 1],
         [1, 1, 80, 4, 7, 3, 1, 1, 1],
+        [2, 1, 5, 67, 37, 3, 1, 1, 1],
+        [1, 2, 66, 5, 70, 1, 1, 0, 1],
+        [3, 1, 2, 6, 701, 4, 3, 2, 1],
     ]
 }

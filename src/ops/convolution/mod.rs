@@ -2,9 +2,11 @@
 
 mod cases;
 mod cpu;
+mod launch;
 mod reference;
 
 pub(super) use cases::{case, size_cases};
+pub(super) use launch::Kernels;
 
 use crate::cost::Flops;
 use crate::error::{Error, Result};
@@ -171,9 +173,9 @@ impl Window {
     }
 }
 
-/// The operator traits of a convolution, for a struct with a method `window`.
+/// The operator traits of a convolution, for a struct with a method `window` and the kernels of its room.
 macro_rules! convolution {
-    ($name:ident, $room:literal) => {
+    ($name:ident, $room:literal, $kernels:ident) => {
         impl $crate::ops::operator::Arity<2> for $name {}
         impl $crate::ops::operator::Arity<3> for $name {}
 
@@ -196,9 +198,12 @@ macro_rules! convolution {
 
             fn forward(
                 &self,
-                _: &$crate::backend::Exec,
+                exec: &$crate::backend::Exec,
                 io: $crate::ops::operator::Forward<'_>,
             ) -> $crate::error::Result<()> {
+                if let Some(gpu) = exec.gpu() {
+                    return self.window().launch_fwd(gpu, &$kernels, io);
+                }
                 $crate::ops::host::forward(self, io)
             }
         }
@@ -210,9 +215,12 @@ macro_rules! convolution {
 
             fn backward(
                 &self,
-                _: &$crate::backend::Exec,
+                exec: &$crate::backend::Exec,
                 io: $crate::ops::operator::Backward<'_>,
             ) -> $crate::error::Result<()> {
+                if let Some(gpu) = exec.gpu() {
+                    return self.window().launch_bwd(gpu, &$kernels, io);
+                }
                 $crate::ops::host::backward(self, io)
             }
         }
