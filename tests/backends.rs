@@ -6,6 +6,9 @@ mod device;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use perfrun::backend::Exec;
+use perfrun::error::Error;
+use perfrun::tensor::{Spec, Tensor};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -63,6 +66,23 @@ fn a_device_that_does_not_exist_is_told_with_those_that_do() {
         let (code, said) = refused(dir.path(), line);
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("cannot open: this machine has 2 CUDA devices, cuda:0 to cuda:1"), "{said}");
+    }
+}
+
+#[test]
+fn more_memory_than_a_device_has_is_refused_with_what_is_free_and_later_work_goes_on() {
+    for name in ["emu:sm_90a", "emu:gfx90a", "dry:sm_80"] {
+        let exec = Exec::open(name.parse().unwrap()).unwrap();
+        let kept = exec.alloc(Spec::f32([1 << 10]).unwrap()).unwrap();
+        let error = exec.alloc(Spec::f32([1 << 40]).unwrap()).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+        let text = error.to_string();
+        for part in ["asked 4398046511104 bytes", "free", ", in use ", ", high-water mark "] {
+            assert!(text.contains(part), "{name}: {part}: {text}");
+        }
+        let numbers = Tensor::from_f32([3], &[1.0, 2.0, 3.0]).unwrap();
+        let copy = exec.import(&numbers).unwrap();
+        assert_eq!((kept.spec().len(), copy.address().is_some()), (1 << 10, true));
     }
 }
 

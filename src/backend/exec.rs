@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use crate::backend::emulator::{Counters, Schedule};
 use crate::backend::gpu::Gpu;
+use crate::backend::gpu::kernel::FirstUse;
 use crate::backend::pool::{Pool, Usage};
 use crate::backend::{Device, memory};
 use crate::error::{Error, Result};
@@ -191,6 +192,11 @@ impl Exec {
     /// What the user should know of the device although all went well, each once.
     pub fn take_notices(&self) -> Vec<String> {
         self.gpu().map(Gpu::take_notices).unwrap_or_default()
+    }
+
+    /// What a device had to load so far; `None` where nothing is loaded.
+    pub fn first_use(&self) -> Option<FirstUse> {
+        self.gpu().map(Gpu::first_use)
     }
 
     /// The ways in which the same work can be done on this device, all of which must give the same bits.

@@ -24,6 +24,9 @@ impl fmt::Debug for Library {
     }
 }
 
+/// How an error ends that `perfrun doctor` explains; it does not say so of itself.
+pub(crate) const SEE_DOCTOR: &str = "; `perfrun doctor` lists what this machine has";
+
 impl Library {
     /// Opens the first of `names` that the loader finds; `who` starts the error, which lists every name and the loader's words.
     ///
@@ -47,7 +50,7 @@ impl Library {
                 format!("tried {}", each.join(", "))
             }
         };
-        Err(Error::device(format!("{who}: cannot open: {text}; `perfrun doctor` lists what this machine has")))
+        Err(Error::device(format!("{who}: cannot open: {text}{SEE_DOCTOR}")))
     }
 
     /// Opens the library of this name or path, or says why not in the loader's words.

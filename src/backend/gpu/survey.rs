@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::compile::Compiler;
 use super::driver::{Arch, DeviceInfo};
-use super::library::{Library, table};
+use super::library::{Library, SEE_DOCTOR, table};
 use super::{cuda, hip};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A vendor's driver and the devices that it finds.
 #[derive(Clone, Debug, Serialize)]
@@ -82,18 +82,24 @@ pub fn drivers() -> Vec<Found> {
 
 fn found(
     kind: &'static str,
-    opened: Result<(&str, String, u32), &crate::error::Error>,
+    opened: Result<(&str, String, u32), &Error>,
     info: impl Fn(u32) -> Option<DeviceInfo>,
 ) -> Found {
     let (library, version, count) = match opened {
         Ok((library, version, count)) => (library, version, count),
         Err(why) => {
-            return Found { kind, library: None, version: None, devices: Vec::new(), reason: Some(why.to_string()) };
+            return Found { kind, library: None, version: None, devices: Vec::new(), reason: Some(words(why)) };
         }
     };
     let devices: Vec<Seen> = (0..count).filter_map(|n| info(n).map(|info| seen(format!("{kind}:{n}"), info))).collect();
     let reason = devices.is_empty().then(|| format!("{kind}: {library}: finds no device on this machine"));
     Found { kind, library: Some(library.to_owned()), version: Some(version), devices, reason }
+}
+
+/// An error as the survey itself says it.
+fn words(why: &Error) -> String {
+    let text = why.to_string();
+    text.strip_suffix(SEE_DOCTOR).map_or_else(|| text.clone(), str::to_owned)
 }
 
 fn seen(name: String, info: DeviceInfo) -> Seen {
@@ -178,7 +184,7 @@ fn tool(about: &str, who: &str, of: &[&str], version: impl Fn(&Library) -> Resul
     let opened = Library::open(who, &names(of)).and_then(|library| Ok((version(&library)?, library)));
     let (found, version, reason) = match opened {
         Ok((version, library)) => (Some(library.name().to_owned()), version, None),
-        Err(why) => (None, None, Some(why.to_string())),
+        Err(why) => (None, None, Some(words(&why))),
     };
     Tool { about: about.to_owned(), found, version, reason }
 }
@@ -197,6 +203,7 @@ mod tests {
         assert_eq!(tools.len(), 8);
         for tool in tools {
             assert_eq!(tool.reason.is_some(), tool.found.is_none(), "{tool:?}");
+            assert!(!tool.reason.as_ref().is_some_and(|why| why.contains("doctor")), "{tool:?}");
         }
     }
 }

@@ -4,19 +4,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 use perfrun::backend::Exec;
-use perfrun::backend::cpu::rates::{Rates, rates};
 use perfrun::backend::machine::Machine;
 use perfrun::error::Error;
 use perfrun::ops::contract::bench::{Bench, Effort, Measurement, passes};
+use perfrun::ops::contract::rates::Rates;
 use perfrun::ops::contract::{Case, Room};
 use perfrun::tensor::Dtype;
 
 use crate::check::{chosen, names};
-use crate::device::DeviceArgs;
+use crate::device::{DeviceArgs, print_notices};
 use crate::outcome::Outcome;
 use crate::output;
 use crate::record::Record;
-use crate::units::{seconds, three_digits};
+use crate::units::{flops, seconds, three_digits};
 
 /// Flags of `perfrun bench`.
 #[derive(Debug, Args)]
@@ -47,6 +47,36 @@ pub(crate) struct BenchArgs {
     record: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// Flags of `perfrun record`.
+#[derive(Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// New folder to write: machine and device, command, raw lines and a summary
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Room to time, as often as wanted; all of them if none is named
+    #[arg(long = "room", value_name = "ROOM", value_parser = names(), hide_possible_values = true)]
+    rooms: Vec<String>,
+    /// Only cases whose description contains this text, as `[2048, 768]`
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+    /// Only this storage type: f32, bf16 or f16
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<Dtype>,
+    /// Seconds to measure each pass for
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = positive)]
+    seconds: f64,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl RecordArgs {
+    pub(crate) fn run(self) -> anyhow::Result<Outcome> {
+        let RecordArgs { folder, rooms, case, dtype, seconds, device } = self;
+        let record = Some(folder);
+        BenchArgs { rooms, case, dtype, seconds, list: false, once: false, json: false, record, device }.run()
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -80,23 +110,29 @@ impl BenchArgs {
             if self.once {
                 return once(&cases, &exec);
             }
-            let machine = Machine::here();
-            let rotate = 2 * machine.last_level_cache_bytes();
-            let effort = Effort { seconds: self.seconds, warm_up_seconds: self.seconds / 5.0, ..Effort::default() };
-            let setting = Setting { exec, effort, rates: rates(), rotate };
-            let mut all = Vec::new();
+            let (machine, effort) = (Machine::here(), Effort { seconds: self.seconds, ..Effort::default() });
+            let effort = Effort { warm_up_seconds: self.seconds / 5.0, ..effort };
+            let rates = Rates::measure(&exec, &types(&cases))?;
+            let setting = Setting { effort, rates, rotate: rotated_bytes(&exec, &machine), exec };
+            let (mut all, mut failed) = (Vec::new(), Vec::new());
             for (room, case, dtypes) in &cases {
                 if !self.json {
                     output::line(format!("{}: {}", room.name, case.label))?;
                 }
                 for &dtype in dtypes {
-                    all.extend(self.measure(&setting, room, case, dtype)?);
+                    match self.measure(&setting, room, case, dtype)? {
+                        Ok(found) => all.extend(found),
+                        // What fails is told, and the rest is measured: a record of many rooms takes minutes.
+                        Err(why) => failed.push(format!("{}: {}: {dtype}: {why}", room.name, case.label)),
+                    }
                 }
             }
+            print_notices(&setting.exec);
+            failed.iter().for_each(|line| eprintln!("error: {line}"));
             if let Some(record) = record {
-                record.write(&machine, setting.rates, &all)?;
+                record.write(&machine, &setting.exec, &setting.rates, &all, &failed)?;
             }
-            Ok(Outcome::Done)
+            Ok(if failed.is_empty() { Outcome::Done } else { Outcome::Failed })
         })
     }
 
@@ -117,19 +153,43 @@ impl BenchArgs {
         Ok(found)
     }
 
-    fn measure(&self, s: &Setting, room: &Room, case: &Case, dtype: Dtype) -> anyhow::Result<Vec<Measurement>> {
-        let mut bench = Bench::prepare(room, case, dtype, &s.exec, s.rotate)?;
-        let mut found = Vec::new();
-        for &pass in passes(case) {
-            let m = bench.measure(pass, s.effort, s.rates.flops, s.rates.bytes)?;
+    /// Times every pass and prints what was found; the inner error is of the operator or the device.
+    fn measure(
+        &self,
+        s: &Setting,
+        room: &Room,
+        case: &Case,
+        dtype: Dtype,
+    ) -> anyhow::Result<Result<Vec<Measurement>, Error>> {
+        let measured = || -> Result<Vec<Measurement>, Error> {
+            let mut bench = Bench::prepare(room, case, dtype, &s.exec, s.rotate)?;
+            let one = |&pass| bench.measure(pass, s.effort, s.rates.flops(dtype), s.rates.copy_bytes_per_s);
+            passes(case).iter().map(one).collect()
+        };
+        let found = measured();
+        for m in found.iter().flatten() {
             if self.json {
-                output::json(&m)?;
+                output::json(m)?;
             } else {
-                output::line(row(&m))?;
+                output::line(row(m))?;
             }
-            found.push(m);
         }
         Ok(found)
+    }
+}
+
+/// The types of all cases, each once.
+fn types(cases: &[(&'static Room, Case, Vec<Dtype>)]) -> Vec<Dtype> {
+    let asked = |d: &Dtype| cases.iter().any(|(_, _, dtypes)| dtypes.contains(d));
+    Dtype::FLOATS.into_iter().filter(asked).collect()
+}
+
+/// Bytes that the operands of a case rotate over, so that no run finds them in a cache. What is emulated has none.
+fn rotated_bytes(exec: &Exec, machine: &Machine) -> usize {
+    match exec.gpu() {
+        None => 2 * machine.last_level_cache_bytes(),
+        Some(_) if exec.is_emulated() => 0,
+        Some(gpu) => usize::try_from(2 * gpu.driver().info().cache_bytes).unwrap_or(usize::MAX),
     }
 }
 
@@ -148,14 +208,14 @@ fn once(cases: &[(&'static Room, Case, Vec<Dtype>)], exec: &Exec) -> anyhow::Res
 
 fn row(m: &Measurement) -> String {
     format!(
-        "  {:<4} {:<8} {:>8} ({} .. {})  {:>6} GB/s  {:>6} GFLOP/s  {:>4} % of floor",
+        "  {:<4} {:<8} {:>8} ({} .. {})  {:>6} GB/s  {:>8}FLOP/s  {:>4} % of floor",
         m.dtype,
         m.pass.name(),
         seconds(m.seconds.median),
         seconds(m.seconds.p10),
         seconds(m.seconds.p90),
         three_digits(m.gbytes_per_s),
-        three_digits(m.gflop_per_s),
+        flops(m.gflop_per_s * 1e9),
         three_digits(m.percent_of_floor),
     )
 }

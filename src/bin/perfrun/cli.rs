@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Check(check::CheckArgs),
     /// Time rooms: seconds, GB/s, GFLOP/s, percent of the floor
     Bench(bench::BenchArgs),
+    /// Time rooms and keep what was found: a folder with machine, device, raw lines and a summary
+    Record(bench::RecordArgs),
     /// Compile kernels: registers, spills, shared memory, matrix instructions; packs for machines without a compiler
     Compile(compile::CompileArgs),
     /// Run reference cases of other implementations and compare every tensor
@@ -82,6 +84,7 @@ impl Command {
             Command::Plan(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
+            Command::Record(args) => args.run(),
             Command::Compile(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Config(command) => command.run(),

@@ -1,8 +1,10 @@
 //! `perfrun train`: the trainer, with everything that a queue and a person need around it.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
+use perfrun::backend::Exec;
 use perfrun::data::weather::synthetic::SyntheticWeather;
 use perfrun::error::Error;
 use perfrun::train::budget::SystemClock;
@@ -75,6 +77,7 @@ pub(crate) struct TrainArgs {
 
 impl TrainArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
+        let start = Instant::now();
         let config = self.load()?;
         let exec = self.device.open()?;
         if self.synth {
@@ -95,7 +98,7 @@ impl TrainArgs {
             return Err(Error::argument(format!("{file}: the stop file exists already; remove it to train")).into());
         }
         let stop = Stop::new().on_file(stop_file).on_signals()?;
-        let mut observers = observers(&config)?;
+        let mut observers = FirstUse { to: observers(&config)?, exec: exec.clone(), start, is_said: false };
         let outcome = session.run(&stop, Box::<SystemClock>::default(), &mut observers)?;
         Ok(if outcome.is_resumable() { Outcome::Stopped } else { Outcome::Done })
     }
@@ -128,6 +131,27 @@ impl TrainArgs {
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+/// Hands events on; says after the first step what the device had to load for it, and what it finds worth telling.
+struct FirstUse {
+    to: Observers,
+    exec: Exec,
+    start: Instant,
+    is_said: bool,
+}
+
+impl Observer for FirstUse {
+    fn event(&mut self, event: &Event<'_>) -> perfrun::error::Result<()> {
+        self.to.event(event)?;
+        if let (Event::Step { report, .. }, false, Some(loaded)) = (event, self.is_said, self.exec.first_use()) {
+            self.is_said = true;
+            let before = (self.start.elapsed().as_secs_f64() - report.seconds).max(0.0);
+            let text = format!("the first step began {before:.2} s after the start and took {:.2} s; {loaded}", report.seconds);
+            self.to.event(&Event::Notice(&text))?;
+        }
+        self.exec.take_notices().iter().try_for_each(|line| self.to.event(&Event::Notice(line)))
     }
 }
 

@@ -194,13 +194,17 @@ impl<'a> Bench<'a> {
         op.backward(&self.exec, Backward { specs: &specs, x: &x, y: &y, saved: &saved, dy: &dy, dx: &mut dx })
     }
 
-    /// Times one pass. The floor follows from `matmul_rate` (FLOP/s) and `copy_rate` (bytes/s, reads and writes together).
+    /// Times one pass: on a device between events of its stream, on the CPU by the clock. The floor follows from
+    /// `matmul_rate` (FLOP/s) and `copy_rate` (bytes/s, reads and writes together).
     ///
     /// # Errors
     /// As [`run`](Bench::run).
     pub fn measure(&mut self, pass: Pass, effort: Effort, matmul_rate: f64, copy_rate: f64) -> Result<Measurement> {
-        let start = Instant::now();
-        let times = sample(effort, &mut || start.elapsed().as_secs_f64(), &mut || self.run(pass))?;
+        let (start, exec) = (Instant::now(), self.exec.clone());
+        let times = match exec.gpu() {
+            Some(gpu) => sample_queued(effort, &mut |runs| gpu.time(runs, &mut || self.run(pass)))?,
+            None => sample(effort, &mut || start.elapsed().as_secs_f64(), &mut || self.run(pass))?,
+        };
         let (runs, seconds, cost) = (times.len(), spread(times), cost(self.case, self.dtype, pass)?);
         Ok(Measurement {
             room: self.room,
@@ -247,7 +251,7 @@ impl Operands {
     }
 
     fn copy(&self, exec: &Exec) -> Result<Operands> {
-        let one = |t: &Tensor| exec.import(&Tensor::from_bytes(t.spec().clone(), t.bytes())?);
+        let one = |t: &Tensor| exec.copy(&t.view());
         let list = |t: &[Tensor]| t.iter().map(one).collect::<Result<Vec<_>>>();
         Ok(Operands {
             x: list(&self.x)?,
@@ -281,6 +285,28 @@ fn sample(effort: Effort, clock: &mut dyn FnMut() -> f64, run: &mut dyn FnMut() 
     Ok(times)
 }
 
+/// Seconds of runs that are queued at once: long enough that the device does not wait for the host, short enough to stop in time.
+const QUEUED_SECONDS: f64 = 0.02;
+/// Most runs that are queued at once.
+const QUEUED_RUNS: usize = 64;
+
+/// The same where `series` queues that many runs and gives the time of each.
+fn sample_queued(effort: Effort, series: &mut dyn FnMut(usize) -> Result<Vec<f64>>) -> Result<Vec<f64>> {
+    let mut queue = |seconds: f64, least: usize, most: usize| -> Result<Vec<f64>> {
+        let (mut times, mut spent) = (Vec::new(), 0.0);
+        while times.len() < least || (spent < seconds && times.len() < most) {
+            let runs = times.last().map_or(1.0, |last| QUEUED_SECONDS / f64::max(*last, 1e-9));
+            let runs = (runs as usize).clamp(1, QUEUED_RUNS);
+            let new = series(runs)?;
+            spent += new.iter().sum::<f64>();
+            times.extend(new);
+        }
+        Ok(times)
+    };
+    queue(effort.warm_up_seconds, 1, effort.most_runs)?;
+    queue(effort.seconds, effort.least_runs.max(1), effort.most_runs)
+}
+
 /// Median and tenths of at least one time.
 fn spread(mut times: Vec<f64>) -> Seconds {
     times.sort_by(f64::total_cmp);
@@ -310,6 +336,31 @@ mod tests {
         let most = Effort { most_runs: 4, ..effort };
         assert_eq!(sample(most, &mut || seconds.get(), &mut one).unwrap().len(), 4);
         assert_eq!(runs, 3 + 5 + 2 + 3 + 4);
+    }
+
+    #[test]
+    fn queued_runs_grow_until_the_effort_is_made() {
+        let mut asked = Vec::new();
+        let effort = Effort { warm_up_seconds: 0.0, seconds: 0.1, least_runs: 2, most_runs: 1000 };
+        let times = sample_queued(effort, &mut |runs| {
+            asked.push(runs);
+            Ok(vec![1e-3; runs])
+        });
+        assert_eq!((times.unwrap().len(), asked), (101, vec![1, 1, 20, 20, 20, 20, 20]));
+        let slow = sample_queued(effort, &mut |runs| Ok(vec![1.0; runs])).unwrap();
+        assert_eq!(slow.len(), 2);
+    }
+
+    #[test]
+    fn a_device_is_timed_by_its_own_events() {
+        let (room, exec) = (&layer_norm::ROOM, Exec::open("dry:sm_90a".parse().unwrap()).unwrap());
+        let case = &(room.cases)()[1];
+        let mut bench = Bench::prepare(room, case, Dtype::F32, &exec, 2000).unwrap();
+        assert!(bench.sets.len() > 1 && !bench.sets[0].x[0].shares_with(&bench.sets[1].x[0]));
+        let effort = Effort { warm_up_seconds: 0.0, seconds: 0.0, least_runs: 3, most_runs: 9 };
+        let m = bench.measure(Pass::Forward, effort, 1e9, 1e9).unwrap();
+        // A device that only checks takes no time.
+        assert_eq!((m.runs >= 3, m.seconds.median, m.device.as_str()), (true, 0.0, "dry:sm_90a"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod cases;
 mod device;
 mod oracle;
 mod prove;
+pub mod rates;
 mod room;
 
 pub use cases::{BadCase, Case, Fill, Input};

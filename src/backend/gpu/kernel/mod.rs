@@ -5,9 +5,10 @@ pub(crate) mod signature;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::backend::gpu::Gpu;
-use crate::backend::gpu::compile::{Compiler, Form, Request, Source};
+use crate::backend::gpu::compile::{Compiler, Form, Origin, Request, Source};
 use crate::backend::gpu::driver::{Function, Launch, Module, Param};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
@@ -156,6 +157,29 @@ impl fmt::Display for Variant {
 pub(crate) struct Loaded {
     modules: Mutex<HashMap<(&'static str, Variant), Arc<LoadedModule>>>,
     entries: Mutex<HashMap<(&'static str, &'static str, Variant), Arc<LoadedEntry>>>,
+    first_use: Mutex<FirstUse>,
+}
+
+/// Code that was loaded because something was launched for the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstUse {
+    /// Codes from the pack.
+    pub packed: usize,
+    /// Codes from the cache on disk.
+    pub cached: usize,
+    /// Codes that were compiled.
+    pub compiled: usize,
+    /// Time for all of it, loading into the device included.
+    pub time: Duration,
+}
+
+impl fmt::Display for FirstUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FirstUse { packed, cached, compiled, time } = self;
+        let (all, seconds) = (packed + cached + compiled, time.as_secs_f64());
+        write!(f, "{all} kernel files loaded in {seconds:.2} s: {packed} from the pack, {cached} from the cache, ")?;
+        write!(f, "{compiled} compiled")
+    }
 }
 
 #[derive(Debug)]
@@ -284,6 +308,10 @@ fn param(variant: &Variant, p: &Parameter, arg: &mut Arg<'_>) -> Result<Param, S
 }
 
 impl Loaded {
+    pub(crate) fn first_use(&self) -> FirstUse {
+        *self.first_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn entry(&self, gpu: &Gpu, kernel: &Kernel, variant: &Variant) -> Result<Arc<LoadedEntry>> {
         let key = (kernel.source.path(), kernel.entry, variant.clone());
         let lock = || self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -319,9 +347,18 @@ impl Loaded {
         let module = if gpu.is_dry() {
             gpu.driver().load(text.as_bytes())?
         } else {
+            let start = Instant::now();
             let code = compiler.code(&request)?;
             code.warning.into_iter().for_each(|w| gpu.notice(w));
-            gpu.driver().load(&code.bytes)?
+            let module = gpu.driver().load(&code.bytes)?;
+            let mut first_use = self.first_use.lock().unwrap_or_else(PoisonError::into_inner);
+            first_use.time += start.elapsed();
+            match code.origin {
+                Origin::Pack => first_use.packed += 1,
+                Origin::Cache => first_use.cached += 1,
+                Origin::Compiler => first_use.compiled += 1,
+            }
+            module
         };
         let module = Arc::new(LoadedModule { module, text });
         modules.insert(key, Arc::clone(&module));
