@@ -22,7 +22,8 @@ const NOWHERE: [(&str, &str); 3] =
 #[test]
 fn without_a_compiler_one_line_says_what_was_tried_and_what_to_install() {
     let dir = folder();
-    for (arch, advice) in [("sm_80", "install NVRTC (named in NVRTC_PATH)"), ("gfx90a", "install clang-19 with lld-19")] {
+    for (arch, advice) in [("sm_80", "install NVRTC (named in NVRTC_PATH)"), ("gfx90a", "install clang-19 with lld-19")]
+    {
         let output = perfrun(dir.path(), &format!("compile relu --arch {arch} --pack new.pack"), &NOWHERE);
         let said = text(&output.stderr);
         assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
@@ -50,7 +51,10 @@ fn a_pack_that_is_missing_damaged_or_of_another_version_is_told_by_whoever_needs
     let path = pack.to_str().unwrap();
     for (content, expected) in [
         (None, "p.pack: cannot open"),
-        (Some(&b"PERFPACK\x02\0\0\0"[..]), "expected a pack of version 1, found version 2; make it again with `perfrun"),
+        (
+            Some(&b"PERFPACK\x02\0\0\0"[..]),
+            "expected a pack of version 1, found version 2; make it again with `perfrun",
+        ),
         (Some(b"no pack at all"), "expected a pack of kernels, found another kind of file"),
     ] {
         if let Some(content) = content {

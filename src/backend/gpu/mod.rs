@@ -29,7 +29,6 @@ use crate::backend::gpu::kernel::{Arg, Kernel, Loaded, Unit};
 use crate::backend::gpu::kernel::{Arg, FirstUse, Kernel, Loaded, Unit};
 use crate::backend::gpu::pool::DevicePool;
 use crate::backend::gpu::products::Products;
-use crate::backend::gpu::vendor::BlasLt;
 use crate::backend::{Device, Usage};
 use crate::error::{Error, Result};
 use crate::source;
@@ -49,8 +48,6 @@ pub struct Gpu {
     faults: Faults,
     /// The emulator behind the driver, if it is one.
     emulator: Option<Arc<Emulator>>,
-    /// The vendor's matrix products, opened when they are first asked for; or why not.
-    products: OnceLock<Result<BlasLt, String>>,
     /// Whether every launch is waited for, so that a fault names its kernel.
     waits_for_each: bool,
     /// What the user should know although all went well.
@@ -116,7 +113,6 @@ impl Gpu {
             products: OnceLock::new(),
             faults: Faults::default(),
             emulator,
-            products: OnceLock::new(),
             waits_for_each,
             notices: Mutex::default(),
             this: Weak::clone(this),
@@ -131,18 +127,6 @@ impl Gpu {
     /// What code was loaded so far, from where, and how long that took.
     pub fn first_use(&self) -> FirstUse {
         self.loaded.first_use()
-    }
-
-    /// The matrix products of the vendor's library, if the device is real and the library is there; or why not.
-    ///
-    /// # Errors
-    /// What was tried.
-    pub fn products(&self) -> Result<&BlasLt, &str> {
-        let open = || match self.is_real() {
-            true => BlasLt::open(Arc::clone(&self.driver)).map_err(|e| e.to_string()),
-            false => Err(format!("{}: no vendor's library computes on it", self.device)),
-        };
-        self.products.get_or_init(open).as_ref().map_err(String::as_str)
     }
 
     pub(crate) fn notice(&self, line: String) {

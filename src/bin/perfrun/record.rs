@@ -79,7 +79,8 @@ fn device(exec: &Exec) -> Value {
 
 /// Clocks as the vendor's tool prints them right after the measurements, where it is there.
 fn clocks(exec: &Exec) -> Option<String> {
-    let nvidia = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu";
+    let nvidia =
+        "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu";
     let is_nvidia = exec.gpu()?.driver().info().arch.is_nvidia();
     let mut tool = Command::new(if is_nvidia { "nvidia-smi" } else { "rocm-smi" });
     if is_nvidia {
@@ -114,8 +115,11 @@ fn summary(
 ) -> String {
     let device = exec.gpu().map(|gpu| gpu.driver().info());
     let device = device.map_or_else(String::new, |i| format!("{} ({}), driver {}, on ", i.name, i.arch, i.driver));
-    let products: Vec<String> =
-        rates.matmul_flop_per_s.iter().map(|(dtype, rate)| format!("{} GFLOP/s in {dtype}", three_digits(rate / 1e9))).collect();
+    let products: Vec<String> = rates
+        .matmul_flop_per_s
+        .iter()
+        .map(|(dtype, rate)| format!("{} GFLOP/s in {dtype}", three_digits(rate / 1e9)))
+        .collect();
     let mut text = format!(
         "# Record\n\n`{command}`, perfrun {}, commit {}.\n\n{device}{}, {} threads, {} last-level cache. Measured rates: a \
          large matrix product {} by {}, {} GB/s in a copy (reads and writes together). The floor of a case is the slower of \

@@ -148,7 +148,10 @@ impl Observer for FirstUse {
         if let (Event::Step { report, .. }, false, Some(loaded)) = (event, self.is_said, self.exec.first_use()) {
             self.is_said = true;
             let before = (self.start.elapsed().as_secs_f64() - report.seconds).max(0.0);
-            let text = format!("the first step began {before:.2} s after the start and took {:.2} s; {loaded}", report.seconds);
+            let text = format!(
+                "the first step began {before:.2} s after the start and took {:.2} s; {loaded}",
+                report.seconds
+            );
             self.to.event(&Event::Notice(&text))?;
         }
         self.exec.take_notices().iter().try_for_each(|line| self.to.event(&Event::Notice(line)))

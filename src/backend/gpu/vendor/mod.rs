@@ -24,7 +24,6 @@ use super::driver::{Driver, Stream};
 use super::library::Library;
 use super::survey;
 use crate::error::{Error, Result};
-use crate::tensor::Dtype;
 
 /// Status of a call: zero is success.
 type Status = c_int;
@@ -301,15 +300,6 @@ fn version(library: &Library, numbers: &Numbers, handle: Handle) -> i64 {
 }
 
 impl Number {
-    /// What tensors of `dtype` are computed in. Integers are not, and no caller has any.
-    pub fn of(dtype: Dtype) -> Number {
-        match dtype {
-            Dtype::F32 | Dtype::I32 => Number::F32,
-            Dtype::Bf16 => Number::Bf16,
-            Dtype::F16 => Number::F16,
-        }
-    }
-
     /// `cudaDataType` and `hipDataType` agree.
     fn storage(self) -> c_int {
         match self {
@@ -332,11 +322,6 @@ impl BlasLt {
             survey::names(&survey::HIPBLASLT)
         };
         BlasLt::open_from(driver, &names)
-    }
-
-    /// The library's name, as it was opened.
-    pub fn name(&self) -> &str {
-        &self.api.name
     }
 
     /// Opens the first of `names`.
