@@ -26,7 +26,6 @@ use crate::backend::gpu::compile::{Form, Source};
 use crate::backend::gpu::driver::{Driver, Launch, Stream};
 use crate::backend::gpu::faults::Faults;
 use crate::backend::gpu::kernel::{Arg, FirstUse, Kernel, Loaded, Unit};
-use crate::backend::gpu::kernel::{Arg, Kernel, Loaded, Unit};
 use crate::backend::gpu::pool::DevicePool;
 use crate::backend::gpu::products::Products;
 use crate::backend::{Device, Usage};
