@@ -2,15 +2,15 @@
 // of q, k, v and of the bias, from the scores computed again.
 // axes      q, y, dq, dy [B, Nq, H, d]; k, v, dk, dv [B, Nk, H / group, d]: a token's rows are `row` numbers apart; bias [H, Nq, Nk];
 //           lse, total [B, H, Nq]; lengths [B]
-// types     T in {f32, bf16, f16}; scores, sums, bias, lse in f32; D in {64, 128, 512}: d rounded up
+// types     T in {f32, bf16, f16}; scores, sums, bias, lse in f32; D in {64, 128}: 64 for d up to 64, 128 for all d
 // launch    128 threads; a warp has 16 rows of one side (queries; in bwd_dkdv keys) and walks the other side in tiles of COLUMNS:
-//           grid [tiles * B * H, 1, D / DV]; bwd_dbias [tiles of queries * tiles of keys * H]; bwd_total one warp a query
+//           grid [tiles * B * H, 1, d / D]; bwd_dbias [tiles of queries * tiles of keys * H]; bwd_total one warp a query;
+//           bwd_rows as bwd_dq
 // paths     16-byte loads where rows start and step by multiples of 16 bytes, else single numbers
-// matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types; f32 on NVIDIA is FFMA out of shared memory,
-//           some 15 % of its rate
-// traffic   every tile of rows reads all of the other side once (D / DV times); results once
+// matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types; f32 on NVIDIA is FFMA out of shared memory
+// traffic   every tile of rows reads all of the other side once (d / D times); results once; f32 backward reads q, k, v, dy once more
 // order     columns ascending, heads of a group ascending, samples ascending: same input, same bits; no atomics
-// budget    sm_80 255 registers, sm_90a 255, gfx90a 256, gfx942 256; no spills
+// budget    sm_80 200 registers, sm_90a 200, gfx90a 176, gfx942 176; no spills
 // source    Dao et al. 2022, algorithms 1 and 4; Milakov, Gimelshein 2018 for the running maximum
 
 #include "common/mma.cuh"
@@ -27,15 +27,34 @@ constexpr int WARPS = THREADS / WARP;
 constexpr int ROWS = 16 * WARPS;                     // of a block
 constexpr int COLUMNS = sizeof(T) == 4 ? 16 : 32;    // of a tile
 constexpr int TILES = COLUMNS / 16;
-constexpr int DC = D < 64 ? D : 64;                  // depth of one stage of the scores
-constexpr int DV = D < 128 ? D : 128;                // numbers of a result's row that a block computes
+constexpr int DC = 64;                               // depth of one stage of the scores
+constexpr int DV = D;                                // numbers of a result's row that a block computes
 constexpr int PAD = 16 / (int)sizeof(T);             // so that eight rows lie in different banks
-constexpr int SC = DC + PAD, SK = COLUMNS + PAD, SS = COLUMNS + 1;
+constexpr int SC = DC + PAD, SK = COLUMNS + PAD, SS = COLUMNS + 1, SO = DV + 8;
 
 #ifdef ON_NVIDIA
 constexpr bool HAS_MATRIX_UNIT = sizeof(T) == 2;
 #else
 constexpr bool HAS_MATRIX_UNIT = true;
+#endif
+
+template <typename U, typename V> constexpr bool is_same = false;
+template <typename U> constexpr bool is_same<U, U> = true;
+
+// The f16 products of gfx90a take numbers below 2^-14 for 0, and of many keys each has less: their probabilities and gradients are
+// multiplied as f32, at a quarter of the rate.
+#ifdef __gfx90a__
+constexpr bool WIDENS_WEIGHTS = is_same<T, f16>;
+#else
+constexpr bool WIDENS_WEIGHTS = false;
+#endif
+
+// What lies beyond a head's own size is 0, and left out where it may be: with branches between the matrix instructions of bwd_dkv
+// clang 19 makes an instruction that gfx90a does not have, and refuses it.
+#ifdef ON_NVIDIA
+constexpr bool SKIPS_ZEROS = true;
+#else
+constexpr bool SKIPS_ZEROS = false;
 #endif
 
 enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
@@ -80,6 +99,14 @@ struct Dropping {
     }
 };
 
+// Numbers of a row that are multiplied: in tiles of 16, at most `most`.
+DEVICE int whole_tiles(int d, int most) { return SKIPS_ZEROS ? (int)least((d + 15) / 16 * 16, most) : most; }
+
+// One or the other, field by field: a choice between two objects would put both into local memory.
+DEVICE Vectors pick(bool first, const Vectors& a, const Vectors& b) {
+    return {first ? a.at : b.at, first ? a.row : b.row, first ? a.count : b.count, a.d, first ? a.is_wide : b.is_wide};
+}
+
 // One pack of WIDE numbers of vector r from c on; zeros outside.
 DEVICE Pack<T, WIDE<T>> numbers_of(const Vectors& v, i64 r, int c) {
     if (v.is_wide && r < v.count && c + WIDE<T> <= v.d) return load_kept<T, WIDE<T>>(v.at + r * v.row + c);
@@ -94,22 +121,12 @@ DEVICE Pack<T, WIDE<T>> numbers_of(const Vectors& v, i64 r, int c) {
     return p.pack;
 }
 
-// COUNT vectors from r0 on, DC numbers of each from c0 on, as they lie.
-template <int COUNT> DEVICE void stage(T* to, const Vectors& v, i64 r0, int c0) {
-    constexpr int PACKS = DC / WIDE<T>;
-#pragma unroll 1
-    for (int i = thread(); i < COUNT * PACKS; i += THREADS) {
-        int r = i / PACKS, c = i % PACKS * WIDE<T>;
-        store<T, WIDE<T>>(to + r * SC + c, numbers_of(v, r0 + r, c0 + c));
-    }
-}
-
-// COLUMNS vectors from r0 on, DV numbers of each from c0 on, transposed; whether this thread met a number that is not finite.
+// COLUMNS vectors from r0 on, up to DV numbers of each from c0 on, transposed; whether this thread met a number that is not finite.
 DEVICE bool stage_transposed(T* to, const Vectors& v, i64 r0, int c0) {
-    constexpr int PACKS = DV / WIDE<T>;
+    int packs = whole_tiles(v.d - c0, DV) / WIDE<T>;
     bool is_spoiled = false;
 #pragma unroll 1
-    for (int i = thread(); i < COLUMNS * PACKS; i += THREADS) {
+    for (int i = thread(); i < COLUMNS * packs; i += THREADS) {
         int r = i % COLUMNS, c = i / COLUMNS * WIDE<T>;
         union {
             Pack<T, WIDE<T>> pack;
@@ -125,11 +142,12 @@ DEVICE bool stage_transposed(T* to, const Vectors& v, i64 r0, int c0) {
     return is_spoiled;
 }
 
-// d += a * b^T for 16 rows of each and k numbers, out of shared memory.
-template <int K, typename U> DEVICE void multiply(Tile16& d, const U* a, int a_stride, const U* b, int b_stride) {
+// d += a * b^T for 16 rows of each and `depth` of at most K numbers, a multiple of 16 or K, out of shared memory.
+template <int K, typename U> DEVICE void multiply(Tile16& d, const U* a, int a_stride, const U* b, int b_stride, int depth) {
     if constexpr (HAS_MATRIX_UNIT) {
 #pragma unroll
         for (int k = 0; k < K; k += 16) {
+            if (k >= depth) break;
             Frag16<U> fa, fb;
             fa.load_a(a + k, a_stride);
             fb.load_b(b + k, b_stride);
@@ -137,40 +155,76 @@ template <int K, typename U> DEVICE void multiply(Tile16& d, const U* a, int a_s
         }
     } else {
 #pragma unroll 4
-        for (int k = 0; k < K; ++k)
+        for (int k = 0; k < depth; ++k)
 #pragma unroll
             for (int i = 0; i < Tile16::NUMBERS; ++i)
                 d.v[i] = fmaf(widen(a[Tile16::row(i) * a_stride + k]), widen(b[Tile16::column(i) * b_stride + k]), d.v[i]);
     }
 }
 
+// The same of K numbers through products of f32.
+template <int K, typename U> DEVICE void multiply_widened(Tile16& d, const U* a, int a_stride, const U* b, int b_stride) {
+#ifdef ON_AMD
+#pragma unroll
+    for (int k = 0; k < K; k += 16) {
+        Frag16<f32> fa, fb;
+        fa.load_widened(a + k, a_stride);
+        fb.load_widened(b + k, b_stride);
+        mma16<f32>(d, fa, fb);
+    }
+#endif
+}
+
 // Everything that a block keeps in shared memory.
 struct Shared {
-    alignas(16) T rows[ROWS * SC];
-    alignas(16) T columns[COLUMNS * SC];
-    alignas(16) T turned[DV * SK];           // of the other side, k fastest
-    alignas(16) T weight[WARPS][16 * SK];    // the left operand of the second product
-    float score[WARPS][16 * SS];
-    float product[WARPS][16 * SS];           // backward needs the scores and the gradients of the probabilities
+    union {
+        struct {
+            alignas(16) T staged[(ROWS + COLUMNS) * SC];  // rows of this side, then of the other
+            union {
+                struct {
+                    alignas(16) T turned[DV * SK];         // of the other side, k fastest
+                    alignas(16) T weight[WARPS][16 * SK];  // the left operand of the second product
+                };
+                float running[WARPS][16 * SS];  // dbias has no second product, but sums
+            };
+            float score[WARPS][16 * SS];
+            float product[WARPS][16 * SS];  // backward needs the scores and the gradients of the probabilities
+        };
+        float out[WARPS][16 * SO];  // results on their way to memory
+    };
     float factor[WARPS][16];
+    int first[WARPS][16], end[WARPS][16];
     int is_spoiled[WARPS];
 };
 
-// Products of this warp's 16 rows with COLUMNS vectors of the other side, into `to`. All warps take part.
-DEVICE void scores(Shared& s, float* to, const Vectors& rows, i64 r0, const Vectors& columns, i64 c0, bool keeps_rows) {
+// Vectors of both sides, DC numbers of each from c on, as they lie. A loop that is not unrolled: the text of a pack exists once.
+DEVICE void stage(Shared& s, const Vectors& rows, i64 r0, const Vectors& columns, i64 c0, int c, bool with_rows) {
+    constexpr int PACKS = DC / WIDE<T>;
+#pragma unroll 1
+    for (int i = thread() + (with_rows ? 0 : ROWS * PACKS); i < (ROWS + COLUMNS) * PACKS; i += THREADS) {
+        int r = i / PACKS, at = i % PACKS * WIDE<T>;
+        bool is_row = r < ROWS;
+        Pack<T, WIDE<T>> pack = numbers_of(pick(is_row, rows, columns), is_row ? r0 + r : c0 + r - ROWS, c + at);
+        store<T, WIDE<T>>(s.staged + r * SC + at, pack);
+    }
+}
+
+// Products of this warp's 16 rows with COLUMNS vectors of the other side, into `to`. All warps take part. With one stage, rows that are
+// there already stay.
+DEVICE void scores(Shared& s, float* to, const Vectors& rows, i64 r0, const Vectors& columns, i64 c0, bool with_rows) {
     Tile16 sum[TILES];
 #pragma unroll
     for (int t = 0; t < TILES; ++t) sum[t].clear();
 #pragma unroll 1
-    for (int c = 0; c < D; c += DC) {
+    for (int c = 0; c < (D == DC ? D : rows.d); c += DC) {
         block_sync();
-        // With one stage the rows are there from the first tile on.
-        if (!(keeps_rows && D == DC)) stage<ROWS>(s.rows, rows, r0, c);
-        stage<COLUMNS>(s.columns, columns, c0, c);
+        stage(s, rows, r0, columns, c0, c, with_rows || D != DC);
+        const T* mine = s.staged + warp_id() * 16 * SC;
+        int depth = whole_tiles(rows.d - c, DC);
         block_sync();
 #pragma unroll
         for (int t = 0; t < TILES; ++t)
-            multiply<DC>(sum[t], s.rows + warp_id() * 16 * SC, SC, s.columns + t * 16 * SC, SC);
+            multiply<DC>(sum[t], mine, SC, s.staged + (ROWS + t * 16) * SC, SC, depth);
     }
 #pragma unroll
     for (int t = 0; t < TILES; ++t)
@@ -187,27 +241,6 @@ DEVICE bool any_thread(Shared& s, bool mine) {
     bool any = false;
     for (int w = 0; w < WARPS; ++w) any |= s.is_spoiled[w] != 0;
     return any;
-}
-
-// sum += weight * turned^T. Where a number is not finite a weight of 0 would not hide it: then only the columns from first(row) to
-// end(row) are added, one by one.
-template <typename Range> DEVICE void weigh(Tile16 (&sum)[DV / 16], Shared& s, bool is_spoiled, Range range) {
-    const T* weight = s.weight[warp_id()];
-    if (!is_spoiled) {
-#pragma unroll
-        for (int t = 0; t < DV / 16; ++t) multiply<COLUMNS>(sum[t], weight, SK, s.turned + t * 16 * SK, SK);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < Tile16::NUMBERS; ++i) {
-        int row = Tile16::row(i), first, end;
-        range(row, first, end);
-        for (int k = first; k < end; ++k)
-#pragma unroll
-            for (int t = 0; t < DV / 16; ++t)
-                sum[t].v[i] = fmaf(widen(weight[row * SK + k]), widen(s.turned[(t * 16 + Tile16::column(i)) * SK + k]),
-                                   sum[t].v[i]);
-    }
 }
 
 // Lanes that share a row of scores, and this lane's place among them.
@@ -228,8 +261,61 @@ DEVICE float row_max(float v) {
     return v;
 }
 
+// sum += weight * turned^T, of which `width` rows are there. Where a number is not finite a weight of 0 would not hide it: then only the
+// columns from first to end of range(row, first, end) are added, one by one.
+template <typename Range> DEVICE void weigh(Tile16 (&sum)[DV / 16], Shared& s, int width, bool is_spoiled, Range range) {
+    const T* weight = s.weight[warp_id()];
+    if (!is_spoiled && HAS_MATRIX_UNIT) {
+#pragma unroll
+        for (int t = 0; t < DV / 16; ++t) {
+            if (t * 16 >= width) break;
+            if constexpr (WIDENS_WEIGHTS) {
+                multiply_widened<COLUMNS>(sum[t], weight, SK, s.turned + t * 16 * SK, SK);
+            } else {
+                multiply<COLUMNS>(sum[t], weight, SK, s.turned + t * 16 * SK, SK, COLUMNS);
+            }
+        }
+        return;
+    }
+    if (my_part() == 0) {
+        int first = 0, end = COLUMNS;
+        if (is_spoiled) range(my_row(), first, end);
+        s.first[warp_id()][my_row()] = first, s.end[warp_id()][my_row()] = end;
+    }
+    block_sync();
+#pragma unroll 1
+    for (int k = 0; k < COLUMNS; ++k) {
+#pragma unroll
+        for (int i = 0; i < Tile16::NUMBERS; ++i) {
+            int row = Tile16::row(i);
+            if (k < s.first[warp_id()][row] || k >= s.end[warp_id()][row]) continue;
+            float w = widen(weight[row * SK + k]);
+#pragma unroll
+            for (int t = 0; t < DV / 16; ++t) {
+                if (t * 16 >= width) break;
+                sum[t].v[i] = fmaf(w, widen(s.turned[(t * 16 + Tile16::column(i)) * SK + k]), sum[t].v[i]);
+            }
+        }
+    }
+}
+
+// Calls finish(row, column, sum) for every number of this warp's result, neighbouring lanes for neighbours. All warps take part.
+template <typename F> DEVICE void each_result(Shared& s, const Tile16 (&sum)[DV / 16], F finish) {
+    float* mine = s.out[warp_id()];
+    block_sync();
+#pragma unroll
+    for (int t = 0; t < DV / 16; ++t)
+#pragma unroll
+        for (int i = 0; i < Tile16::NUMBERS; ++i) mine[Tile16::row(i) * SO + t * 16 + Tile16::column(i)] = sum[t].v[i];
+    block_sync();
+#pragma unroll 1
+    for (int at = lane(); at < 16 * DV; at += WARP) finish(at / DV, at % DV, mine[at / DV * SO + at % DV]);
+}
+
 // The score of query i and key j.
-DEVICE float score_of(float product, float scale, const float* bias, i64 at) { return bias ? fmaf(product, scale, bias[at]) : product * scale; }
+DEVICE float score_of(float product, float scale, const float* bias, i64 at) {
+    return bias ? fmaf(product, scale, bias[at]) : product * scale;
+}
 
 struct Block {
     i64 tile, sample, head;
@@ -262,12 +348,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     Tile16 sum[DV / 16];
 #pragma unroll
     for (int t = 0; t < DV / 16; ++t) sum[t].clear();
-    if (D == DC) stage<ROWS>(s.rows, qs, r0, 0);
     float* score = s.score[warp_id()];
     for (i64 c0 = 0; c0 < most; c0 += COLUMNS) {
-        scores(s, score, qs, r0, ks, c0, true);
+        scores(s, score, qs, r0, ks, c0, c0 == 0);
         bool is_spoiled = any_thread(s, stage_transposed(s.turned, vs, c0, out));
         float largest = top;
+#pragma unroll 1
         for (int c = my_part(); c < COLUMNS; c += SHARING) {
             float x = c0 + c < seen ? score_of(score[my_row() * SS + c], scale, bias, i * nk + c0 + c) : -infinity();
             score[my_row() * SS + c] = x;
@@ -277,6 +363,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         // Where every score is -inf all probabilities are 0.
         float shift = largest == -infinity() ? 0.0f : largest;
         float fade = exp_f32(top - shift), part = 0.0f;
+#pragma unroll 1
         for (int c = my_part(); c < COLUMNS; c += SHARING) {
             float e = c0 + c < seen ? exp_f32(score[my_row() * SS + c] - shift) : 0.0f;
             part += e;
@@ -293,7 +380,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
             for (int t = 0; t < DV / 16; ++t) sum[t].v[n] *= f;
         }
-        weigh(sum, s, is_spoiled, [&](int row, int& from, int& to) {
+        weigh(sum, s, whole_tiles(d - out, DV), is_spoiled, [&](int row, int& from, int& to) {
             from = 0;
             i64 n = mask.visible(first + row) - c0;
             to = n < 0 ? 0 : (int)least(n, COLUMNS);
@@ -305,19 +392,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         s.factor[warp_id()][my_row()] = total == 0.0f ? 1.0f : total;
         if (i < nq && block_z() == 0) lse[head + i] = seen > 0 ? shift + log_f32(total) : -infinity();
     }
-    block_sync();
-#pragma unroll
-    for (int n = 0; n < Tile16::NUMBERS; ++n) {
-        i64 r = first + Tile16::row(n);
-        float f = s.factor[warp_id()][Tile16::row(n)];
-        if (r >= nq) continue;
-        T* to = y + ((b.sample * nq + r) * heads + b.head) * d;
-#pragma unroll
-        for (int t = 0; t < DV / 16; ++t) {
-            int c = out + t * 16 + Tile16::column(n);
-            if (c < d) to[c] = narrow<T>(divide(sum[t].v[n], f));
-        }
-    }
+    each_result(s, sum, [&](int row, int column, float v) {
+        i64 r = first + row;
+        int c = out + column;
+        if (r < nq && c < d) y[((b.sample * nq + r) * heads + b.head) * d + c] = narrow<T>(divide(v, s.factor[warp_id()][row]));
+    });
 }
 
 // total = sum of dy * y: one warp a query of a head.
@@ -334,20 +413,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     if (lane() == 0) total[row] = sum;
 }
 
-// What the backward kernels share of a head.
+// What the backward kernels share of a head. `inverse` is there for f32 alone: see attention_bwd_rows.
 struct Back {
     Mask mask;
     Dropping dropping;
     float scale;
-    const float *bias, *lse, *total;
+    const float *bias, *lse, *total, *inverse;
     i64 head;
 
+    // The probability of key j for query i, which sees it.
+    DEVICE float probability(i64 i, i64 j, float product) const {
+        float at = lse[i];
+        return exp_f32(score_of(product, scale, bias, i * mask.nk + j) - (at == -infinity() ? 0.0f : at));
+    }
     // p and ds of query i and key j, from q k and dy v; the dropped p in `weight`.
     DEVICE float gradient(i64 i, i64 j, float product, float dproduct, float& weight) const {
         weight = 0.0f;
         if (j >= mask.visible(i)) return 0.0f;
-        float at = lse[i];
-        float p = exp_f32(score_of(product, scale, bias, i * mask.nk + j) - (at == -infinity() ? 0.0f : at));
+        float p = probability(i, j, product);
+        if (inverse) p *= inverse[i];
         float factor = dropping.factor(head + i, mask.nk, j);
         weight = dropping.reach ? p * factor : p;
         // Of one key the probability is 1 whatever its score: the difference below would only be rounding.
@@ -356,16 +440,60 @@ struct Back {
     }
 };
 
+// For f32: total = sum of p * dp and inverse = 1 / sum of p, of the probabilities that the gradients use. exp(score - lse) errs by what
+// rounding took from lse, the same factor for a whole row: divided by their sum they add up to 1 again, and the gradients of a row's
+// scores to 0. 16-bit results hide both: they take attention_bwd_total,
+// which costs no product.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    attention_bwd_rows(f32* total, f32* inverse, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse,
+                       const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk,
+                       int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach, float kept_scale) {
+    if constexpr (sizeof(T) == 4) {
+        __shared__ Shared s;
+        Block b = block_of((nq + ROWS - 1) / ROWS, heads);
+        i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
+        Back back{{nq, nk, lengths ? lengths[b.sample] : nk, causal}, {seed, stream, reach, kept_scale}, scale,
+                  bias ? bias + b.head * nq * nk : bias, lse + head, nullptr, nullptr, head};
+        Vectors qs = vectors(q + q_at + b.sample * nq * q_row + b.head * d, q_row, nq, d);
+        Vectors ks = vectors(k + k_at + b.sample * nk * k_row + kv, k_row, nk, d);
+        Vectors vs = vectors(v + v_at + b.sample * nk * v_row + kv, v_row, nk, d);
+        Vectors dys = vectors(dy + (b.sample * nq * heads + b.head) * d, (i64)heads * d, nq, d);
+        i64 i = r0 + warp_id() * 16 + my_row(), seen = back.mask.visible(i);
+        i64 most = back.mask.visible(least(r0 + ROWS, nq) - 1);
+        Sum part{0.0f, 0.0f}, inner{0.0f, 0.0f};
+        float *score = s.score[warp_id()], *product = s.product[warp_id()];
+        for (i64 c0 = 0; c0 < most; c0 += COLUMNS) {
+#pragma unroll 1
+            for (int pass = 0; pass < 2; ++pass)
+                scores(s, pass ? score : product, pick(pass, dys, qs), r0, pick(pass, vs, ks), c0, true);
+#pragma unroll 1
+            for (int at = my_part(); at < COLUMNS && c0 + at < seen; at += SHARING) {
+                float p = back.probability(i, c0 + at, product[my_row() * SS + at]), dp = score[my_row() * SS + at];
+                if (reach) dp *= back.dropping.factor(head + i, nk, c0 + at);
+                add_to(part, p);
+                add_product(inner, p, dp);
+            }
+        }
+        float all = row_sum(value_of(part)), sum = row_sum(value_of(inner));
+        if (my_part() == 0 && i < nq) {
+            float one = all == 0.0f ? 1.0f : divide(1.0f, all);
+            inverse[head + i] = one, total[head + i] = sum * one;
+        }
+    }
+}
+
 // dq: as forward, queries against all keys.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_dq(T* dq, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse, const f32* total,
-                     const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, int heads,
-                     int group, int d, float scale, int causal, i64 seed, i64 stream, int reach, float kept_scale, int add_dq) {
+                     const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq,
+                     i64 nk, int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach,
+                     float kept_scale, int add_dq) {
     __shared__ Shared s;
     Block b = block_of((nq + ROWS - 1) / ROWS, heads);
-    i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d, q_first = q_at + b.sample * nq * q_row + b.head * d;
+    i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
+    i64 q_first = q_at + b.sample * nq * q_row + b.head * d;
     Back back{{nq, nk, lengths ? lengths[b.sample] : nk, causal}, {seed, stream, reach, kept_scale}, scale,
-              bias ? bias + b.head * nq * nk : bias, lse + head, total + head, head};
+              bias ? bias + b.head * nq * nk : bias, lse + head, total + head, inverse ? inverse + head : inverse, head};
     Vectors qs = vectors(q + q_first, q_row, nq, d);
     Vectors ks = vectors(k + k_at + b.sample * nk * k_row + kv, k_row, nk, d);
     Vectors vs = vectors(v + v_at + b.sample * nk * v_row + kv, v_row, nk, d);
@@ -378,40 +506,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     for (int t = 0; t < DV / 16; ++t) sum[t].clear();
     float *score = s.score[warp_id()], *product = s.product[warp_id()];
     for (i64 c0 = 0; c0 < most; c0 += COLUMNS) {
-        scores(s, product, qs, r0, ks, c0, false);
-        scores(s, score, dys, r0, vs, c0, false);
+#pragma unroll 1
+        for (int pass = 0; pass < 2; ++pass)
+            scores(s, pass ? score : product, pick(pass, dys, qs), r0, pick(pass, vs, ks), c0, true);
         bool is_spoiled = any_thread(s, stage_transposed(s.turned, ks, c0, out));
-#pragma unroll
-        for (int c = 0; c < COLUMNS / SHARING; ++c) {
-            int at = c * SHARING + my_part();
+#pragma unroll 1
+        for (int at = my_part(); at < COLUMNS; at += SHARING) {
             float weight, ds = back.gradient(i, c0 + at, product[my_row() * SS + at], score[my_row() * SS + at], weight);
             s.weight[warp_id()][my_row() * SK + at] = narrow<T>(ds * scale);
         }
         block_sync();
-        weigh(sum, s, is_spoiled, [&](int row, int& from, int& to) {
+        weigh(sum, s, whole_tiles(d - out, DV), is_spoiled, [&](int row, int& from, int& to) {
             from = 0;
             i64 n = back.mask.visible(first + row) - c0;
             to = n < 0 ? 0 : (int)least(n, COLUMNS);
         });
     }
-#pragma unroll
-    for (int n = 0; n < Tile16::NUMBERS; ++n) {
-        i64 r = first + Tile16::row(n);
-        if (r >= nq) continue;
-#pragma unroll
-        for (int t = 0; t < DV / 16; ++t) {
-            int c = out + t * 16 + Tile16::column(n);
-            if (c < d) put(dq + q_first + r * q_row + c, sum[t].v[n], add_dq);
-        }
-    }
+    each_result(s, sum, [&](int row, int column, float v) {
+        i64 r = first + row;
+        int c = out + column;
+        if (r < nq && c < d) put(dq + q_first + r * q_row + c, v, add_dq);
+    });
 }
 
 // dk (is_value = 0) or dv (is_value = 1): keys against all queries that see them, for all heads of the group.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_dkv(T* to, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse, const f32* total,
-                      const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, int heads,
-                      int group, int d, float scale, int causal, i64 seed, i64 stream, int reach, float kept_scale, int is_value,
-                      int add_to) {
+                      const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row,
+                      i64 nq, i64 nk, int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach,
+                      float kept_scale, int is_value, int add_to) {
     __shared__ Shared s;
     Block b = block_of((nk + ROWS - 1) / ROWS, heads / group);
     i64 r0 = b.tile * ROWS;
@@ -431,23 +554,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll 1
     for (int g = 0; g < group; ++g) {
         i64 h = b.head * group + g, head = (b.sample * heads + h) * nq;
-        Back back{mask, {seed, stream, reach, kept_scale}, scale, bias ? bias + h * nq * nk : bias, lse + head, total + head, head};
+        Back back{mask, {seed, stream, reach, kept_scale}, scale, bias ? bias + h * nq * nk : bias,
+                  lse + head, total + head, inverse ? inverse + head : inverse, head};
         Vectors qs = vectors(q + q_at + b.sample * nq * q_row + h * d, q_row, nq, d);
         Vectors dys = vectors(dy + (b.sample * nq * heads + h) * d, (i64)heads * d, nq, d);
 #pragma unroll 1
         for (i64 c0 = start; c0 < nq && r0 < mask.length; c0 += COLUMNS) {
-            scores(s, product, ks, r0, qs, c0, false);
             // The gradient of a probability is nothing that dv needs.
-            if (!is_value) scores(s, score, vs, r0, dys, c0, false);
-            bool is_spoiled = any_thread(s, stage_transposed(s.turned, is_value ? dys : qs, c0, out));
-#pragma unroll
-            for (int c = 0; c < COLUMNS / SHARING; ++c) {
-                int at = c * SHARING + my_part();
-                float weight, ds = back.gradient(c0 + at, j, product[my_row() * SS + at], is_value ? 0.0f : score[my_row() * SS + at], weight);
+#pragma unroll 1
+            for (int pass = 0; pass < (is_value ? 1 : 2); ++pass)
+                scores(s, pass ? score : product, pick(pass, vs, ks), r0, pick(pass, dys, qs), c0, true);
+            bool is_spoiled = any_thread(s, stage_transposed(s.turned, pick(is_value, dys, qs), c0, out));
+#pragma unroll 1
+            for (int at = my_part(); at < COLUMNS; at += SHARING) {
+                float dp = is_value ? 0.0f : score[my_row() * SS + at], weight;
+                float ds = back.gradient(c0 + at, j, product[my_row() * SS + at], dp, weight);
                 s.weight[warp_id()][my_row() * SK + at] = narrow<T>(is_value ? weight : ds * scale);
             }
             block_sync();
-            weigh(sum, s, is_spoiled, [&](int row, int& from, int& to) {
+            weigh(sum, s, whole_tiles(d - out, DV), is_spoiled, [&](int row, int& from, int& to) {
                 // Queries that see this key: from one of them on, all.
                 from = 0, to = (int)least(nq - c0, COLUMNS);
                 while (from < to && mask.visible(c0 + from) <= first + row) ++from;
@@ -455,54 +580,46 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         }
     }
     i64 row = is_value ? v_row : k_row, at = is_value ? v_first : k_first;
-#pragma unroll
-    for (int n = 0; n < Tile16::NUMBERS; ++n) {
-        i64 r = first + Tile16::row(n);
-        if (r >= nk) continue;
-#pragma unroll
-        for (int t = 0; t < DV / 16; ++t) {
-            int c = out + t * 16 + Tile16::column(n);
-            if (c < d) put(to + at + r * row + c, sum[t].v[n], add_to);
-        }
-    }
+    each_result(s, sum, [&](int r, int column, float v) {
+        int c = out + column;
+        if (first + r < nk && c < d) put(to + at + (first + r) * row + c, v, add_to);
+    });
 }
 
 // dbias: the gradients of the scores, summed over samples.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attention_bwd_dbias(f32* dbias, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse, const f32* total,
-                        const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, int heads,
-                        int group, int d, float scale, int causal, i64 seed, i64 stream, int reach, float kept_scale, i64 samples,
-                        int add_dbias) {
+    attention_bwd_dbias(f32* dbias, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse,
+                        const f32* total, const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row,
+                        i64 k_row, i64 v_row, i64 nq, i64 nk, int heads, int group, int d, float scale, int causal, i64 seed,
+                        i64 stream, int reach, float kept_scale, i64 samples, int add_dbias) {
     __shared__ Shared s;
     i64 tiles = (nk + COLUMNS - 1) / COLUMNS, rest = quotient(block_x(), tiles), c0 = (block_x() - rest * tiles) * COLUMNS;
     Block b = block_of(1, 1);
     i64 row_tiles = (nq + ROWS - 1) / ROWS;
     b.head = quotient(rest, row_tiles), b.tile = rest - b.head * row_tiles;
     i64 r0 = b.tile * ROWS, i = r0 + warp_id() * 16 + my_row();
-    float sum[COLUMNS / SHARING];
-#pragma unroll
-    for (int c = 0; c < COLUMNS / SHARING; ++c) sum[c] = 0.0f;
-    float *score = s.score[warp_id()], *product = s.product[warp_id()];
+    float *score = s.score[warp_id()], *product = s.product[warp_id()], *sum = s.running[warp_id()] + my_row() * SS;
+    for (int at = my_part(); at < COLUMNS; at += SHARING) sum[at] = 0.0f;
     for (i64 sample = 0; sample < samples; ++sample) {
         i64 head = (sample * heads + b.head) * nq, kv = b.head / group * d;
         Back back{{nq, nk, lengths ? lengths[sample] : nk, causal}, {seed, stream, reach, kept_scale}, scale, bias + b.head * nq * nk,
-                  lse + head, total + head, head};
+                  lse + head, total + head, inverse ? inverse + head : inverse, head};
         Vectors qs = vectors(q + q_at + sample * nq * q_row + b.head * d, q_row, nq, d);
         Vectors ks = vectors(k + k_at + sample * nk * k_row + kv, k_row, nk, d);
         Vectors vs = vectors(v + v_at + sample * nk * v_row + kv, v_row, nk, d);
         Vectors dys = vectors(dy + (sample * nq * heads + b.head) * d, (i64)heads * d, nq, d);
-        scores(s, product, qs, r0, ks, c0, false);
-        scores(s, score, dys, r0, vs, c0, false);
-#pragma unroll
-        for (int c = 0; c < COLUMNS / SHARING; ++c) {
-            int at = c * SHARING + my_part();
+#pragma unroll 1
+        for (int pass = 0; pass < 2; ++pass)
+            scores(s, pass ? score : product, pick(pass, dys, qs), r0, pick(pass, vs, ks), c0, true);
+#pragma unroll 1
+        for (int at = my_part(); at < COLUMNS; at += SHARING) {
             float weight;
-            sum[c] += back.gradient(i, c0 + at, product[my_row() * SS + at], score[my_row() * SS + at], weight);
+            sum[at] += back.gradient(i, c0 + at, product[my_row() * SS + at], score[my_row() * SS + at], weight);
         }
     }
-#pragma unroll
-    for (int c = 0; c < COLUMNS / SHARING; ++c) {
-        i64 j = c0 + c * SHARING + my_part();
-        if (i < nq && j < nk) put(dbias + (b.head * nq + i) * nk + j, sum[c], add_dbias);
+#pragma unroll 1
+    for (int at = my_part(); at < COLUMNS; at += SHARING) {
+        i64 j = c0 + at;
+        if (i < nq && j < nk) put(dbias + (b.head * nq + i) * nk + j, sum[at], add_dbias);
     }
 }

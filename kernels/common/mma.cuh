@@ -68,6 +68,12 @@ template <typename U> struct Frag16 {
 #endif
     }
 #ifdef ON_AMD
+    // Numbers of a narrower type, widened; as either operand.
+    template <typename V> DEVICE void load_widened(const V* at, int stride) {
+        const V* p = at + lane() % 16 * stride + lane() / 16 * 4;
+#pragma unroll
+        for (int i = 0; i < WORDS; ++i) word[i] = bits_of(widen(p[i]));
+    }
     // Both operands alike: lane l holds row l % 16, four consecutive k from l / 16 * 4 on. For f32 k runs over four instructions.
     DEVICE void load(const U* at, int stride) {
         const u32* p = (const u32*)(at + lane() % 16 * stride + lane() / 16 * 4);

@@ -62,11 +62,13 @@ pub(super) fn cases() -> Vec<Case> {
         separate(Attention { scale: Some(-1.0), ..full() }, [1, 4, 40, 1, 1, 2], false),
         separate(Attention { dropout: drop(0.1), ..full() }, [2, 9, 13, 2, 1, 4], true),
         packed(Attention { dropout: drop(0.5), ..causal(top) }, [1, 34, 2, 4], false),
+        // Each of the sizes that kernels round up to.
+        separate(full(), [1, 3, 5, 1, 1, 100], true),
         separate(full(), [1, 3, 5, 1, 1, 160], false),
         separate(full(), [1, 2, 3, 1, 1, 512], false),
         // Several tiles of keys; several tasks for one head, with a ragged last.
         separate(causal(bottom), [1, 3, 401, 1, 1, 4], true),
-        separate(full(), [1, 527, 5, 2, 1, 3], false),
+        separate(full(), [1, 527, 5, 1, 1, 3], false),
         joined(),
         joined_packed(),
     ]

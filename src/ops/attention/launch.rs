@@ -1,29 +1,31 @@
 //! The device path: places and masks of any layout are arguments of one kernel file, so nothing is split or copied.
 
 use super::geometry::Geometry;
-use super::{Attention, Causal, ProbabilityDropout, Wanted};
+use super::{Attention, Causal, ProbabilityDropout};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Unit, Variant};
 use crate::error::{Error, Result};
-use crate::ops::operator::{Backward, Forward, GradSlot, Mask};
+use crate::ops::launch;
+use crate::ops::operator::{Backward, Forward, GradSlot};
 use crate::source;
 use crate::tensor::{Dtype, Spec, Tensor, View};
 
 const SOURCE: Source = source!("attention/attention.cu");
 static FWD: Kernel = Kernel::new(SOURCE, "attention_fwd");
 static BWD_TOTAL: Kernel = Kernel::new(SOURCE, "attention_bwd_total");
+static BWD_ROWS: Kernel = Kernel::new(SOURCE, "attention_bwd_rows");
 static BWD_DQ: Kernel = Kernel::new(SOURCE, "attention_bwd_dq");
 static BWD_DKV: Kernel = Kernel::new(SOURCE, "attention_bwd_dkv");
 static BWD_DBIAS: Kernel = Kernel::new(SOURCE, "attention_bwd_dbias");
 
-pub(super) const KERNELS: &[Unit] =
-    &[Unit { constants: &[&[("D", 64)], &[("D", 128)], &[("D", 512)]], ..Unit::floats(SOURCE) }];
+pub(super) const KERNELS: &[Unit] = &[Unit { constants: &[&[("D", NARROW)], &[("D", WIDE)]], ..Unit::floats(SOURCE) }];
 
 const THREADS: u32 = 128;
-/// Numbers of a result's row that a block computes at most.
-const MOST_OUT: u32 = 128;
+/// Numbers of a result's row that a block computes: heads up to the first have one stage of products, longer ones several.
+const NARROW: i64 = 64;
+const WIDE: i64 = 128;
 
 /// Sizes of one application as the kernels have them.
 struct Plan<'a> {
@@ -46,7 +48,7 @@ impl<'a> Plan<'a> {
     fn new(op: &'a Attention, gpu: &Gpu, specs: &[&Spec]) -> Result<Plan<'a>> {
         let g = Geometry::of(op, specs)?;
         let dtype = specs[g.q.input].dtype();
-        let d = [64, 128, 512].into_iter().find(|&d| g.d <= d as usize).unwrap_or(512);
+        let d = if g.d <= NARROW as usize { NARROW } else { WIDE };
         let lengths = match &op.key_lengths {
             Some(lengths) => {
                 let lengths = lengths.iter().map(|&n| to_i32("key length", n)).collect::<Result<Vec<_>>>()?;
@@ -61,7 +63,7 @@ impl<'a> Plan<'a> {
         Ok(Plan {
             op,
             variant: Variant::of(dtype).with("D", d),
-            outs: (d as u32 / MOST_OUT).max(1),
+            outs: launch::blocks("attention", "head size", g.d.div_ceil(d as usize))?,
             rows: 16 * (THREADS / gpu.warp()) as usize,
             columns: if dtype == Dtype::F32 { 16 } else { 32 },
             lengths,
@@ -74,6 +76,41 @@ impl<'a> Plan<'a> {
         let blocks = n.div_ceil(self.rows) * heads * self.g.batch;
         let blocks = u32::try_from(blocks).map_err(|_| Error::too_large("attention", "rows of all heads", n))?;
         Ok(Launch::grid([blocks, 1, self.outs], [THREADS, 1, 1]))
+    }
+
+    /// What the gradients of scores need of every query: Σ p · dp, and for f32 1 / Σ p.
+    fn row_sums(
+        &self,
+        gpu: &Gpu,
+        [q, k, v, y, dy, lse]: [&View<'_>; 6],
+        bias: Option<&View<'_>>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let g = &self.g;
+        let queries = g.batch * g.heads * g.nq;
+        let total = gpu.scratch(Spec::f32([queries])?)?;
+        if dy.spec().dtype() == Dtype::F32 {
+            let inverse = gpu.scratch(Spec::f32([queries])?)?;
+            let mut args = vec![Arg::Scratch(&total), Arg::Scratch(&inverse), Arg::In(q), Arg::In(k), Arg::In(v)];
+            args.extend([Arg::In(dy), bias.map_or(Arg::Null, |b| Arg::In(b)), Arg::In(lse)]);
+            args.extend(self.common()?);
+            let launch = Launch::linear(self.launch(g.nq, g.heads)?.grid[0], THREADS);
+            BWD_ROWS.launch_as(gpu, &self.variant, launch, &mut args)?;
+            return Ok((total, Some(inverse)));
+        }
+        let blocks = u32::try_from(queries.div_ceil((THREADS / gpu.warp()) as usize));
+        let blocks = blocks.map_err(|_| Error::too_large("attention", "queries", queries))?;
+        let (heads, d) = (to_i32("heads", g.heads)?, to_i32("head size", g.d)?);
+        let args = &mut [
+            Arg::Scratch(&total),
+            Arg::In(y),
+            Arg::In(dy),
+            Arg::I64(queries as i64),
+            Arg::I64(g.nq as i64),
+            Arg::I32(heads),
+            Arg::I32(d),
+        ];
+        BWD_TOTAL.launch_as(gpu, &self.variant, Launch::linear(blocks, THREADS), args)?;
+        Ok((total, None))
     }
 
     /// Arguments that all kernels end with, but for what is theirs.
@@ -127,8 +164,6 @@ impl Attention {
     pub(super) fn launch_bwd(&self, gpu: &Gpu, io: Backward<'_>) -> Result<()> {
         let plan = Plan::new(self, gpu, io.specs)?;
         let g = &plan.g;
-        let wanted = io.dx.iter().enumerate().filter(|(_, s)| s.is_wanted()).fold(Mask::NONE, |m, (i, _)| m.with(i));
-        let wanted = Wanted::of(io.specs.len(), wanted);
         let Some(dy) = io.dy.first().and_then(Option::as_ref) else {
             // No gradient came: what is set is zero, what is added stays.
             return io.dx.iter_mut().try_for_each(|slot| if let GradSlot::Set(d) = slot { d.zero() } else { Ok(()) });
@@ -140,23 +175,7 @@ impl Attention {
         let (Some(y), Some(lse)) = (io.y.first().and_then(Option::as_ref), io.saved.first()) else {
             unreachable!("`keeps` names what backward reads")
         };
-        let queries = g.batch * g.heads * g.nq;
-        let total = gpu.scratch(Spec::f32([queries])?)?;
-        if wanted.scores() {
-            let warps = (THREADS / gpu.warp()) as usize;
-            let blocks = u32::try_from(queries.div_ceil(warps));
-            let blocks = blocks.map_err(|_| Error::too_large("attention", "queries", queries))?;
-            let args = &mut [
-                Arg::Scratch(&total),
-                Arg::In(y),
-                Arg::In(dy),
-                Arg::I64(queries as i64),
-                Arg::I64(g.nq as i64),
-                Arg::I32(to_i32("heads", g.heads)?),
-                Arg::I32(to_i32("head size", g.d)?),
-            ];
-            BWD_TOTAL.launch_as(gpu, &plan.variant, Launch::linear(blocks, THREADS), args)?;
-        }
+        let (total, inverse) = plan.row_sums(gpu, [q, k, v, y, dy, lse], g.bias.and_then(input))?;
         for (i, slot) in io.dx.iter_mut().enumerate() {
             let (d, add) = match slot {
                 GradSlot::Unwanted => continue,
@@ -168,7 +187,8 @@ impl Attention {
             let mut run = |kernel: &Kernel, launch: Launch, own: Vec<Arg<'_>>| {
                 let bias = if let Arg::In(b) = &bias { Arg::In(*b) } else { Arg::Null };
                 let (q, k, v) = (Arg::In(q), Arg::In(k), Arg::In(v));
-                let mut args = vec![Arg::Out(&mut *d), q, k, v, Arg::In(dy), bias, Arg::In(lse), Arg::Scratch(&total)];
+                let mut args = vec![Arg::Out(&mut *d), q, k, v, Arg::In(dy), bias, Arg::In(lse)];
+                args.extend([Arg::Scratch(&total), inverse.as_ref().map_or(Arg::Null, |t| Arg::Scratch(t))]);
                 args.extend(plan.common()?);
                 args.extend(own);
                 kernel.launch_as(gpu, &plan.variant, launch, &mut args)
