@@ -417,7 +417,8 @@ impl BlasLt {
         let Operands { y, a, b, bias, .. } = *operands;
         // The alignment that all operands share, up to the 256 bytes that the libraries assume.
         let alignment = 1 << (y | a | b | bias | 256).trailing_zeros();
-        let key = (*product, alignment);
+        // A description does not say whether the product is added: the ways are those of the product that is not.
+        let key = (Product { accumulates: false, ..*product }, alignment);
         match plans.entry(key) {
             Entry::Occupied(known) => Ok(known.into_mut()),
             Entry::Vacant(place) => Ok(place.insert(self.describe(product, operands, alignment)?)),

@@ -34,6 +34,8 @@ pub(super) fn way(
     if !is_plain && finish.add {
         return Ok(Way::Kernel);
     }
+    // One choice for a product that is set and for one that is added: they must not differ in the order of their sums.
+    let finish = &Finish { add: false, ..*finish };
     let asked = describe(shape, number, a, b, finish);
     let workspace = workspace(gpu)?;
     // The alignment is that of every operand that the product itself would be computed with.
@@ -58,7 +60,6 @@ fn name(shape: Shape, dtype: Dtype, a: Matrix<'_>, b: Matrix<'_>, finish: &Finis
         (finish.bias.is_some(), " bias".to_owned()),
         (finish.pre.is_some(), " pre".to_owned()),
         (finish.activation != Activation::None, format!(" {:?}", finish.activation)),
-        (finish.add, " add".to_owned()),
     ] {
         if is {
             name += &word;
