@@ -188,7 +188,7 @@ impl Attention {
                 let bias = if let Arg::In(b) = &bias { Arg::In(*b) } else { Arg::Null };
                 let (q, k, v) = (Arg::In(q), Arg::In(k), Arg::In(v));
                 let mut args = vec![Arg::Out(&mut *d), q, k, v, Arg::In(dy), bias, Arg::In(lse)];
-                args.extend([Arg::Scratch(&total), inverse.as_ref().map_or(Arg::Null, |t| Arg::Scratch(t))]);
+                args.extend([Arg::Scratch(&total), inverse.as_ref().map_or(Arg::Null, Arg::Scratch)]);
                 args.extend(plan.common()?);
                 args.extend(own);
                 kernel.launch_as(gpu, &plan.variant, launch, &mut args)

@@ -143,7 +143,7 @@ fn products(bench: &Bench<'_>, entry: &str, [a, b, c]: [usize; 3], draw: Draw, s
 
 /// A descriptor but for its address: leading and stride in bytes, and the code of the swizzle.
 const fn form(leading: u64, stride: u64, swizzle: u64) -> u64 {
-    leading / 16 << 16 | stride / 16 << 32 | swizzle << 62
+    ((leading / 16) << 16) | ((stride / 16) << 32) | (swizzle << 62)
 }
 
 const B128: u64 = form(16, 1024, 1);
