@@ -15,8 +15,10 @@ const PACKS: usize = 4;
 const AGAIN: usize = 64;
 /// Rows that a thread adds at least along an axis, where there are so many.
 const ROWS: usize = 8;
-/// Threads side by side along the axis behind a long one that is summed: enough for whole cache lines.
+/// Threads side by side along the axis behind a long one that is summed, at least: enough for whole cache lines.
 const SIDE: usize = 32;
+/// The same for sums of an earlier stage, of which there are a few hundred: more threads add them, so two stages are enough.
+const SIDE_AGAIN: usize = 8;
 
 /// What is added.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,8 +114,12 @@ struct AxisTeams {
 impl AxisTeams {
     fn over(blocks: usize, numbers: Numbers, axes: [usize; 3]) -> AxisTeams {
         let [outer, n, inner] = axes;
-        let (columns, pack) = (outer * inner, if let Numbers::Of(dtype) = numbers { wide(dtype) } else { 2 });
-        let side = (THREADS / (n / ROWS).max(1)).next_power_of_two().clamp(SIDE, THREADS);
+        let columns = outer * inner;
+        let (pack, least) = match numbers {
+            Numbers::Of(dtype) => (wide(dtype), SIDE),
+            Numbers::Sums => (2, SIDE_AGAIN),
+        };
+        let side = (THREADS / (n / ROWS).max(1)).next_power_of_two().clamp(least, THREADS);
         let lanes = columns.div_ceil(pack).max(1).next_power_of_two().min(side);
         let tiles = columns.div_ceil(lanes * pack);
         let most = n.div_ceil(THREADS / lanes * ROWS).max(1);

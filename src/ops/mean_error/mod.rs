@@ -383,6 +383,7 @@ pub(crate) fn cases<E: MeanError + Copy>(op: E) -> Vec<Case> {
         weighted(op, [5, 3]),
         weighted(op, [2, 3, 31, 17]),
         weighted(op, [4, 8, 16]),
+        weighted(op, [1, 3, 5000]),
     ]
 }
 

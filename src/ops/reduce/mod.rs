@@ -365,12 +365,26 @@ fn bench_cases() -> Vec<Case> {
 mod tests {
     use super::*;
     use crate::ops::operator::RefInput;
-    use crate::ops::trial::{backward, forward};
+    use crate::ops::trial::{backward_on, device, forward_on};
 
     crate::room_tests!(ROOM);
 
     #[test]
     fn tensors_of_many_pieces_are_reduced_like_small_ones() {
+        holds_at_size(&Exec::cpu());
+    }
+
+    mod with_compilers {
+        use super::*;
+
+        #[test]
+        #[ignore = "needs NVRTC and clang-19: see ci/install"]
+        fn tensors_of_many_pieces_are_reduced_like_small_ones_on_devices() {
+            ["emu:sm_90a", "emu:gfx942"].map(|name| holds_at_size(&device(name)));
+        }
+    }
+
+    fn holds_at_size(exec: &Exec) {
         for axes in [vec![0], vec![1], vec![2], vec![0, 2], vec![0, 1], vec![1, 2]] {
             let op = Reduce { axes, reduction: Reduction::Mean };
             let spec = Spec::f32([13, 71, 101]).unwrap();
@@ -380,11 +394,11 @@ mod tests {
             let mut want = vec![0.0; out.len()];
             op.forward_ref(RefForward { x: &[input], y: &mut [&mut want], saved: &mut [] });
             // Sums of small integers are exact either way.
-            assert_eq!(forward(&op, &[(spec.shape(), &x)]), want, "{op:?}");
+            assert_eq!(forward_on(exec, &op, &[(spec.shape(), &x)]), want, "{op:?}");
             let mut dwant = vec![0.0; x.len()];
             op.backward_ref(RefBackward { x: &[input], y: &[], saved: &[], dy: &[&want], dx: &mut [Some(&mut dwant)] });
-            assert_eq!(backward(&op, &[(spec.shape(), &x)], Some(&want)), [dwant], "{op:?}");
-            assert_eq!(backward(&op, &[(spec.shape(), &x)], None), [vec![0.0; x.len()]], "{op:?}");
+            assert_eq!(backward_on(exec, &op, &[(spec.shape(), &x)], Some(&want)), [dwant], "{op:?}");
+            assert_eq!(backward_on(exec, &op, &[(spec.shape(), &x)], None), [vec![0.0; x.len()]], "{op:?}");
         }
     }
 }

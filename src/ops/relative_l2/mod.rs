@@ -287,6 +287,7 @@ fn cases() -> Vec<Case> {
         weighted([3, 2, 7, 9]),
         weighted([2, 3, 31, 17]),
         weighted([1, 2, 3, 64, 33]),
+        weighted([1, 3, 5000]),
     ]
 }
 
@@ -315,7 +316,7 @@ fn bench_cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::trial::{backward, forward};
+    use crate::ops::trial::{backward, device, forward, forward_on};
 
     crate::room_tests!(ROOM);
 
@@ -347,6 +348,22 @@ mod tests {
         let (loss, gradient) = loss_and_gradient(&[3e30, 0.0], &[0.0, 4e30]);
         assert!((loss - 1.25).abs() <= f32::EPSILON, "{loss}");
         assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+    }
+
+    mod with_compilers {
+        use super::*;
+
+        #[test]
+        #[ignore = "needs NVRTC and clang-19: see ci/install"]
+        fn squares_that_overflow_f32_and_targets_of_zeros_are_on_devices_what_they_are_on_the_cpu() {
+            for exec in ["emu:sm_80", "emu:gfx90a"].map(device) {
+                let loss = |p: &[f32], y: &[f32]| forward_on(&exec, &RelativeL2, &[(&[1, 2], p), (&[1, 2], y)])[0];
+                assert!((loss(&[3e30, 0.0], &[0.0, 4e30]) - 1.25).abs() <= f32::EPSILON);
+                assert_eq!(loss(&[1.0, 2.0], &[0.0, 0.0]), f32::INFINITY);
+                assert!(loss(&[0.0, 0.0], &[0.0, 0.0]).is_nan());
+                assert_eq!(loss(&[1.0, -2.0], &[1.0, -2.0]), 0.0);
+            }
+        }
     }
 
     #[test]
