@@ -1,6 +1,6 @@
 // batch_norm: y = (x - mean) * rstd * weight + bias, a mean and a variance for every channel.
 // axes      x, y, dy, dx [B, C, S]; weight, bias, dweight, dbias [C]; all statistics [C] f32
-// types     T in {f32, bf16, f16}; sums and statistics in f32
+// types     T in {f32, bf16, f16}; sums and statistics in f32, sums of means in f64
 // launch    fwd in three stages: fwd_partial (common/groups.cuh), fwd_stats a warp a channel, fwd flat (common/elementwise.cuh); bwd: bwd_sums
 //           or bwd_sum (dy alone), bwd_total a warp a sum, then the gradients of the channels and bwd_terms a thread each, bwd_dx flat
 // paths     16-byte packs when W divides S, flat stages also when S is 1 and W divides C, else single numbers

@@ -1,6 +1,6 @@
 // group_norm: y = (x - mean) * rstd * gamma + beta over the tokens and channels of a group, channels last.
 // axes      x, y, dy, dx [B, N, C]; gamma, beta, dgamma, dbeta [C]; mean, rstd, avg_h, avg_hn [B, groups] f32; products, sums [B, C] f32
-// types     T in {f32, bf16, f16}; sums in f32
+// types     T in {f32, bf16, f16}; sums in f32, those of means in f64
 // launch    fwd in three stages: fwd_partial (common/groups.cuh), fwd_stats a warp a group, fwd flat (common/elementwise.cuh); bwd: bwd_sums
 //           and bwd_total a sample at a time (common/columns.cuh, grid z = B), bwd_terms a warp a group, bwd_dx flat
 // paths     16-byte packs when W divides C (statistics: C / groups), else single numbers

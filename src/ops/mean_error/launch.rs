@@ -9,7 +9,7 @@ use crate::ops::blocks::{no_gradient, wrong_operands};
 use crate::ops::launch::{self, length};
 use crate::ops::operator::{Backward, Forward};
 use crate::ops::totals::{self, Numbers, RowTeams, SumKernels, THREADS};
-use crate::tensor::{Dtype, View};
+use crate::tensor::{Dtype, Tensor, View};
 
 /// The kernels of a room.
 #[derive(Debug)]
@@ -46,12 +46,7 @@ impl<'s, 'a> Operands<'s, 'a> {
     }
 
     /// Sums of the stretches of `rows` rows, of each number times its weight, or without.
-    fn sums<E: MeanError>(
-        &self,
-        gpu: &Gpu,
-        rows: usize,
-        is_weighted: bool,
-    ) -> Result<(RowTeams, crate::tensor::Tensor)> {
+    fn sums<E: MeanError>(&self, gpu: &Gpu, rows: usize, is_weighted: bool) -> Result<(RowTeams, Tensor)> {
         let teams = RowTeams::new(gpu, Numbers::Of(self.widest()), rows, self.n() / rows);
         let to = totals::sums(gpu, teams.items())?;
         let weight = self.weight.filter(|_| is_weighted);
