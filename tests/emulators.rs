@@ -16,6 +16,8 @@ use perfrun::train::verify::{Case, verify};
 
 use crate::verify::all;
 
+mod training;
+
 fn open(device: &str) -> Exec {
     Exec::open(device.parse().unwrap()).unwrap()
 }

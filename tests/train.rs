@@ -25,7 +25,7 @@ fn write_data(root: &Path) {
     std::fs::remove_file(root.join("train/weather_2012.h5")).unwrap();
 }
 
-fn config(root: &Path, name: &str) -> RunConfig {
+pub(crate) fn config(root: &Path, name: &str) -> RunConfig {
     let mut config = RunConfig {
         model: WeatherVitConfig {
             embed_dim: 16,
@@ -58,7 +58,7 @@ fn config(root: &Path, name: &str) -> RunConfig {
 }
 
 /// Does something at an event.
-struct At<F>(F);
+pub(crate) struct At<F>(pub(crate) F);
 
 impl<F: FnMut(&Event<'_>)> Observer for At<F> {
     fn event(&mut self, event: &Event<'_>) -> Result<()> {

@@ -116,21 +116,18 @@ impl Memory {
     /// Allocates `bytes`, 256-byte aligned, every byte [`POISON`].
     ///
     /// # Errors
-    /// Out of memory: asked, free and high-water mark.
+    /// Out of memory: asked and free.
     pub fn alloc(&self, bytes: u64) -> Result<u64> {
         let state = &mut *self.state();
         let free = self.capacity - state.used.min(self.capacity);
         if bytes > free || bytes > END - BASE {
-            let line = format!(
-                "emulated memory: asked {bytes} bytes, {free} of {} are free, high-water mark {}",
-                self.capacity, state.high_water
-            );
-            return Err(Error::OutOfMemory(line.into()));
+            let all = self.capacity;
+            return Err(Error::out_of_memory(format!("emulator: out of memory: asked {bytes} bytes, free {free} of {all}")));
         }
         let base = state.next;
         let end = (base + bytes + GUARD).next_multiple_of(ALIGN);
         if end >= END {
-            return Err(Error::OutOfMemory("emulated memory: out of addresses; open the device anew".into()));
+            return Err(Error::out_of_memory("emulator: out of addresses; open the device anew"));
         }
         state.next = end;
         state.used += bytes;

@@ -73,7 +73,7 @@ fn a_full_memory_says_what_is_free_and_a_second_free_is_refused() {
     let memory = Memory::new(1000);
     let a = memory.alloc(900).unwrap();
     let line = memory.alloc(200).unwrap_err().to_string();
-    assert_eq!(line, "emulated memory: asked 200 bytes, 100 of 1000 are free, high-water mark 900");
+    assert_eq!(line, "emulator: out of memory: asked 200 bytes, free 100 of 1000");
     memory.free(a).unwrap();
     assert!(memory.free(a).unwrap_err().to_string().ends_with("was freed before"));
     assert!(memory.alloc(1000).is_ok());
