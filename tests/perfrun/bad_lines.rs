@@ -3,7 +3,7 @@
 use super::{perfrun, text};
 
 /// The line, the exit code, what standard error must contain.
-const LINES: [(&str, i32, &str); 92] = [
+const LINES: [(&str, i32, &str); 93] = [
     // Commands and flags that are none.
     ("", 2, "Usage: perfrun <COMMAND>"),
     ("frobnicate", 2, "unrecognized subcommand 'frobnicate'"),
@@ -48,6 +48,7 @@ const LINES: [(&str, i32, &str); 92] = [
     ("check relu nope", 2, "invalid value 'nope'"),
     ("check relu --device cuda:7", 1, "cannot open"),
     ("check relu --device emu:sm_70", 2, "expected sm_80, sm_90a, gfx90a or gfx942 after `emu:`, found sm_70"),
+    ("train local --device dry:sm_80", 2, "`dry:sm_80` checks launches and computes nothing; use --device emu:sm_80"),
     ("check relu --device tpu", 2, "device: expected cpu, cuda[:N], hip[:N], emu:ARCH or dry:ARCH, found `tpu`"),
     ("check relu --device plan", 2, "`plan` computes nothing"),
     ("bench nope", 2, "invalid value 'nope'"),

@@ -122,7 +122,9 @@ impl Memory {
         let free = self.capacity - state.used.min(self.capacity);
         if bytes > free || bytes > END - BASE {
             let all = self.capacity;
-            return Err(Error::out_of_memory(format!("emulator: out of memory: asked {bytes} bytes, free {free} of {all}")));
+            return Err(Error::out_of_memory(format!(
+                "emulator: out of memory: asked {bytes} bytes, free {free} of {all}"
+            )));
         }
         let base = state.next;
         let end = (base + bytes + GUARD).next_multiple_of(ALIGN);

@@ -20,6 +20,16 @@ impl DeviceArgs {
             device => Exec::open(device),
         }
     }
+
+    /// Opens a device whose results mean something.
+    pub(crate) fn open_to_compute(&self) -> Result<Exec> {
+        match self.device.parse()? {
+            Device::Dry(arch) => Err(Error::argument(format!(
+                "device: `dry:{arch}` checks launches and computes nothing; use --device emu:{arch}"
+            ))),
+            _ => self.open(),
+        }
+    }
 }
 
 /// Says what the device found worth telling although all went well: an entry of the cache that was damaged, a cache that cannot

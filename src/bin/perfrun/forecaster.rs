@@ -33,7 +33,7 @@ fn split(name: &str) -> Result<Split> {
 
 impl ForecasterArgs {
     pub(crate) fn open(&self) -> Result<Forecaster> {
-        let exec = self.device.open()?;
+        let exec = self.device.open_to_compute()?;
         let (path, passed_over) = checkpoint::resolve(&self.checkpoint)?;
         for line in passed_over {
             eprintln!("notice: {line}");

@@ -79,7 +79,7 @@ impl TrainArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let start = Instant::now();
         let config = self.load()?;
-        let exec = self.device.open()?;
+        let exec = self.device.open_to_compute()?;
         if self.synth {
             synthesise(&config)?;
         }
