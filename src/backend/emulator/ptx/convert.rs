@@ -121,6 +121,10 @@ fn to_f64(value: Value, mode: Mode) -> f64 {
     }
 }
 
+fn is_nan_bf16(bits: u64) -> bool {
+    bits & 0x7fff > 0x7f80
+}
+
 fn saturate(x: f32) -> f32 {
     if x > 0.0 { x.min(1.0) } else { 0.0 }
 }
@@ -170,6 +174,12 @@ pub(super) fn convert(to: Type, from: Type, mode: Mode, a: u64, b: u64) -> u64 {
                 return half(a >> 16) << 8 | half(a);
             }
             pair(format, 8)
+        }
+        // What hardware makes of NaN is what its shifts leave.
+        (Type::Tf32, Type::F32) if f32::from_bits(a as u32).is_nan() && !mode.relu => a & 0xffff_e000,
+        (Type::F32, Type::Bf16) if is_nan_bf16(a) && !mode.sat => (a & 0xffff) << 16,
+        (Type::F32, Type::F64) if f64::from_bits(a).is_nan() && !mode.sat => {
+            a >> 32 & 0x8000_0000 | 0x7fc0_0000 | a >> 29 & 0x007f_ffff
         }
         (Type::Tf32, _) => match read(from, a, mode) {
             Value::Float(x) => u64::from(narrow(x, Format::Tf32, rounding(mode.round), mode.satfinite, mode.relu)),

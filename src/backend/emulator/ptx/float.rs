@@ -166,12 +166,12 @@ pub(super) fn fma(mode: u8, a: &Lanes32, b: &Lanes32, c: &Lanes32) -> Lanes32 {
 pub(super) fn float1(f: F1, mode: u8, a: &Lanes32) -> Lanes32 {
     let mode = Mode::unpack(mode);
     match f {
-        // Sign operations keep the bits of a NaN.
         F1::Neg | F1::Abs => {
             let mut out = *a;
             for x in &mut out {
                 let bits = if mode.ftz { flush(*x) } else { *x };
-                *x = if f == F1::Neg { bits ^ 0x8000_0000 } else { bits & 0x7fff_ffff };
+                let signed = if f == F1::Neg { bits ^ 0x8000_0000 } else { bits & 0x7fff_ffff };
+                *x = canonical(f32::from_bits(signed));
             }
             out
         }

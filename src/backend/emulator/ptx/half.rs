@@ -42,10 +42,9 @@ fn each(n: Number, mode: Mode, words: [u32; 3], f: impl Fn([f64; 3]) -> f64) -> 
 /// A function of one number, or of each of a pair.
 pub(super) fn half1(n: Number, f: F1, mode: u8, a: &Lanes32) -> Lanes32 {
     let mode = Mode::unpack(mode);
-    let signs = if is_pair(n) { 0x8000_8000 } else { 0x8000 };
     match f {
-        F1::Neg => a.map(|a| a ^ signs),
-        F1::Abs => a.map(|a| a & !signs),
+        F1::Neg => a.map(|a| each(n, Mode::default(), [a, 0, 0], |[x, ..]| -x)),
+        F1::Abs => a.map(|a| each(n, Mode::default(), [a, 0, 0], |[x, ..]| x.abs())),
         _ => a.map(|a| each(n, mode, [a, 0, 0], |[x, ..]| exact1(f, x))),
     }
 }
@@ -90,5 +89,6 @@ mod tests {
             "1 + 2^-11 is half way: even"
         );
         assert_eq!(half1(Number::F16x2, F1::Neg, 0, &[0x3c00_bc00; 32])[0], 0xbc00_3c00);
+        assert_eq!(half1(Number::F16x2, F1::Abs, 0, &[0x8001_ff21; 32])[0], 0x0001_7fff);
     }
 }
