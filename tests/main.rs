@@ -15,6 +15,7 @@ mod layers;
 mod malformed_data;
 mod models;
 mod perfrun;
+mod planted_faults;
 mod rooms;
 mod signals;
 mod source;

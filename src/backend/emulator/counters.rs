@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
+use serde::{Serialize, Serializer};
+
 /// What kind of work an instruction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -66,7 +68,7 @@ impl Class {
 }
 
 /// Bytes that lanes asked for, by space; what caches and coalescing make of them is not modelled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Bytes {
     /// Read.
     pub loaded: u64,
@@ -82,9 +84,10 @@ impl AddAssign for Bytes {
 }
 
 /// What a launch executed, summed over its blocks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Instructions of warps (one for all lanes), indexed by [`Class`].
+    #[serde(serialize_with = "by_class")]
     pub instructions: [u64; Class::ALL.len()],
     /// FLOPs of matrix units by input type and, for the names to be found in a report, `bf16` or `e4m3`: 2 for a
     /// multiply and add.
@@ -101,6 +104,11 @@ pub struct Counters {
     pub bank_conflicts: u64,
     /// Barriers that a block passed.
     pub barriers: u64,
+}
+
+/// Counts under the names of their classes.
+fn by_class<S: Serializer>(counts: &[u64; Class::ALL.len()], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(Class::ALL.iter().map(|class| (class.name(), counts[*class as usize])))
 }
 
 impl Counters {
@@ -151,6 +159,16 @@ mod tests {
         b += &a;
         assert_eq!((b.lane_flops, b.bank_conflicts, b.total()), (2, 4, 6));
         assert_eq!(b.matrix_flops, BTreeMap::from([("bf16", 8192), ("f16", 1)]));
+    }
+
+    #[test]
+    fn counters_are_written_under_their_names() {
+        let mut counters = Counters { global: Bytes { loaded: 8, stored: 4 }, ..Counters::default() };
+        counters.count(Class::Lanes, 3);
+        counters.count_matrix("f16", 64);
+        let json = serde_json::to_value(&counters).unwrap();
+        assert_eq!((&json["instructions"]["lanes"], &json["instructions"]["float"]), (&3.into(), &0.into()));
+        assert_eq!((&json["matrix_flops"]["f16"], &json["global"]["stored"]), (&64.into(), &4.into()));
     }
 
     #[test]

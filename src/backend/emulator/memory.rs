@@ -27,6 +27,30 @@ const STRIPES: usize = 16;
 /// The byte of memory that nobody has written: a NaN in every float type.
 pub const POISON: u8 = 0xFF;
 
+/// Bytes of allocations that were freed, by address. Launches share it: only a message reads it.
+#[derive(Clone, Debug, Default)]
+struct Freed(Arc<Mutex<BTreeMap<u64, u64>>>);
+
+impl Freed {
+    fn ranges(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, address: u64, bytes: u64) {
+        let mut ranges = self.ranges();
+        ranges.insert(address, bytes);
+        if ranges.len() > REMEMBERED {
+            ranges.pop_first();
+        }
+    }
+
+    /// The range that holds `address`.
+    fn around(&self, address: u64) -> Option<(u64, u64)> {
+        let found = self.ranges().range(..=address).next_back().map(|(base, len)| (*base, *len));
+        found.filter(|(base, len)| address - base < *len)
+    }
+}
+
 /// Global memory of one emulated device.
 #[derive(Debug)]
 pub struct Memory {
@@ -40,7 +64,7 @@ struct State {
     used: u64,
     high_water: u64,
     live: BTreeMap<u64, Arc<Region>>,
-    freed: BTreeMap<u64, u64>,
+    freed: Freed,
     /// The view of launches, until an allocation changes.
     space: Option<Arc<Space>>,
 }
@@ -89,7 +113,7 @@ impl Memory {
     /// An empty memory of `capacity` bytes.
     pub fn new(capacity: u64) -> Memory {
         let state =
-            State { next: BASE, used: 0, high_water: 0, live: BTreeMap::new(), freed: BTreeMap::new(), space: None };
+            State { next: BASE, used: 0, high_water: 0, live: BTreeMap::new(), freed: Freed::default(), space: None };
         Memory { capacity, state: Mutex::new(state) }
     }
 
@@ -146,14 +170,12 @@ impl Memory {
     pub fn free(&self, address: u64) -> Result<()> {
         let state = &mut *self.state();
         let Some(region) = state.live.remove(&address) else {
-            let why = if state.freed.contains_key(&address) { "was freed before" } else { "is not an allocation" };
+            let why =
+                if state.freed.ranges().contains_key(&address) { "was freed before" } else { "is not an allocation" };
             return Err(Error::driver(format!("emulated memory: free: address {address:#x} {why}")));
         };
         state.used -= region.bytes;
-        state.freed.insert(address, region.bytes);
-        if state.freed.len() > REMEMBERED {
-            state.freed.pop_first();
-        }
+        state.freed.remember(address, region.bytes);
         state.space = None;
         Ok(())
     }
@@ -237,7 +259,7 @@ impl Memory {
 pub struct Space {
     /// By rising address.
     regions: Box<[Arc<Region>]>,
-    freed: BTreeMap<u64, u64>,
+    freed: Freed,
     locks: [Mutex<()>; STRIPES],
 }
 
@@ -360,9 +382,7 @@ impl View {
 
     /// What is nearest to an address that cannot be accessed.
     fn blame(&self, address: u64, bytes: u64, below: Option<&Region>, above: Option<&Region>) -> BadAccess {
-        if let Some((&base, &len)) = self.space.freed.range(..=address).next_back()
-            && address - base < len
-        {
+        if let Some((base, len)) = self.space.freed.around(address) {
             return BadAccess::Freed { address, base, len };
         }
         let near_below = below.filter(|r| address - r.base < r.bytes + GUARD);

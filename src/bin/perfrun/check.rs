@@ -2,6 +2,8 @@
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use perfrun::backend::emulator::Counters;
+use perfrun::backend::emulator::counters::{Bytes, Class};
 use perfrun::ops::ROOMS;
 use perfrun::ops::contract::{Reach, Room};
 use serde::Serialize;
@@ -9,6 +11,7 @@ use serde::Serialize;
 use crate::device::{DeviceArgs, print_notices};
 use crate::outcome::Outcome;
 use crate::output;
+use crate::units::{bytes, flops};
 
 /// Flags of `perfrun check`.
 #[derive(Debug, Args)]
@@ -36,6 +39,14 @@ struct Line<'a> {
     failures: Vec<&'a str>,
 }
 
+/// What an emulated device executed for a room, all cases and schedules together.
+#[derive(Serialize)]
+struct Executed<'a> {
+    room: &'a str,
+    device: &'a str,
+    executed: &'a Counters,
+}
+
 /// Names of rooms, so that a wrong one is answered with the right ones.
 pub(crate) fn names() -> PossibleValuesParser {
     PossibleValuesParser::new(ROOMS.iter().map(|r| r.name))
@@ -57,6 +68,7 @@ impl CheckArgs {
             let checks = pool.install(|| room.check(&exec, reach));
             print_notices(&exec);
             let bad: Vec<_> = checks.iter().filter_map(|c| c.verdict.as_ref().err().map(|e| (c.name, e))).collect();
+            let executed = exec.take_executed();
             failed += usize::from(!bad.is_empty());
             if self.json {
                 for c in &checks {
@@ -70,6 +82,9 @@ impl CheckArgs {
                         failures,
                     })?;
                 }
+                if let Some(executed) = &executed {
+                    output::json(&Executed { room: room.name, device: &self.device.device, executed })?;
+                }
                 continue;
             }
             output::line(format!("{:<24} {} of {} checks passed", room.name, checks.len() - bad.len(), checks.len()))?;
@@ -78,10 +93,57 @@ impl CheckArgs {
                     output::line(format!("  {check}: {line}"))?;
                 }
             }
+            for line in executed.iter().flat_map(words) {
+                output::line(format!("  executed: {line}"))?;
+            }
         }
         if !self.json {
             output::line(format!("{} rooms, {failed} failed, on {}", rooms.len(), self.device.device))?;
         }
         Ok(if failed == 0 { Outcome::Done } else { Outcome::Failed })
+    }
+}
+
+/// What was executed, in two lines: instructions of warps by class and FLOPs; bytes, banks and barriers.
+fn words(c: &Counters) -> [String; 2] {
+    let total = c.total();
+    let mut classes: Vec<_> = Class::ALL.into_iter().map(|k| (c.instructions[k as usize], k.name())).collect();
+    classes.sort_unstable_by(|a, b| b.cmp(a));
+    let shares = classes.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{name} {}", flops(*n as f64)));
+    let shares = shares.collect::<Vec<_>>().join(", ");
+    let matrix = c.matrix_flops.iter().map(|(kind, n)| format!(", matrix FLOPs {kind} {}", flops(*n as f64)));
+    let moved = |name: &str, b: Bytes| format!("{name} {} in {} out", bytes(b.loaded), bytes(b.stored));
+    let spaces = [("global", c.global), ("shared", c.shared), ("local", c.local)].map(|(name, b)| moved(name, b));
+    [
+        format!(
+            "{} instructions ({shares}), FLOPs of lanes {}{}",
+            flops(total as f64),
+            flops(c.lane_flops as f64),
+            matrix.collect::<String>()
+        ),
+        format!("{}, {} bank conflicts, {} barriers", spaces.join(", "), c.bank_conflicts, c.barriers),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_executed_is_told_in_two_lines() {
+        let mut c = Counters { lane_flops: 1500, bank_conflicts: 3, barriers: 2, ..Counters::default() };
+        c.count(Class::Float, 12_000);
+        c.count(Class::Sync, 7);
+        c.count_matrix("bf16", 4_000_000);
+        c.global = Bytes { loaded: 2048, stored: 16 };
+        let [first, second] = words(&c);
+        assert_eq!(
+            first,
+            "12.0 k instructions (float 12.0 k, sync 7), FLOPs of lanes 1.50 k, matrix FLOPs bf16 4.00 M"
+        );
+        assert_eq!(
+            second,
+            "global 2.00 KiB in 16 B out, shared 0 B in 0 B out, local 0 B in 0 B out, 3 bank conflicts, 2 barriers"
+        );
     }
 }

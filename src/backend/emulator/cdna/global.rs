@@ -24,9 +24,17 @@ fn addresses(w: &Wave, m: &Micro) -> Wide {
     let imm = i64::from(m.imm) as u64;
     if m.flags & also::BASE != 0 {
         let base = w.scalar64(m.src[2]).wrapping_add(imm);
-        return w.lanes(m.src[0]).map(|offset| base.wrapping_add(u64::from(offset)));
+        let (offsets, mut out) = (w.lanes(m.src[0]), [0; LANES]);
+        for l in 0..LANES {
+            out[l] = base.wrapping_add(u64::from(offsets[l]));
+        }
+        return out;
     }
-    w.wide(m.src[0]).map(|address| address.wrapping_add(imm))
+    let mut out = w.wide(m.src[0]);
+    for address in &mut out {
+        *address = address.wrapping_add(imm);
+    }
+    out
 }
 
 /// One load, store or atomic of all lanes.

@@ -7,7 +7,7 @@
 
 use super::decode::{Instruction, Target};
 use super::float::{f16_to_f32, flush32};
-use super::matrix::{Element, Shape};
+use super::matrix::{Element, Place, Shape};
 use super::micro::{Micro, Source, Step, Trap};
 use super::shared::Shared;
 use super::wave::{LANES, Lanes, Wave, Wide};
@@ -38,25 +38,30 @@ pub(super) fn run(w: &mut Wave, m: &Micro, sh: &mut Shared<'_>) -> Step {
         return Err(Trap::new("unknown instruction"));
     };
     sh.counters.count_matrix(shape.element.name(), shape.flops());
-    match (shape.element, shape.side) {
-        (Element::F64, 16) => doubles::<16>(w, m, i, shape),
-        (Element::F64, _) => doubles::<4>(w, m, i, shape),
-        (Element::I8, 32) => integers::<32>(w, m, i, shape),
-        (Element::I8, 16) => integers::<16>(w, m, i, shape),
-        (Element::I8, _) => integers::<4>(w, m, i, shape),
-        (_, 32) => singles::<32>(w, m, i, shape),
-        (_, 16) => singles::<16>(w, m, i, shape),
-        (_, _) => singles::<4>(w, m, i, shape),
+    // By rows and by registers of D.
+    match (shape.element, shape.side, shape.own_outputs()) {
+        (Element::F64, 16, _) => doubles::<16>(w, m, i, shape),
+        (Element::F64, ..) => doubles::<4>(w, m, i, shape),
+        (Element::I8, 32, 32) => integers::<32, 32>(w, m, i, shape),
+        (Element::I8, 32, _) => integers::<32, 16>(w, m, i, shape),
+        (Element::I8, 16, 16) => integers::<16, 16>(w, m, i, shape),
+        (Element::I8, 16, _) => integers::<16, 4>(w, m, i, shape),
+        (Element::I8, ..) => integers::<4, 4>(w, m, i, shape),
+        (_, 32, 32) => singles::<32, 32>(w, m, i, shape),
+        (_, 32, _) => singles::<32, 16>(w, m, i, shape),
+        (_, 16, 16) => singles::<16, 16>(w, m, i, shape),
+        (_, 16, _) => singles::<16, 4>(w, m, i, shape),
+        (..) => singles::<4, 4>(w, m, i, shape),
     }
     Ok(())
 }
 
-/// `D = A B + C` with rows of `SIDE`; elements of a row lie in lanes one after another.
+/// `D = A B + C` with rows of `SIDE`; elements of a row lie in lanes one after another, those of A as those of B.
 fn product<T: Copy, const SIDE: usize, const N: usize>(
     (i, shape): (&Instruction, Shape),
     a: &Elements<T, N>,
     b: &Elements<T, N>,
-    d: &mut Elements<T, 32>,
+    d: &mut [[T; LANES]],
     add: impl Fn(T, T, T) -> T,
 ) {
     for block in 0..shape.blocks {
@@ -64,14 +69,15 @@ fn product<T: Copy, const SIDE: usize, const N: usize>(
             Element::F64 => block,
             _ => Shape::shared_block(block, i.modifiers.cbsz, i.modifiers.abid) % shape.blocks,
         };
-        for row in 0..SIDE {
-            let out = shape.output(block, row, 0);
-            let Some(sum) = d[out.element].get_mut(out.lane..out.lane + SIDE) else { continue };
-            for k in 0..shape.depth {
-                let (x, y) = (shape.input(of_a, row, k), shape.input(block, 0, k));
-                let factor = a[x.element][x.lane];
-                for (sum, b) in sum.iter_mut().zip(&b[y.element][y.lane..y.lane + SIDE]) {
-                    *sum = add(factor, *b, *sum);
+        let places: [Place; SIDE] = std::array::from_fn(|row| shape.output(block, row, 0));
+        for k in 0..shape.depth {
+            let (x, y) = (shape.input(of_a, 0, k), shape.input(block, 0, k));
+            let (left, right) = (&a[x.element][x.lane..x.lane + SIDE], &b[y.element][y.lane..y.lane + SIDE]);
+            for row in 0..SIDE {
+                let (factor, out) = (left[row], places[row]);
+                let Some(sums) = d[out.element].get_mut(out.lane..out.lane + SIDE) else { continue };
+                for column in 0..SIDE {
+                    sums[column] = add(factor, right[column], sums[column]);
                 }
             }
         }
@@ -94,39 +100,39 @@ fn permuted(i: &Instruction, lanes: Lanes, is_b: bool) -> Lanes {
     std::array::from_fn(|l| lanes[Shape::permuted_lane(l, i.modifiers.blgp) % LANES])
 }
 
-fn outputs(w: &Wave, m: &Micro, shape: Shape) -> Elements<u32, 32> {
-    let count = shape.own_outputs();
-    std::array::from_fn(|i| if i < count { register(w, m.src[2], i) } else { [0; LANES] })
-}
-
-fn put(w: &mut Wave, m: &Micro, shape: Shape, d: &Elements<u32, 32>) {
-    for (i, value) in d.iter().enumerate().take(shape.own_outputs()) {
-        w.put_where(m.dst + i as u16, value, u64::MAX);
-    }
-}
-
-fn singles<const SIDE: usize>(w: &mut Wave, m: &Micro, i: &Instruction, shape: Shape) {
+fn singles<const SIDE: usize, const OUT: usize>(w: &mut Wave, m: &Micro, i: &Instruction, shape: Shape) {
     let flushes = m.flags & FLUSHES != 0;
-    let load = |source: usize| -> Elements<f32, 8> {
-        let mut out = [[0.0; LANES]; 8];
-        let own = shape.own_depth();
-        let per = 32 / shape.element.bits().min(32);
-        for (at, to) in out.iter_mut().enumerate().take(own) {
+    let per = 32 / shape.element.bits().min(32);
+    let (mut a, mut b) = ([[0.0; LANES]; 8], [[0.0; LANES]; 8]);
+    for (source, to) in [(0, &mut a), (1, &mut b)] {
+        for (at, to) in to.iter_mut().enumerate().take(shape.own_depth()) {
             let raw = permuted(i, register(w, m.src[source], at / per), source == 1);
-            *to = raw.map(|raw| widen(shape.element, raw >> (16 * (at % per)), flushes));
+            let shift = 16 * (at % per);
+            for l in 0..LANES {
+                to[l] = widen(shape.element, raw[l] >> shift, flushes);
+            }
         }
-        out
-    };
-    let (a, b) = (load(0), load(1));
-    let mut d = outputs(w, m, shape).map(|lanes| lanes.map(f32::from_bits));
+    }
+    let mut d = [[0.0; LANES]; OUT];
+    for (at, to) in d.iter_mut().enumerate() {
+        let from = register(w, m.src[2], at);
+        for l in 0..LANES {
+            to[l] = f32::from_bits(from[l]);
+        }
+    }
     if shape.element == Element::F32 {
         product::<_, SIDE, 8>((i, shape), &a, &b, &mut d, |a, b, c| a.mul_add(b, c));
     } else {
         // Products of two halves are exact in single precision, so that a plain sum is a fused one.
         product::<_, SIDE, 8>((i, shape), &a, &b, &mut d, |a, b, c| a * b + c);
     }
-    let bits = d.map(|lanes| lanes.map(|x| if flushes { flush32(x.to_bits()) } else { x.to_bits() }));
-    put(w, m, shape, &bits);
+    for (at, from) in d.iter().enumerate() {
+        let to = &mut w.v[usize::from(m.dst) + at];
+        for l in 0..LANES {
+            let bits = from[l].to_bits();
+            to[l] = if flushes { flush32(bits) } else { bits };
+        }
+    }
 }
 
 /// The low bits of a register as a single.
@@ -141,19 +147,19 @@ fn widen(element: Element, raw: u32, flushes: bool) -> f32 {
     }
 }
 
-fn integers<const SIDE: usize>(w: &mut Wave, m: &Micro, i: &Instruction, shape: Shape) {
-    let load = |source: usize| -> Elements<i32, 8> {
-        let mut out = [[0; LANES]; 8];
-        for (at, to) in out.iter_mut().enumerate().take(shape.own_depth()) {
+fn integers<const SIDE: usize, const OUT: usize>(w: &mut Wave, m: &Micro, i: &Instruction, shape: Shape) {
+    let (mut a, mut b) = ([[0; LANES]; 8], [[0; LANES]; 8]);
+    for (source, to) in [(0, &mut a), (1, &mut b)] {
+        for (at, to) in to.iter_mut().enumerate().take(shape.own_depth()) {
             let raw = permuted(i, register(w, m.src[source], at / 4), source == 1);
             *to = raw.map(|raw| i32::from((raw >> (8 * (at % 4))) as i8));
         }
-        out
-    };
-    let (a, b) = (load(0), load(1));
-    let mut d = outputs(w, m, shape).map(|lanes| lanes.map(|x| x as i32));
+    }
+    let mut d: [[i32; LANES]; OUT] = std::array::from_fn(|at| register(w, m.src[2], at).map(|x| x as i32));
     product::<_, SIDE, 8>((i, shape), &a, &b, &mut d, |a, b, c| c.wrapping_add(a * b));
-    put(w, m, shape, &d.map(|lanes| lanes.map(|x| x as u32)));
+    for (at, from) in d.iter().enumerate() {
+        w.v[usize::from(m.dst) + at] = from.map(|x| x as u32);
+    }
 }
 
 /// Double precision; where `blgp` would be there are the signs of A, B and C.

@@ -8,7 +8,7 @@ use super::op::{F2, I2, Number};
 use super::races::How;
 use super::syntax::Type;
 use super::units::bank;
-use super::warp::{Lanes64, Warp, lanes};
+use super::warp::{Lanes32, Lanes64, Warp, lanes};
 use crate::backend::emulator::counters::Bytes;
 
 /// The numbers of a load, element by element.
@@ -34,6 +34,9 @@ impl Cluster<'_> {
         let mut space = op.address.space;
         if space == Space::Global && bytes == 4 && !op.is_long {
             return self.load_global_words(w, op, mask, &addresses);
+        }
+        if let Some(places) = self.own_places(w, op, mask, &addresses) {
+            return self.load_own(w, op, mask, &places);
         }
         let mut out: Elements = [[0; 32]; 8];
         let mut buffer = [0u8; 64];
@@ -106,6 +109,9 @@ impl Cluster<'_> {
         let mut space = op.address.space;
         let mut buffer = [0u8; 64];
         self.progress += 1;
+        if let Some(places) = self.own_places(w, op, mask, &addresses) {
+            return self.store_own(w, op, mask, &places);
+        }
         let (mut seen_shared, mut seen_global) = (false, false);
         for l in lanes(mask) {
             for k in 0..usize::from(op.count) {
@@ -138,6 +144,99 @@ impl Cluster<'_> {
             self.global_meeting.join(&known);
         }
         self.count_bytes(space, total as u64 * u64::from(mask.count_ones()), true);
+        Ok(())
+    }
+
+    /// The common access to shared memory: up to 32 bits a register, in the block's own, every lane where it may be. Where it lies.
+    fn own_places(&self, w: &Warp, op: &MemoryOp, mask: u32, addresses: &Lanes64) -> Option<Lanes32> {
+        if op.address.space != Space::Shared
+            || op.bytes > 4
+            || op.is_long
+            || op.is_strong
+            || mask == 0
+            || (op.is_signed && op.bytes < 4)
+        {
+            return None;
+        }
+        let bytes = u32::from(op.bytes) * u32::from(op.count);
+        let most = (self.blocks[w.block].shared.len() as u32).checked_sub(bytes)?;
+        let mut places = [0; 32];
+        let mut rest = mask;
+        while rest != 0 {
+            let l = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            // The own block's memory is the window's start: other ranks lie far beyond its end.
+            let at = addresses[l] as u32;
+            if at > most || at % bytes != 0 {
+                return None;
+            }
+            places[l] = at;
+        }
+        Some(places)
+    }
+
+    fn load_own(&mut self, w: &mut Warp, op: &MemoryOp, mask: u32, places: &Lanes32) -> Run<()> {
+        let (bytes, count) = (usize::from(op.bytes), usize::from(op.count));
+        let shared = &self.blocks[w.block].shared[..];
+        let mut out = [[0; 32]; 8];
+        for l in 0..32 {
+            for k in 0..count {
+                let at = places[l] as usize + k * bytes;
+                out[k][l] = match *shared.get(at..at + bytes).unwrap_or(&[]) {
+                    [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+                    [a, b] => u32::from(u16::from_le_bytes([a, b])),
+                    [a] => u32::from(a),
+                    _ => 0,
+                };
+            }
+        }
+        self.note_own(w, mask, places, bytes * count, false)?;
+        for k in 0..count {
+            w.set(op.rows[k], mask, &out[k]);
+        }
+        Ok(())
+    }
+
+    fn store_own(&mut self, w: &Warp, op: &MemoryOp, mask: u32, places: &Lanes32) -> Run<()> {
+        let (bytes, count) = (usize::from(op.bytes), usize::from(op.count));
+        let shared = &mut self.blocks[w.block].shared[..];
+        for k in 0..count {
+            let values = w.r(self.code, op.rows[k]);
+            for l in lanes(mask) {
+                let at = places[l] as usize + k * bytes;
+                for (i, byte) in shared[at..at + bytes].iter_mut().enumerate() {
+                    *byte = (values[l] >> (8 * i)) as u8;
+                }
+            }
+        }
+        self.note_own(w, mask, places, bytes * count, true)
+    }
+
+    /// Bytes, races and bank conflicts of an access to the block's own shared memory.
+    fn note_own(&mut self, w: &Warp, mask: u32, places: &Lanes32, bytes: usize, is_write: bool) -> Run<()> {
+        let how = How { is_write, is_strong: false };
+        let mut first = mask.trailing_zeros() as usize;
+        let (mut start, mut end) = (places[first] as usize, places[first] as usize + bytes);
+        let mut is_in_order = true;
+        for l in lanes(mask & (mask - 1)) {
+            let at = places[l] as usize;
+            // Neighbours are looked at together.
+            if at == end {
+                end += bytes;
+                continue;
+            }
+            is_in_order = false;
+            if at != start || end - start != bytes {
+                self.note(w.id, w.block, start, end - start, how).or_else(|what| trouble_at(first, what))?;
+                (first, start, end) = (l, at, at + bytes);
+            }
+        }
+        self.note(w.id, w.block, start, end - start, how).or_else(|what| trouble_at(first, what))?;
+        if !is_in_order {
+            let asked = std::array::from_fn(|l| (mask >> l & 1 == 1).then_some(places[l]));
+            self.counters.bank_conflicts += u64::from(bank::passes(&asked, bytes).conflicts());
+        }
+        self.count_bytes(Space::Shared, bytes as u64 * u64::from(mask.count_ones()), is_write);
         Ok(())
     }
 

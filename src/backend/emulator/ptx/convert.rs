@@ -236,7 +236,7 @@ pub(super) fn common(to: Type, from: Type, mode: Mode, a: &Lanes32, b: &Lanes32)
     }
     let float = |x: u32| f32::from_bits(x);
     Some(match (to, from) {
-        (Type::F32, Type::Bf16) => a.map(|x| canonical(x << 16)),
+        (Type::F32, Type::Bf16) => a.map(|x| x << 16),
         (Type::F32, Type::F16) => a.map(|x| canonical(half::f16::from_bits(x as u16).to_f32().to_bits())),
         (Type::Bf16, Type::F32) => a.map(|x| bf16(float(x))),
         (Type::F16, Type::F32) => a.map(|x| f16(float(x))),

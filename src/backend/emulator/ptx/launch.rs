@@ -318,8 +318,13 @@ fn deadlock(cluster: &Cluster, warps: &[Warp]) -> (usize, u32, Box<Trouble>) {
                     format!("mbarrier at {at:#x}, parity {}; {why}", u8::from(parity))
                 }
                 Wait::Lanes { .. } => {
-                    let missing = w.live & !group.mask;
-                    format!("divergent: lanes {missing:#010x} of its warp do not execute the same instruction")
+                    let (missing, gone) = (w.live & !group.mask, !w.live);
+                    match missing {
+                        0 => format!("divergent: lanes {gone:#010x} of its warp have ended without the instruction"),
+                        _ => {
+                            format!("divergent: lanes {missing:#010x} of its warp do not execute the same instruction")
+                        }
+                    }
                 }
                 Wait::No | Wait::TimedOut => continue,
             };

@@ -6,6 +6,7 @@
 //! that a warp has started, which is known only to who waits for it.
 
 use std::fmt;
+use std::ops::Range;
 
 /// Number of an agent: a warp of the cluster, or [`Races::work_of`] it.
 pub(super) type Agent = usize;
@@ -160,52 +161,71 @@ impl Races {
             self.activate(agent);
         }
         let (first, last) = (at / 4, (at + bytes).div_ceil(4));
-        if bytes >= 4 {
-            for word in first..last {
-                self.word(agent, block, word, 15, how)?;
-            }
-            return Ok(());
+        let mask = if bytes >= 4 { 15 } else { (((1u32 << bytes) - 1) << (at % 4)) as u8 };
+        if how.is_write {
+            self.write(agent, block, first..last, mask, how)
+        } else {
+            self.read(agent, block, first..last, mask, how)
         }
-        self.word(agent, block, first, (((1u32 << bytes) - 1) << (at % 4)) as u8, how)
     }
 
-    #[inline]
-    fn word(&mut self, agent: Agent, block: usize, word: usize, mask: u8, how: How) -> Result<(), Race> {
-        let floor = self.floor[agent];
-        let Some(cell) = self.cells[block].get_mut(word) else { return Ok(()) };
-        if cell.written > floor {
-            let writer = usize::from(cell.writer);
-            let is_known = writer == agent || cell.written <= self.known[agent].0[writer];
-            if !is_known && cell.mask & mask != 0 && !(how.is_strong && cell.is_strong) {
-                return Err(Race { at: word * 4, other: writer, is_other_write: true, warps: self.warps });
-            }
+    /// The writer of a word, if `agent` does not know of it.
+    #[inline(always)]
+    fn unknown_writer(known: &[u32], agent: Agent, cell: &Cell, mask: u8, how: How) -> Option<Agent> {
+        let writer = usize::from(cell.writer);
+        let is_known = writer == agent || cell.written <= known[writer];
+        (!is_known && cell.mask & mask != 0 && !(how.is_strong && cell.is_strong)).then_some(writer)
+    }
+
+    fn read(&mut self, agent: Agent, block: usize, words: Range<usize>, mask: u8, how: How) -> Result<(), Race> {
+        let (floor, time, known) = (self.floor[agent], self.time, &self.known[agent].0[..]);
+        let cells = &mut self.cells[block];
+        let end = words.end.min(cells.len());
+        let stamps = &mut self.reads[block][agent];
+        if stamps.len() < cells.len() {
+            stamps.resize(cells.len(), 0);
         }
-        if !how.is_write {
+        for word in words.start..end {
+            let cell = &mut cells[word];
+            if cell.written > floor
+                && let Some(other) = Races::unknown_writer(known, agent, cell, mask, how)
+            {
+                return Err(Race { at: word * 4, other, is_other_write: true, warps: self.warps });
+            }
             // Strong reads poll: what they are ordered after is decided by what they read.
             if how.is_strong {
-                return Ok(());
+                continue;
             }
-            cell.read = self.time;
-            let words = self.cells[block].len();
-            let stamps = &mut self.reads[block][agent];
-            if stamps.is_empty() {
-                stamps.resize(words, 0);
-            }
+            cell.read = time;
             let stamp = &mut stamps[word];
-            let earlier = if *stamp >> MASK_BITS == self.time { *stamp } else { 0 };
-            *stamp = self.time << MASK_BITS | u32::from(mask) | earlier & 15;
-            return Ok(());
+            let earlier = if *stamp >> MASK_BITS == time { *stamp } else { 0 };
+            *stamp = time << MASK_BITS | u32::from(mask) | earlier & 15;
         }
-        if cell.read > floor {
-            for &other in &self.active {
-                let stamp = self.reads[block][other].get(word).copied().unwrap_or(0);
-                let is_known = other == agent || stamp >> MASK_BITS <= self.known[agent].0[other];
-                if !is_known && stamp & u32::from(mask) != 0 {
-                    return Err(Race { at: word * 4, other, is_other_write: false, warps: self.warps });
+        Ok(())
+    }
+
+    fn write(&mut self, agent: Agent, block: usize, words: Range<usize>, mask: u8, how: How) -> Result<(), Race> {
+        let (floor, known) = (self.floor[agent], &self.known[agent].0[..]);
+        let (cells, reads) = (&mut self.cells[block], &self.reads[block]);
+        let end = words.end.min(cells.len());
+        for word in words.start..end {
+            let cell = &mut cells[word];
+            if cell.written > floor
+                && let Some(other) = Races::unknown_writer(known, agent, cell, mask, how)
+            {
+                return Err(Race { at: word * 4, other, is_other_write: true, warps: self.warps });
+            }
+            if cell.read > floor {
+                for &other in &self.active {
+                    let stamp = reads[other].get(word).copied().unwrap_or(0);
+                    let is_known = other == agent || stamp >> MASK_BITS <= known[other];
+                    if !is_known && stamp & u32::from(mask) != 0 {
+                        return Err(Race { at: word * 4, other, is_other_write: false, warps: self.warps });
+                    }
                 }
             }
+            *cell = Cell { written: self.time, read: cell.read, writer: agent as u16, mask, is_strong: how.is_strong };
         }
-        *cell = Cell { written: self.time, read: cell.read, writer: agent as u16, mask, is_strong: how.is_strong };
         Ok(())
     }
 }

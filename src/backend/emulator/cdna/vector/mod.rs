@@ -17,7 +17,7 @@ mod special;
 
 use super::decode::Op;
 use super::float::{f16_to_f32, flush16, flush32, flush64};
-use super::micro::{Handler, Micro, Shuffle};
+use super::micro::{Handler, Micro, Shuffle, Source};
 use super::wave::{LANES, Lanes, Mode, Wave, Wide};
 
 /// The function of a vector instruction, if it is one.
@@ -52,6 +52,10 @@ impl Wave {
     /// Source `i` in single precision.
     #[inline]
     pub(super) fn singles(&self, m: &Micro, i: usize) -> [f32; LANES] {
+        if let (Source::Vector(r), Shuffle::None, 0, false) = (m.src[i], m.shuffle, m.abs | m.neg, self.mode.flush_in32)
+        {
+            return bytemuck::cast(self.v[usize::from(r)]);
+        }
         let mut x = self.bits(m, i);
         sign(&mut x, m, i, SIGN);
         if self.mode.flush_in32 {

@@ -157,11 +157,13 @@ impl Rule {
 }
 
 /// 2 to the `exponent`, which is far from the ends of f64.
+#[inline]
 fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(((1023 + exponent) as u64) << 52)
 }
 
 /// The exponent that alignment sees: that of the number, for subnormal numbers the least one, for zero one that no product has.
+#[inline]
 fn exponent(bits: u32, format: Format) -> i32 {
     let (fraction, width) = match format {
         Format::Tf32 => (23, 32),
@@ -193,6 +195,7 @@ impl Vector {
     }
 
     /// Sets element `index`, once, to the number in these bits, negated where `is_negated`.
+    #[inline]
     pub fn put(&mut self, index: usize, bits: u32, format: Format, is_negated: bool) {
         let value = f64::from(widen(bits, format));
         let index = index % MOST;

@@ -48,24 +48,43 @@ pub fn passes_of_rows(rows: &[u32]) -> Passes {
     all
 }
 
+/// No word of shared memory.
+const NONE: u32 = u32::MAX;
+
 /// Adds the passes of a group that is served at once.
 fn add(all: &mut Passes, addresses: impl Iterator<Item = u32>, bytes: usize) {
-    // Words of each lane, at most four times eight or one times 32: sorted and unique.
-    let mut words = [0u32; WARP];
-    let mut found = 0;
+    // The first word that each bank gives, and what it gives besides: without conflicts nothing. At most one word for each lane of
+    // a warp, as no group is wider.
+    let mut first = [NONE; BANKS];
+    let mut load = [0u32; BANKS];
+    let mut more = [NONE; WARP];
+    let (mut others, mut found, mut most) = (0, 0, 0);
     for address in addresses {
-        for word in address / 4..address.saturating_add(bytes as u32).div_ceil(4) {
-            if !words[..found].contains(&word) && found < WARP {
-                words[found] = word;
+        let mut word = address / 4;
+        let end = address.saturating_add(bytes as u32).div_ceil(4);
+        while word < end {
+            let bank = word as usize % BANKS;
+            let is_new = match first[bank] {
+                NONE => true,
+                known => known != word && !more[..others].contains(&word),
+            };
+            if is_new && found < WARP {
+                if first[bank] == NONE {
+                    first[bank] = word;
+                } else {
+                    more[others] = word;
+                    others += 1;
+                }
                 found += 1;
+                load[bank] += 1;
+                if load[bank] > most {
+                    most = load[bank];
+                }
             }
+            word += 1;
         }
     }
-    let mut load = [0u32; BANKS];
-    for word in &words[..found] {
-        load[*word as usize % BANKS] += 1;
-    }
-    all.taken += load.into_iter().max().unwrap_or(0);
+    all.taken += most;
     all.fewest += (found as u32).div_ceil(BANKS as u32);
 }
 

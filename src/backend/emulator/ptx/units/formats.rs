@@ -71,6 +71,7 @@ impl Format {
     }
 
     /// Bits that an element takes in a register or in memory.
+    #[inline]
     pub fn bits(self) -> usize {
         match self {
             Format::F32 | Format::Tf32 => 32,
@@ -80,6 +81,7 @@ impl Format {
     }
 
     /// Bits of the stored fraction.
+    #[inline]
     pub fn fraction(self) -> u32 {
         match self {
             Format::F32 => 23,
@@ -91,6 +93,7 @@ impl Format {
     }
 
     /// What is added to an exponent where it is stored.
+    #[inline]
     pub fn bias(self) -> i32 {
         match self {
             Format::F32 | Format::Tf32 | Format::Bf16 => 127,
@@ -100,6 +103,7 @@ impl Format {
     }
 
     /// The largest finite number's bits, without the empty low bits of tf32.
+    #[inline]
     fn largest(self) -> u64 {
         match self {
             Format::E4m3 => 0x7e,
@@ -109,6 +113,7 @@ impl Format {
     }
 
     /// The bits that `cvt` gives for NaN: all ones but the sign.
+    #[inline]
     pub fn nan(self) -> u32 {
         match self {
             Format::F32 | Format::Tf32 => 0x7fff_ffff,
@@ -197,6 +202,7 @@ fn round_magnitude(x: f64, to: Format, rounding: Rounding, is_negative: bool) ->
 }
 
 /// The number that `bits` stand for, exact in f32; of tf32 the low 13 bits are ignored, as the matrix units do.
+#[inline]
 pub fn widen(bits: u32, from: Format) -> f32 {
     match from {
         Format::F32 => return f32::from_bits(bits),

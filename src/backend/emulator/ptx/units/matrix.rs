@@ -11,6 +11,7 @@ pub(crate) fn per_register(bits: usize) -> usize {
 }
 
 /// Row and column in A of element `part` of register `register` of a lane: A has `rows` (8 or 16) rows, `per` elements a register.
+#[inline]
 pub(crate) fn place_in_a(rows: usize, per: usize, lane: usize, register: usize, part: usize) -> (usize, usize) {
     let (group, thread) = (lane / 4, lane % 4);
     // With 16 rows, registers alternate between the two halves of the rows.
@@ -19,12 +20,14 @@ pub(crate) fn place_in_a(rows: usize, per: usize, lane: usize, register: usize, 
 }
 
 /// Row and column in B of element `part` of register `register` of a lane: B has 8 columns, `per` elements a register.
+#[inline]
 pub(crate) fn place_in_b(per: usize, lane: usize, register: usize, part: usize) -> (usize, usize) {
     (register * 4 * per + lane % 4 * per + part, lane / 4)
 }
 
 /// Row and column in C and D of element `part` of register `register` of a lane, for 8 or 16 rows of a warp and any number of
 /// columns: `per` elements a register.
+#[inline]
 pub(crate) fn place_in_d(per: usize, lane: usize, register: usize, part: usize) -> (usize, usize) {
     let element = register * per + part;
     (lane / 4 + 8 * (element / 2 % 2), element / 4 * 8 + lane % 4 * 2 + element % 2)
