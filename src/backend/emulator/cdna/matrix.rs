@@ -325,6 +325,42 @@ mod tests {
         }
     }
 
+    /// The instructions that kernels/ has, whole, by the formulae that the calculator prints for them (`--detail-instruction`):
+    /// A i = lane % 16, k = width * floor(lane / 16) + element; B j and k likewise; D i = 4 * floor(lane / 16) + register, j = lane % 16.
+    #[test]
+    fn the_instructions_of_the_kernels_lie_as_amds_calculator_says() {
+        let of_kernels = [
+            ("f32_16x16x16bf16_1k", Op::v_mfma_f32_16x16x16_bf16, 4),
+            ("f32_16x16x16f16", Op::v_mfma_f32_16x16x16_f16, 4),
+            ("f32_16x16x4f32", Op::v_mfma_f32_16x16x4_f32, 1),
+        ];
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/common/mma.cuh"));
+        for used in text.split("__builtin_amdgcn_mfma_").skip(1) {
+            let name = used.split('(').next().unwrap();
+            assert!(of_kernels.iter().any(|(known, ..)| *known == name), "{name}");
+        }
+        for (name, op, width) in of_kernels {
+            let s = Shape::of(op).unwrap();
+            assert_eq!((s.blocks, s.own_depth(), s.own_outputs()), (1, width, 4), "{name}");
+            for lane in 0..64 {
+                for element in 0..width {
+                    assert_eq!(
+                        s.input_at(place(lane, element)),
+                        (0, lane % 16, width * (lane / 16) + element),
+                        "{name}"
+                    );
+                }
+                for register in 0..4 {
+                    assert_eq!(
+                        s.output_at(place(lane, register)),
+                        (0, 4 * (lane / 16) + register, lane % 16),
+                        "{name}"
+                    );
+                }
+            }
+        }
+    }
+
     /// AMD's blog "AMD matrix cores": which row the registers of D hold.
     #[test]
     fn rows_of_f64_results_are_four_apart_and_those_of_f32_together() {

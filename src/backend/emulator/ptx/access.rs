@@ -52,9 +52,7 @@ impl Cluster<'_> {
             };
             done.or_else(|what| trouble_at(l, what))?;
             for k in 0..usize::from(op.count) {
-                let mut word = [0; 8];
-                word[..bytes].copy_from_slice(&buffer[k * bytes..][..bytes]);
-                let value = u64::from_le_bytes(word);
+                let value = number(&buffer[k * bytes..][..bytes]);
                 out[k][l] = if op.is_signed { extend(value, bytes) } else { value };
             }
         }
@@ -182,12 +180,7 @@ impl Cluster<'_> {
         for l in 0..32 {
             for k in 0..count {
                 let at = places[l] as usize + k * bytes;
-                out[k][l] = match *shared.get(at..at + bytes).unwrap_or(&[]) {
-                    [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
-                    [a, b] => u32::from(u16::from_le_bytes([a, b])),
-                    [a] => u32::from(a),
-                    _ => 0,
-                };
+                out[k][l] = number(&shared[at..at + bytes]) as u32;
             }
         }
         self.note_own(w, mask, places, bytes * count, false)?;
@@ -204,8 +197,10 @@ impl Cluster<'_> {
             let values = w.r(self.code, op.rows[k]);
             for l in lanes(mask) {
                 let at = places[l] as usize + k * bytes;
-                for (i, byte) in shared[at..at + bytes].iter_mut().enumerate() {
-                    *byte = (values[l] >> (8 * i)) as u8;
+                let to = &mut shared[at..at + bytes];
+                match <&mut [u8; 4]>::try_from(&mut *to) {
+                    Ok(word) => *word = values[l].to_le_bytes(),
+                    Err(_) => to.copy_from_slice(&values[l].to_le_bytes()[..bytes]),
                 }
             }
         }
@@ -395,6 +390,18 @@ impl Cluster<'_> {
             w.set(op.rows[0], mask, &old.map(|v| v as u32));
         }
         Ok(())
+    }
+}
+
+/// The number in 1, 2, 4 or 8 bytes. Read at once: byte by byte into a word, the host would wait for each.
+#[inline(always)]
+fn number(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+        [a, b] => u16::from_le_bytes([a, b]).into(),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        [a] => a.into(),
+        _ => 0,
     }
 }
 
