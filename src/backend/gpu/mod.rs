@@ -13,6 +13,7 @@ pub(crate) mod known;
 pub(crate) mod library;
 mod limits;
 pub mod open;
+mod opened;
 mod pool;
 pub(crate) mod products;
 pub mod survey;

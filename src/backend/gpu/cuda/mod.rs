@@ -18,35 +18,23 @@ pub(crate) use runtime::{NAMES, Runtime};
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::driver::{Attributes, DeviceInfo, Driver, Launch, Stream};
-use super::handles::Handles;
+use super::driver::{Attributes, Driver, Launch, Stream};
 use super::limits::PORTABLE_CLUSTER;
-use crate::error::{Error, Result};
+use super::opened::{self, Opened};
+use crate::error::Result;
 use api::{Api, Handle, Status};
 
 /// One open device of the CUDA driver.
 #[derive(Debug)]
 pub(crate) struct Cuda {
     runtime: Arc<Runtime>,
-    name: String,
     device: c_int,
     context: Handle,
     /// The default memory pool, if the device has pools.
     pool: Option<Handle>,
-    info: DeviceInfo,
-    /// The error that ended the context.
-    lost: OnceLock<Box<str>>,
-    /// The kernel that was launched last.
-    last: Mutex<Option<Arc<Entry>>>,
-    /// Allocations that did not come from the pool.
-    shared: Handles<()>,
-    modules: Handles<()>,
-    functions: Handles<Entry>,
-    streams: Handles<()>,
-    events: Handles<()>,
-    graphs: Handles<()>,
+    opened: Opened<Entry>,
     /// Other devices whose contexts are held because their memory is mapped here.
     peers: Mutex<Vec<c_int>>,
 }
@@ -63,6 +51,12 @@ struct Entry {
     asked: AtomicU32,
 }
 
+impl opened::Entry for Entry {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl Cuda {
     /// Opens device `ordinal`.
     ///
@@ -77,19 +71,10 @@ impl Cuda {
         runtime.check("cuDevicePrimaryCtxRetain", status)?;
         let has_pools = runtime.attribute(device, api::MEMORY_POOLS_SUPPORTED)? != 0;
         let mut cuda = Cuda {
-            name: format!("cuda:{ordinal}"),
             device,
             context,
             pool: None,
-            info,
-            lost: OnceLock::new(),
-            last: Mutex::new(None),
-            shared: Handles::new("shared memory"),
-            modules: Handles::new("module"),
-            functions: Handles::new("function"),
-            streams: Handles::new("stream"),
-            events: Handles::new("event"),
-            graphs: Handles::new("graph"),
+            opened: Opened::new(format!("cuda:{ordinal}"), info),
             peers: Mutex::new(Vec::new()),
             runtime,
         };
@@ -116,12 +101,7 @@ impl Cuda {
 
     /// Makes the context current on this thread; refuses if it is lost.
     fn enter(&self) -> Result<&Api> {
-        if let Some(why) = self.lost.get() {
-            return Err(Error::driver(format!(
-                "{}: the device cannot be used by this process any more since {why}; start the process again",
-                self.name
-            )));
-        }
+        self.opened.usable()?;
         // SAFETY: the context is held until this value is dropped.
         let status = unsafe { (self.runtime.api.cuCtxSetCurrent)(self.context) };
         self.check("cuCtxSetCurrent", status)?;
@@ -133,40 +113,19 @@ impl Cuda {
         if status == 0 {
             return Ok(());
         }
-        let text = self.runtime.describe(call, status);
-        if !api::STICKY.contains(&status) {
-            return Err(Error::driver(format!("{}: {text}", self.name)));
-        }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = match &*last {
-            Some(entry) => format!(" (last launch: {}; KERNEL_SYNC=1 finds the kernel)", entry.name),
-            None => String::new(),
-        };
-        let text = format!("{text}{of}");
-        let error = Error::driver(format!("{}: {text}; this process has to be started again", self.name));
-        // The first error is the cause; what follows is its echo.
-        let _ = self.lost.set(text.into());
-        Err(error)
-    }
-
-    /// What the driver calls a stream.
-    fn stream(&self, stream: Stream) -> Result<Handle> {
-        if stream != Stream::DEFAULT {
-            self.streams.get(stream.0)?;
-        }
-        Ok(stream.0)
+        Err(self.opened.failed(&self.runtime.describe(call, status), api::STICKY.contains(&status)))
     }
 
     /// A stream that is not recording: what the host reads or writes cannot be replayed.
     fn running_stream(&self, api: &Api, stream: Stream, what: &str) -> Result<Handle> {
-        let stream = self.stream(stream)?;
+        let stream = self.opened.stream(stream)?;
         let mut status = 0;
         // SAFETY: `status` is a live int, the stream is alive.
         self.check("cuStreamIsCapturing", unsafe { (api.cuStreamIsCapturing)(stream, &raw mut status) })?;
         if status == 0 {
             return Ok(stream);
         }
-        Err(Error::argument(format!("{}: {what}: the stream is being recorded; do it before or after", self.name)))
+        Err(self.opened.recording_error(what))
     }
 
     /// The status of an allocation as an error that says what is free.
@@ -174,8 +133,7 @@ impl Cuda {
         if status != api::OUT_OF_MEMORY {
             return self.check(call, status);
         }
-        let (free, total) = self.memory().unwrap_or((0, self.info.memory_bytes));
-        Err(Error::out_of_memory(format!("{}: out of memory: asked {bytes} bytes, free {free} of {total}", self.name)))
+        Err(self.opened.out_of_memory(bytes, self.memory().unwrap_or((0, self.opened.info.memory_bytes))))
     }
 
     fn function_attribute(&self, api: &Api, which: c_int, function: Handle) -> Result<u32> {
@@ -214,7 +172,7 @@ impl Cuda {
 
     /// Lets the kernel have more shared memory or a larger cluster than it gets without asking.
     fn opt_in(&self, api: &Api, function: Handle, entry: &Entry, launch: &Launch) -> Result<()> {
-        let free = self.info.shared_bytes.saturating_sub(entry.attributes.static_shared);
+        let free = self.opened.info.shared_bytes.saturating_sub(entry.attributes.static_shared);
         if launch.shared > free && launch.shared > entry.asked.load(Ordering::Relaxed) {
             self.set_function_attribute(api, function, api::FUNC_MAX_DYNAMIC_SHARED, launch.shared)?;
             entry.asked.fetch_max(launch.shared, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "calls of libcuda; every pointer given is to a live local of the type in cuda.h")]
 
 use std::ffi::{CString, c_void};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::{Cuda, Entry, api};
 use crate::backend::gpu::driver::{
@@ -39,7 +39,7 @@ impl Cuda {
         let log = String::from_utf8_lossy(&log[..end]).trim().replace('\n', "; ");
         let log = if log.is_empty() { log } else { format!(": {log}") };
         let hint = if status == api::NO_BINARY_FOR_GPU {
-            format!("; compile it for {}, which this device is", self.info.arch)
+            format!("; compile it for {}, which this device is", self.opened.info.arch)
         } else {
             String::new()
         };
@@ -49,11 +49,11 @@ impl Cuda {
 
 impl Driver for Cuda {
     fn info(&self) -> &DeviceInfo {
-        &self.info
+        &self.opened.info
     }
 
     fn alloc(&self, bytes: usize, stream: Stream) -> Result<u64> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         let mut at = 0;
         if self.pool.is_some() {
             // SAFETY: `at` is a live address; zero bytes are refused by the driver, so one is asked for.
@@ -73,13 +73,13 @@ impl Driver for Cuda {
         let mut at = 0;
         // SAFETY: `at` is a live address.
         self.allocated("cuMemAlloc", unsafe { (api.cuMemAlloc)(&raw mut at, whole) }, whole)?;
-        self.shared.insert(at, ());
+        self.opened.shared.insert(at, ());
         Ok(at)
     }
 
     fn free(&self, at: u64, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        if self.pool.is_some() && self.shared.remove(at).is_err() {
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        if self.pool.is_some() && self.opened.shared.remove(at).is_err() {
             // SAFETY: the driver knows its allocations and refuses any other address.
             return self.check("cuMemFreeAsync", unsafe { (api.cuMemFreeAsync)(at, stream) });
         }
@@ -144,7 +144,7 @@ impl Driver for Cuda {
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         if bytes == 0 {
             return Ok(());
         }
@@ -153,7 +153,7 @@ impl Driver for Cuda {
     }
 
     fn fill(&self, at: u64, byte: u8, bytes: usize, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         if bytes == 0 {
             return Ok(());
         }
@@ -162,8 +162,8 @@ impl Driver for Cuda {
     }
 
     fn load(&self, code: &[u8]) -> Result<Module> {
-        let named = |e: Error| Error::driver(format!("{}: {e}", self.name));
-        Image::of(code).and_then(|image| image.check(self.info.arch)).map_err(named)?;
+        let named = |e: Error| Error::driver(format!("{}: {e}", self.opened.name));
+        Image::of(code).and_then(|image| image.check(self.opened.info.arch)).map_err(named)?;
         let api = self.enter()?;
         // PTX is a C string.
         let code = [code, b"\0"].concat();
@@ -176,42 +176,42 @@ impl Driver for Cuda {
             (api.cuModuleLoadDataEx)(&raw mut module, code.as_ptr().cast(), 2, options, values)
         };
         self.check("cuModuleLoadDataEx", status).map_err(|e| self.not_loaded(&e, status, &log))?;
-        self.modules.insert(module, ());
+        self.opened.modules.insert(module, ());
         Ok(Module(module))
     }
 
     fn unload(&self, module: Module) -> Result<()> {
         let api = self.enter()?;
-        self.modules.remove(module.0)?;
-        self.functions.retain(|entry| entry.module != module.0);
+        self.opened.modules.remove(module.0)?;
+        self.opened.functions.retain(|entry| entry.module != module.0);
         // SAFETY: the module was loaded and not unloaded.
         self.check("cuModuleUnload", unsafe { (api.cuModuleUnload)(module.0) })
     }
 
     fn function(&self, module: Module, entry: &str) -> Result<Function> {
         let api = self.enter()?;
-        self.modules.get(module.0)?;
+        self.opened.modules.get(module.0)?;
         let name = CString::new(entry)
-            .map_err(|_| Error::argument(format!("{}: an entry point's name has no zero byte", self.name)))?;
+            .map_err(|_| Error::argument(format!("{}: an entry point's name has no zero byte", self.opened.name)))?;
         let mut function = 0;
         // SAFETY: the module is loaded, `name` is a C string.
         let status = unsafe { (api.cuModuleGetFunction)(&raw mut function, module.0, name.as_ptr()) };
         if status == api::NOT_FOUND {
-            return Err(Error::driver(format!("{}: the module has no entry point `{entry}`", self.name)));
+            return Err(Error::driver(format!("{}: the module has no entry point `{entry}`", self.opened.name)));
         }
         self.check("cuModuleGetFunction", status)?;
-        self.functions.insert(function, self.entry(api, module.0, function, entry)?);
+        self.opened.functions.insert(function, self.entry(api, module.0, function, entry)?);
         Ok(Function(function))
     }
 
     fn attributes(&self, function: Function) -> Result<Attributes> {
-        Ok(self.functions.get(function.0)?.attributes)
+        Ok(self.opened.functions.get(function.0)?.attributes)
     }
 
     fn launch(&self, function: Function, launch: &Launch, params: &[Param], stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        let entry = self.functions.get(function.0)?;
-        launch.check(&entry.name, &self.info, entry.attributes.static_shared, entry.attributes.max_threads)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        let entry = self.opened.functions.get(function.0)?;
+        launch.check(&entry.name, &self.opened.info, entry.attributes.static_shared, entry.attributes.max_threads)?;
         check_params(&entry, params)?;
         self.opt_in(api, function.0, &entry, launch)?;
         let mut attributes = [api::LaunchAttribute { id: 0, pad: 0, value: [0; 16] }; 2];
@@ -240,7 +240,7 @@ impl Driver for Cuda {
         let status = unsafe {
             (api.cuLaunchKernelEx)(&raw const config, function.0, pointers.as_mut_ptr(), std::ptr::null_mut())
         };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry.clone());
+        self.opened.launched(Arc::clone(&entry));
         if status == 0 { Ok(()) } else { self.check(&format!("cuLaunchKernelEx {}", entry.name), status) }
     }
 
@@ -249,13 +249,13 @@ impl Driver for Cuda {
         let mut stream = 0;
         // SAFETY: `stream` is a live pointer-sized local.
         self.check("cuStreamCreate", unsafe { (api.cuStreamCreate)(&raw mut stream, api::NON_BLOCKING) })?;
-        self.streams.insert(stream, ());
+        self.opened.streams.insert(stream, ());
         Ok(Stream(stream))
     }
 
     fn destroy_stream(&self, stream: Stream) -> Result<()> {
         let api = self.enter()?;
-        self.streams.remove(stream.0)?;
+        self.opened.streams.remove(stream.0)?;
         // SAFETY: the stream was created and not destroyed; the driver ends it after its work.
         self.check("cuStreamDestroy", unsafe { (api.cuStreamDestroy)(stream.0) })
     }
@@ -272,35 +272,35 @@ impl Driver for Cuda {
         let mut event = 0;
         // SAFETY: `event` is a live pointer-sized local; no flags means that it has a time.
         self.check("cuEventCreate", unsafe { (api.cuEventCreate)(&raw mut event, 0) })?;
-        self.events.insert(event, ());
+        self.opened.events.insert(event, ());
         Ok(Event(event))
     }
 
     fn destroy_event(&self, event: Event) -> Result<()> {
         let api = self.enter()?;
-        self.events.remove(event.0)?;
+        self.opened.events.remove(event.0)?;
         // SAFETY: the event was created and not destroyed.
         self.check("cuEventDestroy", unsafe { (api.cuEventDestroy)(event.0) })
     }
 
     fn record(&self, event: Event, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        self.events.get(event.0)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        self.opened.events.get(event.0)?;
         // SAFETY: both are alive.
         self.check("cuEventRecord", unsafe { (api.cuEventRecord)(event.0, stream) })
     }
 
     fn wait(&self, stream: Stream, event: Event) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        self.events.get(event.0)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        self.opened.events.get(event.0)?;
         // SAFETY: both are alive.
         self.check("cuStreamWaitEvent", unsafe { (api.cuStreamWaitEvent)(stream, event.0, 0) })
     }
 
     fn elapsed(&self, from: Event, to: Event) -> Result<f64> {
         let api = self.enter()?;
-        self.events.get(from.0)?;
-        self.events.get(to.0)?;
+        self.opened.events.get(from.0)?;
+        self.opened.events.get(to.0)?;
         let mut milliseconds = 0.0f32;
         // SAFETY: both events are alive, `milliseconds` is a live float.
         unsafe {
@@ -311,13 +311,13 @@ impl Driver for Cuda {
     }
 
     fn begin_capture(&self, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         // SAFETY: the stream is alive.
         self.check("cuStreamBeginCapture", unsafe { (api.cuStreamBeginCapture)(stream, api::CAPTURE_RELAXED) })
     }
 
     fn end_capture(&self, stream: Stream) -> Result<Graph> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         let (mut graph, mut exec) = (0, 0);
         // SAFETY: the stream is alive, the locals are pointer-sized; the graph is destroyed once it has been instantiated.
         unsafe {
@@ -327,20 +327,20 @@ impl Driver for Cuda {
             self.check("cuGraphInstantiate", status)?;
             self.check("cuGraphDestroy", destroyed)?;
         }
-        self.graphs.insert(exec, ());
+        self.opened.graphs.insert(exec, ());
         Ok(Graph(exec))
     }
 
     fn replay(&self, graph: Graph, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        self.graphs.get(graph.0)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        self.opened.graphs.get(graph.0)?;
         // SAFETY: both are alive.
         self.check("cuGraphLaunch", unsafe { (api.cuGraphLaunch)(graph.0, stream) })
     }
 
     fn destroy_graph(&self, graph: Graph) -> Result<()> {
         let api = self.enter()?;
-        self.graphs.remove(graph.0)?;
+        self.opened.graphs.remove(graph.0)?;
         // SAFETY: the graph was instantiated and not destroyed.
         self.check("cuGraphExecDestroy", unsafe { (api.cuGraphExecDestroy)(graph.0) })
     }
@@ -379,7 +379,7 @@ impl Driver for Cuda {
 
     fn export(&self, at: u64) -> Result<[u8; 64]> {
         let api = self.enter()?;
-        self.shared.get(at)?;
+        self.opened.shared.get(at)?;
         let mut handle = api::IpcHandle([0; 64]);
         // SAFETY: `handle` is live and of the header's size; `at` is an allocation of cuMemAlloc.
         self.check("cuIpcGetMemHandle", unsafe { (api.cuIpcGetMemHandle)(&raw mut handle, at) })?;

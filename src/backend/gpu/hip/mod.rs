@@ -18,33 +18,21 @@ mod tests;
 pub(crate) use runtime::{NAMES, Runtime};
 
 use std::ffi::{c_int, c_void};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use super::driver::{Attributes, DeviceInfo, Driver, Stream};
-use super::handles::Handles;
-use crate::error::{Error, Result};
+use super::driver::{Attributes, Driver, Stream};
+use super::opened::{self, Opened};
+use crate::error::Result;
 use api::{Api, Handle, Status};
 
 /// One open device of the HIP runtime.
 #[derive(Debug)]
 pub(crate) struct Hip {
     runtime: Arc<Runtime>,
-    name: String,
     device: c_int,
     /// The default memory pool, if the device has pools.
     pool: Option<Handle>,
-    info: DeviceInfo,
-    /// The error that ended the device's work.
-    lost: OnceLock<Box<str>>,
-    /// The kernel that was launched last.
-    last: Mutex<Option<Arc<Entry>>>,
-    /// Allocations that did not come from the pool.
-    shared: Handles<()>,
-    modules: Handles<()>,
-    functions: Handles<Entry>,
-    streams: Handles<()>,
-    events: Handles<()>,
-    graphs: Handles<()>,
+    opened: Opened<Entry>,
 }
 
 /// What is known of an entry point.
@@ -53,6 +41,12 @@ struct Entry {
     name: String,
     module: Handle,
     attributes: Attributes,
+}
+
+impl opened::Entry for Entry {
+    fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl Hip {
@@ -64,21 +58,7 @@ impl Hip {
         let info = runtime.info(ordinal)?;
         let device = runtime.device(ordinal)?;
         let has_pools = runtime.attribute(device, api::MEMORY_POOLS_SUPPORTED)? != 0;
-        let mut hip = Hip {
-            name: format!("hip:{ordinal}"),
-            device,
-            pool: None,
-            info,
-            lost: OnceLock::new(),
-            last: Mutex::new(None),
-            shared: Handles::new("shared memory"),
-            modules: Handles::new("module"),
-            functions: Handles::new("function"),
-            streams: Handles::new("stream"),
-            events: Handles::new("event"),
-            graphs: Handles::new("graph"),
-            runtime,
-        };
+        let mut hip = Hip { device, pool: None, opened: Opened::new(format!("hip:{ordinal}"), info), runtime };
         if has_pools {
             hip.pool = Some(hip.open_pool()?);
         }
@@ -102,12 +82,7 @@ impl Hip {
 
     /// Makes the device current on this thread; refuses if it is lost.
     fn enter(&self) -> Result<&Api> {
-        if let Some(why) = self.lost.get() {
-            return Err(Error::driver(format!(
-                "{}: the device cannot be used by this process any more since {why}; start the process again",
-                self.name
-            )));
-        }
+        self.opened.usable()?;
         // SAFETY: the device exists.
         self.check("hipSetDevice", unsafe { (self.runtime.api.hipSetDevice)(self.device) })?;
         Ok(&self.runtime.api)
@@ -118,40 +93,19 @@ impl Hip {
         if status == 0 {
             return Ok(());
         }
-        let text = self.runtime.describe(call, status);
-        if !api::STICKY.contains(&status) {
-            return Err(Error::driver(format!("{}: {text}", self.name)));
-        }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = match &*last {
-            Some(entry) => format!(" (last launch: {}; KERNEL_SYNC=1 finds the kernel)", entry.name),
-            None => String::new(),
-        };
-        let text = format!("{text}{of}");
-        let error = Error::driver(format!("{}: {text}; this process has to be started again", self.name));
-        // The first error is the cause; what follows is its echo.
-        let _ = self.lost.set(text.into());
-        Err(error)
-    }
-
-    /// What the runtime calls a stream.
-    fn stream(&self, stream: Stream) -> Result<Handle> {
-        if stream != Stream::DEFAULT {
-            self.streams.get(stream.0)?;
-        }
-        Ok(stream.0)
+        Err(self.opened.failed(&self.runtime.describe(call, status), api::STICKY.contains(&status)))
     }
 
     /// A stream that is not recording: what the host reads or writes cannot be replayed.
     fn running_stream(&self, api: &Api, stream: Stream, what: &str) -> Result<Handle> {
-        let stream = self.stream(stream)?;
+        let stream = self.opened.stream(stream)?;
         let mut status = 0;
         // SAFETY: `status` is a live int, the stream is alive.
         self.check("hipStreamIsCapturing", unsafe { (api.hipStreamIsCapturing)(stream, &raw mut status) })?;
         if status == 0 {
             return Ok(stream);
         }
-        Err(Error::argument(format!("{}: {what}: the stream is being recorded; do it before or after", self.name)))
+        Err(self.opened.recording_error(what))
     }
 
     /// The status of an allocation as an error that says what is free.
@@ -159,8 +113,7 @@ impl Hip {
         if status != api::OUT_OF_MEMORY {
             return self.check(call, status);
         }
-        let (free, total) = self.memory().unwrap_or((0, self.info.memory_bytes));
-        Err(Error::out_of_memory(format!("{}: out of memory: asked {bytes} bytes, free {free} of {total}", self.name)))
+        Err(self.opened.out_of_memory(bytes, self.memory().unwrap_or((0, self.opened.info.memory_bytes))))
     }
 
     fn function_attribute(&self, api: &Api, which: c_int, function: Handle) -> Result<u32> {

@@ -5,7 +5,7 @@
 )]
 
 use std::ffi::{CString, c_void};
-use std::sync::PoisonError;
+use std::sync::Arc;
 
 use super::{Hip, api};
 use crate::backend::gpu::driver::{
@@ -20,11 +20,11 @@ const SHARED_PAGE: usize = 2 << 20;
 
 impl Driver for Hip {
     fn info(&self) -> &DeviceInfo {
-        &self.info
+        &self.opened.info
     }
 
     fn alloc(&self, bytes: usize, stream: Stream) -> Result<u64> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         let mut at = 0;
         if self.pool.is_some() {
             // SAFETY: `at` is a live address; zero bytes are refused by the runtime, so one is asked for.
@@ -44,13 +44,13 @@ impl Driver for Hip {
         let mut at = 0;
         // SAFETY: `at` is a live address.
         self.allocated("hipMalloc", unsafe { (api.hipMalloc)(&raw mut at, whole) }, whole)?;
-        self.shared.insert(at, ());
+        self.opened.shared.insert(at, ());
         Ok(at)
     }
 
     fn free(&self, at: u64, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        if self.pool.is_some() && self.shared.remove(at).is_err() {
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        if self.pool.is_some() && self.opened.shared.remove(at).is_err() {
             // SAFETY: the runtime knows its allocations and refuses any other address.
             return self.check("hipFreeAsync", unsafe { (api.hipFreeAsync)(at, stream) });
         }
@@ -115,7 +115,7 @@ impl Driver for Hip {
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         if bytes == 0 {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl Driver for Hip {
     }
 
     fn fill(&self, at: u64, byte: u8, bytes: usize, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         if bytes == 0 {
             return Ok(());
         }
@@ -133,60 +133,66 @@ impl Driver for Hip {
     }
 
     fn load(&self, code: &[u8]) -> Result<Module> {
-        let named = |e: Error| Error::driver(format!("{}: {e}", self.name));
-        Image::of(code).and_then(|image| image.check(self.info.arch)).map_err(named)?;
+        let named = |e: Error| Error::driver(format!("{}: {e}", self.opened.name));
+        Image::of(code).and_then(|image| image.check(self.opened.info.arch)).map_err(named)?;
         let api = self.enter()?;
         let mut module = 0;
         // SAFETY: `code` is a whole ELF file.
         let status = unsafe { (api.hipModuleLoadData)(&raw mut module, code.as_ptr().cast()) };
         if status == api::NO_BINARY_FOR_GPU {
             let text = self.runtime.describe("hipModuleLoadData", status);
-            let arch = self.info.arch;
-            return Err(Error::driver(format!("{}: {text}; compile it for {arch}, which this device is", self.name)));
+            let arch = self.opened.info.arch;
+            return Err(Error::driver(format!(
+                "{}: {text}; compile it for {arch}, which this device is",
+                self.opened.name
+            )));
         }
         self.check("hipModuleLoadData", status)?;
-        self.modules.insert(module, ());
+        self.opened.modules.insert(module, ());
         Ok(Module(module))
     }
 
     fn unload(&self, module: Module) -> Result<()> {
         let api = self.enter()?;
-        self.modules.remove(module.0)?;
-        self.functions.retain(|entry| entry.module != module.0);
+        self.opened.modules.remove(module.0)?;
+        self.opened.functions.retain(|entry| entry.module != module.0);
         // SAFETY: the module was loaded and not unloaded.
         self.check("hipModuleUnload", unsafe { (api.hipModuleUnload)(module.0) })
     }
 
     fn function(&self, module: Module, entry: &str) -> Result<Function> {
         let api = self.enter()?;
-        self.modules.get(module.0)?;
+        self.opened.modules.get(module.0)?;
         let name = CString::new(entry)
-            .map_err(|_| Error::argument(format!("{}: an entry point's name has no zero byte", self.name)))?;
+            .map_err(|_| Error::argument(format!("{}: an entry point's name has no zero byte", self.opened.name)))?;
         let mut function = 0;
         // SAFETY: the module is loaded, `name` is a C string.
         let status = unsafe { (api.hipModuleGetFunction)(&raw mut function, module.0, name.as_ptr()) };
         if status == api::NOT_FOUND {
-            return Err(Error::driver(format!("{}: the module has no entry point `{entry}`", self.name)));
+            return Err(Error::driver(format!("{}: the module has no entry point `{entry}`", self.opened.name)));
         }
         self.check("hipModuleGetFunction", status)?;
-        self.functions.insert(function, self.entry(api, module.0, function, entry)?);
+        self.opened.functions.insert(function, self.entry(api, module.0, function, entry)?);
         Ok(Function(function))
     }
 
     fn attributes(&self, function: Function) -> Result<Attributes> {
-        Ok(self.functions.get(function.0)?.attributes)
+        Ok(self.opened.functions.get(function.0)?.attributes)
     }
 
     fn launch(&self, function: Function, launch: &Launch, params: &[Param], stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        let entry = self.functions.get(function.0)?;
-        launch.check(&entry.name, &self.info, entry.attributes.static_shared, entry.attributes.max_threads)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        let entry = self.opened.functions.get(function.0)?;
+        launch.check(&entry.name, &self.opened.info, entry.attributes.static_shared, entry.attributes.max_threads)?;
         let mut pointers: Vec<*mut c_void> = params.iter().map(|p| p.bytes().as_ptr().cast_mut().cast()).collect();
         let ([x, y, z], [u, v, w]) = (launch.grid, launch.block);
         let (bytes, params) = (launch.shared, pointers.as_mut_ptr());
         let (call, status) = if launch.is_cooperative {
             let Some(cooperative) = api.hipModuleLaunchCooperativeKernel else {
-                return Err(Error::driver(format!("{}: this HIP has no cooperative launches of modules", self.name)));
+                return Err(Error::driver(format!(
+                    "{}: this HIP has no cooperative launches of modules",
+                    self.opened.name
+                )));
             };
             // SAFETY: one pointer a parameter, to as many bytes as the C line says: whoever launches has checked that, because
             // the runtime does not tell; they are copied before the call returns.
@@ -199,7 +205,7 @@ impl Driver for Hip {
                 unsafe { (api.hipModuleLaunchKernel)(function.0, x, y, z, u, v, w, bytes, stream, params, extra) };
             ("hipModuleLaunchKernel", status)
         };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry.clone());
+        self.opened.launched(Arc::clone(&entry));
         if status == 0 { Ok(()) } else { self.check(&format!("{call} {}", entry.name), status) }
     }
 
@@ -210,13 +216,13 @@ impl Driver for Hip {
         self.check("hipStreamCreateWithFlags", unsafe {
             (api.hipStreamCreateWithFlags)(&raw mut stream, api::NON_BLOCKING)
         })?;
-        self.streams.insert(stream, ());
+        self.opened.streams.insert(stream, ());
         Ok(Stream(stream))
     }
 
     fn destroy_stream(&self, stream: Stream) -> Result<()> {
         let api = self.enter()?;
-        self.streams.remove(stream.0)?;
+        self.opened.streams.remove(stream.0)?;
         // SAFETY: the stream was created and not destroyed; the runtime ends it after its work.
         self.check("hipStreamDestroy", unsafe { (api.hipStreamDestroy)(stream.0) })
     }
@@ -233,35 +239,35 @@ impl Driver for Hip {
         let mut event = 0;
         // SAFETY: `event` is a live pointer-sized local; no flags means that it has a time.
         self.check("hipEventCreateWithFlags", unsafe { (api.hipEventCreateWithFlags)(&raw mut event, 0) })?;
-        self.events.insert(event, ());
+        self.opened.events.insert(event, ());
         Ok(Event(event))
     }
 
     fn destroy_event(&self, event: Event) -> Result<()> {
         let api = self.enter()?;
-        self.events.remove(event.0)?;
+        self.opened.events.remove(event.0)?;
         // SAFETY: the event was created and not destroyed.
         self.check("hipEventDestroy", unsafe { (api.hipEventDestroy)(event.0) })
     }
 
     fn record(&self, event: Event, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        self.events.get(event.0)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        self.opened.events.get(event.0)?;
         // SAFETY: both are alive.
         self.check("hipEventRecord", unsafe { (api.hipEventRecord)(event.0, stream) })
     }
 
     fn wait(&self, stream: Stream, event: Event) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        self.events.get(event.0)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        self.opened.events.get(event.0)?;
         // SAFETY: both are alive.
         self.check("hipStreamWaitEvent", unsafe { (api.hipStreamWaitEvent)(stream, event.0, 0) })
     }
 
     fn elapsed(&self, from: Event, to: Event) -> Result<f64> {
         let api = self.enter()?;
-        self.events.get(from.0)?;
-        self.events.get(to.0)?;
+        self.opened.events.get(from.0)?;
+        self.opened.events.get(to.0)?;
         let mut milliseconds = 0.0f32;
         // SAFETY: both events are alive, `milliseconds` is a live float.
         unsafe {
@@ -272,13 +278,13 @@ impl Driver for Hip {
     }
 
     fn begin_capture(&self, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         // SAFETY: the stream is alive.
         self.check("hipStreamBeginCapture", unsafe { (api.hipStreamBeginCapture)(stream, api::CAPTURE_RELAXED) })
     }
 
     fn end_capture(&self, stream: Stream) -> Result<Graph> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
         let (mut graph, mut exec) = (0, 0);
         // SAFETY: the stream is alive, the locals are pointer-sized; the graph is destroyed once it has been instantiated.
         unsafe {
@@ -288,20 +294,20 @@ impl Driver for Hip {
             self.check("hipGraphInstantiate", status)?;
             self.check("hipGraphDestroy", destroyed)?;
         }
-        self.graphs.insert(exec, ());
+        self.opened.graphs.insert(exec, ());
         Ok(Graph(exec))
     }
 
     fn replay(&self, graph: Graph, stream: Stream) -> Result<()> {
-        let (api, stream) = (self.enter()?, self.stream(stream)?);
-        self.graphs.get(graph.0)?;
+        let (api, stream) = (self.enter()?, self.opened.stream(stream)?);
+        self.opened.graphs.get(graph.0)?;
         // SAFETY: both are alive.
         self.check("hipGraphLaunch", unsafe { (api.hipGraphLaunch)(graph.0, stream) })
     }
 
     fn destroy_graph(&self, graph: Graph) -> Result<()> {
         let api = self.enter()?;
-        self.graphs.remove(graph.0)?;
+        self.opened.graphs.remove(graph.0)?;
         // SAFETY: the graph was instantiated and not destroyed.
         self.check("hipGraphExecDestroy", unsafe { (api.hipGraphExecDestroy)(graph.0) })
     }
@@ -330,7 +336,7 @@ impl Driver for Hip {
 
     fn export(&self, at: u64) -> Result<[u8; 64]> {
         let api = self.enter()?;
-        self.shared.get(at)?;
+        self.opened.shared.get(at)?;
         let mut handle = api::IpcHandle([0; 64]);
         // SAFETY: `handle` is live and of the header's size; `at` is an allocation of hipMalloc.
         self.check("hipIpcGetMemHandle", unsafe { (api.hipIpcGetMemHandle)(&raw mut handle, at) })?;
@@ -359,6 +365,6 @@ impl Driver for Hip {
     }
 
     fn tensor_map(&self, _: &TensorMapSpec) -> Result<[u8; TENSOR_MAP_BYTES]> {
-        Err(Error::argument(format!("{}: tensor map: AMD's devices have none", self.name)))
+        Err(Error::argument(format!("{}: tensor map: AMD's devices have none", self.opened.name)))
     }
 }
