@@ -134,6 +134,8 @@ fn bench_cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Exec;
+    use crate::ops::operator::{RefBackward, RefForward, RefInput, Reference, ReferenceGrad};
     use crate::ops::trial;
 
     crate::room_tests!(ROOM);
@@ -145,12 +147,10 @@ mod tests {
         assert_eq!(y, [8.0, 12.0, 20.0, 24.0]);
     }
 
-    #[test]
-    fn no_product_with_the_padding_exists() {
-        use crate::ops::operator::{RefBackward, RefForward, RefInput, Reference, ReferenceGrad};
+    /// With `c` channels read and `o` written: odd ones out in the middle and at the edges of kernel and result.
+    fn products_are_those_inside(exec: &Exec, c: usize, o: usize) {
         let op = Conv2d { padding: [1, 2], ..PLAIN };
-        let specs = [[2, 3, 5, 6], [4, 3, 3, 3], [2, 4, 5, 8]].map(|s| Spec::f32(s).unwrap());
-        // More channels than the path of thin groups takes; odd ones out in the middle and at the edges of kernel and result.
+        let specs = [[2, c, 5, 6], [o, c, 3, 3], [2, o, 5, 8]].map(|s| Spec::f32(s).unwrap());
         let mut v = specs.each_ref().map(|s| (0..s.len()).map(|i| (i * 7 % 11) as f32 - 5.0).collect::<Vec<f32>>());
         for (i, odd) in [(0, f32::INFINITY), (13, f32::NAN), (53, f32::NEG_INFINITY)] {
             v[1][i] = odd;
@@ -164,8 +164,8 @@ mod tests {
         let [y, dx, dw] = &mut want;
         op.forward_ref(RefForward { x: &inputs, y: &mut [y], saved: &mut [] });
         op.backward_ref(RefBackward { x: &inputs, y: &[], saved: &[], dy: &[dy], dx: &mut [Some(dx), Some(dw)] });
-        let mut got = vec![trial::forward(&op, &x)];
-        got.extend(trial::backward(&op, &x, Some(dy)));
+        let mut got = vec![trial::forward_on(exec, &op, &x)];
+        got.extend(trial::backward_on(exec, &op, &x, Some(dy)));
         for (got, want) in got.iter().zip(&want) {
             assert!(want.iter().any(|w| w.is_finite()) && want.iter().any(|w| !w.is_finite()));
             let same = |(g, w): (&f32, &f32)| g == w || (g.is_nan() && w.is_nan());
@@ -174,10 +174,33 @@ mod tests {
     }
 
     #[test]
+    fn no_product_with_the_padding_exists() {
+        // More channels than the path of thin groups takes.
+        products_are_those_inside(&Exec::cpu(), 3, 4);
+    }
+
+    #[test]
     fn groups_do_not_see_each_other() {
         let op = Conv2d { groups: 2, ..PLAIN };
         let x: (&[usize], &[f32]) = (&[1, 2, 1, 2], &[1.0, 2.0, f32::NAN, 3.0]);
         let y = trial::forward(&op, &[x, (&[2, 1, 1, 1], &[10.0, 1.0])]);
         assert!(y[0] == 10.0 && y[1] == 20.0 && y[2].is_nan() && y[3] == 3.0, "{y:?}");
+    }
+
+    mod with_compilers {
+        use super::*;
+        use crate::backend::Device;
+        use crate::backend::gpu::driver::Arch;
+
+        #[test]
+        #[ignore = "needs NVRTC and clang-19: see ci/install"]
+        fn no_product_with_the_padding_exists_on_a_device() {
+            for arch in [Arch::SM_80, Arch::GFX90A] {
+                let exec = Exec::open(Device::Emulator(arch)).unwrap();
+                // Few enough channels for plain sums, and so many that tiles are multiplied.
+                products_are_those_inside(&exec, 3, 4);
+                products_are_those_inside(&exec, 9, 7);
+            }
+        }
     }
 }

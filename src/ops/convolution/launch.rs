@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops::blocks::{no_gradient, wrong_operands};
 use crate::ops::launch::{self, ColumnSums};
 use crate::ops::operator::{Backward, Forward};
-use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
+use crate::tensor::{Spec, Tensor, View, ViewMut};
 
 /// The kernels of a room.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl Window {
         let ([x, w, bias @ ..], [y]) = (io.x, io.y) else { return Err(wrong_operands(self.op)) };
         let specs: Vec<&Spec> = io.x.iter().map(View::spec).collect();
         let plan = Plan::new(self, kernels, &specs)?;
-        let (s, dtype, count): (_, Dtype, _) = (&plan.s, x.spec().dtype(), y.spec().len());
+        let (s, dtype, count) = (&plan.s, x.spec().dtype(), y.spec().len());
         let bias = bias.first().map_or(Arg::Null, |b| Arg::In(b));
         let mut args = vec![Arg::Out(y), Arg::In(x), Arg::In(w), bias, plan.window()];
         if is_thin(s.cout, s.taps()) {
