@@ -165,7 +165,7 @@ impl Cluster<'_> {
             rest &= rest - 1;
             // The own block's memory is the window's start: other ranks lie far beyond its end.
             let at = addresses[l] as u32;
-            if at > most || at % bytes != 0 {
+            if at > most || !at.is_multiple_of(bytes) {
                 return None;
             }
             places[l] = at;
