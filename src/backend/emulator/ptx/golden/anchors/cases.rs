@@ -12,19 +12,21 @@ pub(super) enum Kind {
     F64,
     F16,
     Bf16,
+    /// Bfloats, some of which are what elements outside the tensor read as.
+    Filled,
 }
 
 impl Kind {
     pub(super) fn width(self) -> usize {
         match self {
             Kind::Words | Kind::F32 => 4,
-            Kind::F16 | Kind::Bf16 => 2,
+            Kind::F16 | Kind::Bf16 | Kind::Filled => 2,
             Kind::F64 => 8,
         }
     }
 
     pub(super) fn has_loose_nan(self) -> bool {
-        matches!(self, Kind::F64)
+        matches!(self, Kind::F64 | Kind::Filled)
     }
 
     pub(super) fn bits(self, bytes: &[u8]) -> u64 {
@@ -34,7 +36,7 @@ impl Kind {
     pub(super) fn number(self, bytes: &[u8]) -> f64 {
         match (self, bytes) {
             (Kind::F16, &[a, b]) => half::f16::from_le_bytes([a, b]).to_f64(),
-            (Kind::Bf16, &[a, b]) => half::bf16::from_le_bytes([a, b]).to_f64(),
+            (Kind::Bf16 | Kind::Filled, &[a, b]) => half::bf16::from_le_bytes([a, b]).to_f64(),
             (Kind::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]).into(),
             (Kind::F64, bytes) => f64::from_bits(self.bits(bytes)),
             (_, bytes) => self.bits(bytes) as f64,
@@ -330,7 +332,7 @@ const fn loads(name: &'static str, kind: Kind, run: Run) -> Anchor {
     exact(name, SM_90, kind, run)
 }
 
-use Kind::{Bf16, F16, F32, F64, Words};
+use Kind::{Bf16, F16, F32, F64, Filled, Words};
 
 /// Every anchor, in the order of the table.
 pub(super) const ANCHORS: [Anchor; 57] = [
@@ -400,7 +402,7 @@ pub(super) const ANCHORS: [Anchor; 57] = [
         let at: &[&[i32]] = &[&[0, 0], &[16, 3], &[-16, -3], &[80, 40]];
         Boxed { dtype: MapType::U8, pitch: 112, at, ..bf16_box(&[128, 20], Swizzle::B128) }.load(b)
     }),
-    loads("boxes_with_nan", Bf16, |b| {
+    loads("boxes_with_nan", Filled, |b| {
         let nan =
             |dtype, pitch| Boxed { dtype, pitch, is_nan_filled: true, ..bf16_box(&[32, 20], Swizzle::B128) }.load(b);
         Ok([nan(MapType::Bf16, 208)?, nan(MapType::F16, 208)?, nan(MapType::F32, 400)?].concat())
