@@ -8,6 +8,7 @@ macro_rules! embed {
 
 /// Every header that kernels include, by its path inside `kernels/`; `tests/kernels.rs` holds that none is missing.
 pub static HEADERS: &[(&str, &str)] = embed![
+    "common/attention.cuh",
     "common/columns.cuh",
     "common/convolution.cuh",
     "common/device.cuh",
