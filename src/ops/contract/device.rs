@@ -60,7 +60,7 @@ fn compare_case(case: &Case, dtype: Dtype, exec: &Exec) -> Result<Vec<Result<(),
 pub enum Reach {
     /// All; on an emulator those that it runs in well under a second.
     Whole,
-    /// Those of at most [`SMALL`] bytes of operands and operations, or the cheapest one if there is none: enough to reach
+    /// Those of at most `SMALL` bytes of operands and operations, or the cheapest one if there is none: enough to reach
     /// every kernel in every type where a run is slow.
     Small,
 }

@@ -61,7 +61,7 @@ impl Cuda {
     /// Opens device `ordinal`.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no such device, [`Error::Driver`] if the driver refuses it.
+    /// `Error::Device` if there is no such device, `Error::Driver` if the driver refuses it.
     pub(crate) fn open(runtime: Arc<Runtime>, ordinal: u32) -> Result<Cuda> {
         let info = runtime.info(ordinal)?;
         let device = runtime.device(ordinal)?;

@@ -53,7 +53,7 @@ impl Hip {
     /// Opens device `ordinal`.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no such device, [`Error::Driver`] if the runtime refuses it.
+    /// `Error::Device` if there is no such device, `Error::Driver` if the runtime refuses it.
     pub(crate) fn open(runtime: Arc<Runtime>, ordinal: u32) -> Result<Hip> {
         let info = runtime.info(ordinal)?;
         let device = runtime.device(ordinal)?;

@@ -68,7 +68,8 @@ impl TensorMap {
         Ok(tile)
     }
 
-    /// Writes a packed tile to the box at `coordinates`; what lies outside the tensor is dropped.
+    /// Writes a packed tile to the box at `coordinates`; what lies outside the tensor is dropped. But hardware writes pieces of 16
+    /// bytes whole, an H200 does: where rows of the tensor end inside a piece, the rest of it is overwritten too.
     ///
     /// # Errors
     /// As [`TensorMap::fetch`].
@@ -76,7 +77,9 @@ impl TensorMap {
         self.whole(tile)?;
         is_inside_at_start(coordinates)?;
         for row in self.rows(coordinates)? {
-            global.write(row.address, &tile[row.bytes])?;
+            // Boxes start at pieces and are whole pieces wide, so the last one ends in the box.
+            let end = row.bytes.start + row.bytes.len().next_multiple_of(16);
+            global.write(row.address, &tile[row.bytes.start..end])?;
         }
         Ok(())
     }
@@ -309,16 +312,17 @@ mod tests {
     }
 
     #[test]
-    fn stores_drop_what_is_outside_and_reductions_add() {
+    fn stores_drop_what_is_outside_but_for_the_rest_of_a_piece_and_reductions_add() {
         let map = map(&[10, 4], &[32], &[16, 4], Swizzle::B32, false);
         let tile: Vec<u8> = [0x80, 0x3f].iter().copied().cycle().take(map.tile_bytes()).collect();
         let mut memory = vec![0u8; 256];
         map.store(&tile, &[8, 2], &mut memory).unwrap();
         let count = |memory: &[u8], value: u16| halves(memory).iter().filter(|h| **h == value).count();
-        assert_eq!((count(&memory, 0x3f80), count(&memory, 0)), (4, 124));
-        assert_eq!(halves(&memory)[8 + 2 * 16 + 7..][..4], [0, 0x3f80, 0x3f80, 0]);
+        // Two rows, in each a piece of 8 numbers of which 2 lie inside.
+        assert_eq!((count(&memory, 0x3f80), count(&memory, 0)), (16, 112));
+        assert_eq!(halves(&memory)[8 + 2 * 16 + 7..][..10], [&[0][..], &[0x3f80; 8], &[0]].concat());
         map.reduce(Reduction::Add, &tile, &[8, 2], &mut memory).unwrap();
-        assert_eq!((count(&memory, 0x4000), count(&memory, 0)), (4, 124));
+        assert_eq!((count(&memory, 0x4000), count(&memory, 0x3f80)), (4, 12));
         // A box that does not touch the tensor does nothing, however far it is.
         map.store(&tile, &[i32::MAX - 7, 0], &mut memory).unwrap();
         map.store(&tile, &[0, i32::MAX], &mut memory).unwrap();
