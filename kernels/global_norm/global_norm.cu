@@ -8,27 +8,11 @@
 // budget    sm_80 60 registers, sm_90a 60, gfx90a 40, gfx942 40; no spills
 // source    Pascanu, Mikolov, Bengio 2013, algorithm 1
 
-#include "common/math.cuh"
-#include "common/pack.cuh"
+#include "common/totals.cuh"
 
 constexpr int THREADS = 256;
 constexpr int PACKS = 4;
 constexpr double TINY = 1e-6;  // added to the norm, so that a norm of 0 divides
-
-DEVICE double add_square(double sum, double x) {
-#ifdef ON_NVIDIA
-    return __fma_rn(x, x, sum);
-#else
-    return __builtin_fma(x, x, sum);
-#endif
-}
-DEVICE double root_of(double x) {
-#ifdef ON_NVIDIA
-    return __dsqrt_rn(x);
-#else
-    return __builtin_sqrt(x);
-#endif
-}
 
 // The sum over the block, in its first thread.
 DEVICE double first_threads_sum(double sum, double (&sums)[THREADS]) {
@@ -43,7 +27,10 @@ DEVICE double first_threads_sum(double sum, double (&sums)[THREADS]) {
 
 template <int W> DEVICE double add_squares(double sum, const Pack<T, W>& x) {
 #pragma unroll
-    for (int i = 0; i < W; ++i) sum = add_square(sum, x.get(i));
+    for (int i = 0; i < W; ++i) {
+        double v = x.get(i);
+        sum = fused(v, v, sum);
+    }
     return sum;
 }
 
@@ -86,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int i = thread(); i < pieces; i += THREADS) sum += ((const double*)sums)[i];
     double square = first_threads_sum(sum, shared);
     if (thread() != 0) return;
-    double length = root_of(square) / rule.loss_scale, clip = 1.0;
+    double length = square_root(square) / rule.loss_scale, clip = 1.0;
     if (rule.max_norm > 0.0) {
         double shortened = rule.max_norm / (length + TINY);
         clip = shortened < 1.0 ? shortened : 1.0;
