@@ -137,6 +137,12 @@ impl Products {
     /// What the kernel's way or the device's clock reports.
     pub(crate) fn way(&self, gpu: &Gpu, shape: &str, ways: usize, run: impl FnMut(Way) -> Result<()>) -> Result<Way> {
         match self.policy {
+            Policy::Library if ways == 0 => {
+                gpu.notice(format!(
+                    "matmul: {VARIABLE}=library, but it has no way for {shape}: the kernel computes it"
+                ));
+                return Ok(Way::Kernel);
+            }
             _ if ways == 0 => return Ok(Way::Kernel),
             Policy::Kernel => return Ok(Way::Kernel),
             Policy::Library => return Ok(Way::Library(0)),
