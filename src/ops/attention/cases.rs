@@ -72,6 +72,29 @@ pub(super) fn cases() -> Vec<Case> {
         joined(),
         joined_packed(),
     ]
+    .into_iter()
+    .chain(short())
+    .collect()
+}
+
+/// Head sizes of whole pieces of 16 bytes and few tokens: around every tile of theirs, and several heads a block with a ragged last.
+fn short() -> Vec<Case> {
+    let full = || Attention::full(1);
+    let some = |n: &[usize]| Attention { key_lengths: lengths(n), ..full() };
+    vec![
+        separate(full(), [1, 1, 15, 2, 2, 8], false),
+        separate(full(), [1, 15, 16, 5, 5, 8], true),
+        separate(full(), [1, 16, 17, 4, 2, 24], true),
+        separate(full(), [3, 17, 63, 1, 1, 32], true),
+        separate(full(), [1, 143, 65, 1, 1, 48], false),
+        packed(full(), [1, 144, 1, 64], false),
+        packed(full(), [1, 49, 2, 40], true),
+        separate(full(), [1, 20, 145, 1, 1, 96], true),
+        separate(full(), [1, 255, 33, 1, 1, 16], false),
+        separate(full(), [1, 10, 256, 1, 1, 128], false),
+        separate(some(&[16, 0, 1, 33]), [4, 16, 33, 1, 1, 16], true),
+        separate(some(&[2, 47]), [2, 50, 48, 2, 1, 8], false),
+    ]
 }
 
 /// Heads and head size as one axis, as a linear layer gives them.
@@ -141,6 +164,7 @@ pub(super) fn bench_cases() -> Vec<Case> {
     vec![
         packed(Attention::full(8), [4, 128, 8, 48], false),
         packed(Attention::full(4), [4, 128, 4, 32], false),
+        packed(Attention::full(8), [2048, 144, 8, 64], false),
         packed(Attention::full(8), [1, 4050, 8, 48], false),
         packed(Attention { causal: Causal::TopLeft, ..Attention::full(8) }, [1, 1024, 8, 64], false),
     ]

@@ -1,11 +1,12 @@
 //! The device path: places and masks of any layout are arguments of one kernel file, so nothing is split or copied.
 
 use super::geometry::Geometry;
+use super::short::{self, Short};
 use super::{Attention, Causal, ProbabilityDropout};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
-use crate::backend::gpu::kernel::{Arg, Kernel, Unit, Variant};
+use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
 use crate::ops::launch;
 use crate::ops::operator::{Backward, Forward, GradSlot};
@@ -20,7 +21,8 @@ static BWD_DQ: Kernel = Kernel::new(SOURCE, "attention_bwd_dq");
 static BWD_DKV: Kernel = Kernel::new(SOURCE, "attention_bwd_dkv");
 static BWD_DBIAS: Kernel = Kernel::new(SOURCE, "attention_bwd_dbias");
 
-pub(super) const KERNELS: &[Unit] = &[Unit { constants: &[&[("D", NARROW)], &[("D", WIDE)]], ..Unit::floats(SOURCE) }];
+pub(super) const KERNELS: &[Unit] =
+    &[Unit { constants: &[&[("D", NARROW)], &[("D", WIDE)]], ..Unit::floats(SOURCE) }, short::UNIT];
 
 const THREADS: u32 = 128;
 /// Numbers of a result's row that a block computes: heads up to the first have one stage of products, longer ones several.
@@ -153,6 +155,11 @@ impl Attention {
         let specs: Vec<&Spec> = io.x.iter().map(View::spec).collect();
         let plan = Plan::new(self, gpu, &specs)?;
         let g = &plan.g;
+        let tensors: Vec<&dyn Operand> =
+            io.x.iter().take(3).map(|x| x as &dyn Operand).chain(io.y.iter().map(|y| y as _)).collect();
+        if let Some(short) = Short::of(self, gpu, g, &tensors) {
+            return short.fwd(gpu, &io, plan.lengths.as_ref());
+        }
         let ([y], [lse]) = (io.y, io.saved) else { unreachable!("infer fixed the counts") };
         let bias = g.bias.map_or(Arg::Null, |i| Arg::In(&io.x[i]));
         let (q, k, v) = (Arg::In(&io.x[g.q.input]), Arg::In(&io.x[g.k.input]), Arg::In(&io.x[g.v.input]));
@@ -175,7 +182,16 @@ impl Attention {
         let (Some(y), Some(lse)) = (io.y.first().and_then(Option::as_ref), io.saved.first()) else {
             unreachable!("`keeps` names what backward reads")
         };
-        let (total, inverse) = plan.row_sums(gpu, [q, k, v, y, dy, lse], g.bias.and_then(input))?;
+        let bias = g.bias.and_then(input);
+        let mut tensors: Vec<&dyn Operand> = vec![q, k, v, y, dy];
+        tensors.extend([g.q, g.k, g.v].iter().filter_map(|place| match &io.dx[place.input] {
+            GradSlot::Unwanted => None,
+            GradSlot::Set(d) | GradSlot::Add(d) => Some(d as &dyn Operand),
+        }));
+        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(Short::has_backward) {
+            return short.bwd(gpu, [q, k, v, y, dy, lse], bias, plan.lengths.as_ref(), io.dx);
+        }
+        let (total, inverse) = plan.row_sums(gpu, [q, k, v, y, dy, lse], bias)?;
         for (i, slot) in io.dx.iter_mut().enumerate() {
             let (d, add) = match slot {
                 GradSlot::Unwanted => continue,

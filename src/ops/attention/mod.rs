@@ -5,6 +5,7 @@ mod cpu;
 mod geometry;
 mod launch;
 mod reference;
+mod short;
 
 #[cfg(test)]
 mod tests;

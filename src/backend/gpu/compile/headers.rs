@@ -20,6 +20,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/mma.cuh",
     "common/movement.cuh",
     "common/pack.cuh",
+    "common/panel.cuh",
     "common/reduce.cuh",
     "common/rng.cuh",
     "common/rows.cuh",

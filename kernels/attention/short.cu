@@ -1,0 +1,429 @@
+// attention, short sequences: a head whole in shared memory, every number of its tensors read once. Forward, and all gradients at once.
+// axes      q, y, dq, dy [B, Nq, H, d]; k, v, dk, dv [B, Nk, H / group, d]: a token's rows are `row` numbers apart, all multiples of 16
+//           bytes; bias [H, Nq, Nk]; lse [B, H, Nq]; lengths [B]; backward has groups of one head
+// types     T in {bf16, f16}; scores, sums, bias, lse in f32; D in {16, 32, 48, 64, 96, 128}: d is a multiple of 8, at most D
+// launch    a block has `each` heads: fwd 3 warps, one MR * 16 queries at a time against KT * 16 keys at a time; bwd BW warps, one 16
+//           keys, then 16 keys or queries at a time; grid [heads of all samples / each], with a gradient of the bias [H * shares];
+//           shared memory: q, k, v (y over q); backward q, dy, k, v and the gradients of the scores; tokens rounded up to 16
+// paths     one: 16-byte copies (cp.async on NVIDIA) into swizzled rows; ldmatrix reads eight of them without a conflict
+// matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for bf16 and f16
+// traffic   fwd q, k, v, y once: 8 d bytes a token and head, [2048, 144, 8, 64] is 1.21 GB, 0.284 ms at 4.26 TB/s; bwd q, k, v, y, dy, dq,
+//           dk, dv once: 16 d bytes, 0.57 ms. A window of 144, d = 64 reads 162 KB out of shared memory forward (1,300 clocks of 128 B,
+//           of 4,200 that its bytes take on an H200), 900 KB backward (7,100 of 8,400): backward is bound by both
+// order     keys ascending, queries ascending, samples ascending: same input, same bits; no atomics
+// occupancy sm_90 at d = 64, 144 tokens: fwd 4 blocks of 55 KB and 3 warps, bwd 2 blocks of 113 KB and 6 warps: 3 warps of 168
+//           registers on each quarter of a multiprocessor
+// budget    sm_80 232 registers, sm_90a 232, gfx90a 256, gfx942 256; no spills
+// source    Dao et al. 2022, algorithms 1 and 4; the maximum is renewed only when it grows by 2^8: Zadouri et al. 2025
+
+#include "common/math.cuh"
+#include "common/panel.cuh"
+
+#ifndef D
+#define D 64
+#endif
+// Tiles of 16 queries that share what is read of a key, tiles of 16 keys between two looks at the maximum, blocks of a multiprocessor:
+// as many as registers allow.
+#ifndef MR
+#define MR (D <= 64 ? 3 : D <= 96 ? 2 : 1)
+#endif
+#ifndef KT
+#define KT (D <= 96 ? 1 : 3)
+#endif
+#ifndef BLOCKS
+#define BLOCKS (D <= 64 ? 4 : 3)
+#endif
+
+// Warps of a block of the gradients.
+#ifndef BW
+#define BW (WARP == 32 ? 6 : 4)
+#endif
+#ifndef HOLD
+#define HOLD (D <= 64 ? 2 : 0)
+#endif
+
+constexpr int THREADS = 3 * WARP, BWD_THREADS = BW * WARP;
+constexpr int PIECES = D / 8, TILES = D / 16;
+constexpr float LOG2_E = 1.442695041f, LOG_2 = 0.693147181f;
+// Below every score, and finite: the difference to -inf is none.
+constexpr float NONE = -1e38f;
+
+enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
+
+// Rows 0 to rows - 1 of a panel: the first `count` of them are vectors of d numbers, the rest is 0, so that what nobody sees is 0.
+template <int THREADS> DEVICE void copy_rows(const Panel<T>& to, int rows, const T* from, i64 row, int count, int d) {
+#pragma unroll 4
+    for (int i = thread(); i < rows * PIECES; i += THREADS) {
+        int r = i / PIECES, c = i % PIECES;
+        bool is_there = r < count && c * 8 < d;
+        copy_piece(to.piece(r, c), from + (is_there ? r * row + c * 8 : 0), is_there);
+    }
+}
+
+// A head of a sample.
+struct Head {
+    i64 sample, head;
+    int keys;  // that are there
+
+    DEVICE Head(i64 number, i64 heads, const int* lengths, int nk) {
+        sample = quotient(number, heads), head = number - sample * heads;
+        keys = lengths ? lengths[sample] : nk;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    attention_short_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, i64 q_at, i64 k_at,
+                        i64 v_at, i64 q_row, i64 k_row, i64 v_row, int nq, int nk, int heads, int group, int d, float scale,
+                        i64 all, int each) {
+    extern __shared__ T memory[];
+    const int q_rows = (nq + 15) / 16 * 16, k_rows = (nk + 15) / 16 * 16, rows = q_rows + 2 * k_rows;
+    float* logs = (float*)(memory + each * rows * D);
+    for (int u = 0; u < each; ++u) {
+        i64 number = (i64)block_x() * each + u;
+        if (number >= all) break;
+        Head h(number, heads, lengths, nk);
+        i64 kv = h.head / group * d;
+        T* at = memory + u * rows * D;
+        copy_rows<THREADS>(Panel<T>(at, D), q_rows, q + q_at + h.sample * nq * q_row + h.head * d, q_row, nq, d);
+        copy_rows<THREADS>(Panel<T>(at + q_rows * D, D), k_rows, k + k_at + h.sample * nk * k_row + kv, k_row, h.keys, d);
+        copy_rows<THREADS>(Panel<T>(at + (q_rows + k_rows) * D, D), k_rows, v + v_at + h.sample * nk * v_row + kv, v_row, h.keys, d);
+    }
+    copies_end();
+    block_sync();
+
+    const int tasks = (q_rows + 16 * MR - 1) / (16 * MR);
+    for (int task = warp_id(); task < each * tasks; task += THREADS / WARP) {
+        int u = task / tasks, q0 = (task - u * tasks) * 16 * MR;
+        i64 number = (i64)block_x() * each + u;
+        if (number >= all) break;
+        Head h(number, heads, lengths, nk);
+        Panel<T> qs(memory + u * rows * D, D), ks(qs.at + q_rows * D, D), vs(ks.at + k_rows * D, D);
+        const f32* added = bias ? bias + h.head * nq * nk : bias;
+        // What the products start with is scaled with them.
+        const float factor = scale * LOG2_E, inverse = divide(1.0f, scale);
+        float top[MR][HELD], total[MR][HELD];
+        Tile16 sum[MR][TILES];
+#pragma unroll
+        for (int m = 0; m < MR; ++m) {
+#pragma unroll
+            for (int n = 0; n < HELD; ++n) top[m][n] = NONE, total[m][n] = 0.0f;
+#pragma unroll
+            for (int t = 0; t < TILES; ++t) sum[m][t].clear();
+        }
+#pragma unroll 1
+        for (int j0 = 0; j0 < h.keys; j0 += 16 * KT) {
+            Tile16 s[MR][KT];
+#pragma unroll
+            for (int m = 0; m < MR; ++m)
+#pragma unroll
+                for (int t = 0; t < KT; ++t) {
+                    s[m][t].clear();
+                    if (added == nullptr) continue;
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; ++i) {
+                        int r = q0 + m * 16 + own(i), j = j0 + t * 16 + other(i);
+                        if (r < nq && j < h.keys) s[m][t].v[i] = added[r * nk + j] * inverse;
+                    }
+                }
+#pragma unroll
+            for (int c = 0; c < TILES; ++c) {
+                Frag16<T> key[KT];
+#pragma unroll
+                for (int t = 0; t < KT; ++t)
+                    if (t == 0 || j0 + t * 16 < k_rows) load_other(key[t], ks, j0 + t * 16, c * 16);
+#pragma unroll
+                for (int m = 0; m < MR; ++m) {
+                    if (q0 + m * 16 >= q_rows) break;
+                    Frag16<T> query;
+                    load_own(query, qs, q0 + m * 16, c * 16);
+#pragma unroll
+                    for (int t = 0; t < KT; ++t)
+                        if (t == 0 || j0 + t * 16 < k_rows) multiply_own(s[m][t], query, key[t]);
+                }
+            }
+            if (j0 + 16 * KT > h.keys) {
+#pragma unroll
+                for (int m = 0; m < MR; ++m)
+#pragma unroll
+                    for (int t = 0; t < KT; ++t)
+#pragma unroll
+                        for (int i = 0; i < Tile16::NUMBERS; ++i)
+                            if (j0 + t * 16 + other(i) >= h.keys) s[m][t].v[i] = -infinity();
+            }
+            // The reference of a row's powers is renewed only when a score is 8 above it: until then they and their sums are below
+            // 2^16, and the division at the end takes it out again.
+            auto largest = [&](int m, int n) {
+                float most = NONE;
+#pragma unroll
+                for (int t = 0; t < KT; ++t)
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; ++i)
+                        if (held(i) == n) most = larger(most, s[m][t].v[i]);
+                return most * factor;
+            };
+            bool grows = false;
+#pragma unroll
+            for (int m = 0; m < MR; ++m)
+#pragma unroll
+                for (int n = 0; n < HELD; ++n) grows |= largest(m, n) > top[m][n] + 8.0f;
+            if (any_lane(grows)) {
+#pragma unroll
+                for (int m = 0; m < MR; ++m)
+#pragma unroll
+                    for (int n = 0; n < HELD; ++n) {
+                        float next = larger(own_max(largest(m, n)), top[m][n]), fade = exp2_small(top[m][n] - next);
+                        top[m][n] = next, total[m][n] *= fade;
+#pragma unroll
+                        for (int t = 0; t < TILES; ++t)
+#pragma unroll
+                            for (int i = 0; i < Tile16::NUMBERS; ++i)
+                                if (held(i) == n) sum[m][t].v[i] *= fade;
+                    }
+            }
+#pragma unroll
+            for (int m = 0; m < MR; ++m)
+#pragma unroll
+                for (int t = 0; t < KT; ++t)
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; ++i) {
+                        s[m][t].v[i] = exp2_small(fmaf(s[m][t].v[i], factor, -top[m][held(i)]));
+                        total[m][held(i)] += s[m][t].v[i];
+                    }
+#pragma unroll
+            for (int t = 0; t < KT; ++t) {
+                if (t > 0 && j0 + t * 16 >= h.keys) break;
+                Frag16<T> weight[MR];
+#pragma unroll
+                for (int m = 0; m < MR; ++m) load_sums(weight[m], s[m][t]);
+#pragma unroll
+                for (int c = 0; c < TILES; ++c) {
+                    Frag16<T> value;
+                    load_other_turned(value, vs, j0 + t * 16, c * 16);
+#pragma unroll
+                    for (int m = 0; m < MR; ++m)
+                        if (q0 + m * 16 < q_rows) multiply_own(sum[m][c], weight[m], value);
+                }
+            }
+        }
+        // The results take the place of the queries, which only this warp reads.
+#pragma unroll
+        for (int m = 0; m < MR; ++m) {
+            if (q0 + m * 16 >= q_rows) break;
+#pragma unroll
+            for (int n = 0; n < HELD; ++n) {
+                float all_of = own_sum(total[m][n]), share = divide(1.0f, all_of == 0.0f ? 1.0f : all_of);
+                // Lanes that hold the same row store the same.
+                logs[u * q_rows + q0 + m * 16 + held_row(n)] = all_of == 0.0f ? -infinity() : fmaf(top[m][n], LOG_2, log_f32(all_of));
+#pragma unroll
+                for (int t = 0; t < TILES; ++t)
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; ++i)
+                        if (held(i) == n) sum[m][t].v[i] *= share;
+            }
+#pragma unroll
+            for (int t = 0; t < TILES; ++t) put_tile(qs, q0 + m * 16, t * 16, sum[m][t]);
+        }
+    }
+    block_sync();
+    for (int u = 0; u < each; ++u) {
+        i64 number = (i64)block_x() * each + u;
+        if (number >= all) break;
+        Head h(number, heads, lengths, nk);
+        Panel<T> ys(memory + u * rows * D, D);
+        T* to = y + (h.sample * nq * heads + h.head) * d;
+#pragma unroll 4
+        for (int i = thread(); i < nq * PIECES; i += THREADS) {
+            int r = i / PIECES, c = i % PIECES;
+            if (c * 8 < d) store<T, 8>(to + (i64)r * heads * d + c * 8, load_kept<T, 8>(ys.piece(r, c)));
+        }
+        for (int i = thread(); i < nq; i += THREADS) lse[number * nq + i] = logs[u * q_rows + i];
+    }
+}
+
+// Rows r to r + 15 of a panel that this warp has written, those before `count`, to memory or onto what is there.
+DEVICE void store_rows(T* to, i64 row, const Panel<T>& from, int r, int count, int d, int add) {
+    warp_sync();
+#pragma unroll 1
+    for (int i = lane(); i < 16 * PIECES; i += WARP) {
+        int at = r + i / PIECES, c = i % PIECES;
+        if (at >= count || c * 8 >= d) continue;
+        float v[8];
+        load_kept<T, 8>(from.piece(at, c)).unpack(v);
+        put<T, 8>(to + at * row + c * 8, v, add);
+    }
+}
+
+// A block's heads are `each` apart from those of its next round, and `all` at the end: with a bias a block stays with one of its heads,
+// and sums its gradient over the samples of its rounds in `partial`, keys by queries.
+extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
+    attention_short_bwd(T* dq, T* dk, T* dv, f32* partial, f32* stats, const T* q, const T* k, const T* v, const T* y, const T* dy,
+                        const f32* bias, const f32* lse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
+                        i64 v_row, int nq, int nk, int heads, int d, float scale, i64 all, int each, i64 step, int add_q,
+                        int add_k, int add_v) {
+    extern __shared__ T memory[];
+    const int q_rows = (nq + 15) / 16 * 16, k_rows = (nk + 15) / 16 * 16, q_tiles = q_rows / 16, k_tiles = k_rows / 16;
+    // Queries, their gradients, keys, values; the gradients of the scores, keys by queries, where the results lie before.
+    const int rows = 2 * q_rows + 2 * k_rows, size = rows * D + q_rows * (k_rows > D ? k_rows : D);
+    const float factor = scale * LOG2_E, inverse = divide(1.0f, scale);
+    for (i64 first = (i64)block_x() * each; first < all; first += step) {
+        const int count = (int)least(each, all - first);
+        if (first >= step) block_sync();
+        for (int u = 0; u < count; ++u) {
+            Head h(first + u, heads, lengths, nk);
+            T* at = memory + u * size;
+            i64 there = (h.sample * nq * heads + h.head) * d, head = h.head * d;
+            copy_rows<BWD_THREADS>(Panel<T>(at, D), q_rows, q + q_at + h.sample * nq * q_row + head, q_row, nq, d);
+            copy_rows<BWD_THREADS>(Panel<T>(at + q_rows * D, D), q_rows, dy + there, (i64)heads * d, nq, d);
+            at += 2 * q_rows * D;
+            copy_rows<BWD_THREADS>(Panel<T>(at, D), k_rows, k + k_at + h.sample * nk * k_row + head, k_row, h.keys, d);
+            copy_rows<BWD_THREADS>(Panel<T>(at + k_rows * D, D), k_rows, v + v_at + h.sample * nk * v_row + head, v_row, h.keys, d);
+            copy_rows<BWD_THREADS>(Panel<T>(at + 2 * k_rows * D, D), q_rows, y + there, (i64)heads * d, nq, d);
+        }
+        copies_end();
+        block_sync();
+
+        // What the gradients need of a query: the logarithm of its sum, +inf where it sees nothing, and the sum of dy * y.
+        for (int u = 0; u < count; ++u) {
+            Panel<T> dys(memory + u * size + q_rows * D, D), ys(memory + u * size + rows * D, D);
+#pragma unroll 1
+            for (int i = thread(); i < q_rows * 4; i += BWD_THREADS) {
+                int r = i / 4;
+                float sum = 0.0f;
+#pragma unroll
+                for (int c = i % 4; c < PIECES; c += 4) {
+                    Pack<T, 8> a = load_kept<T, 8>(dys.piece(r, c)), b = load_kept<T, 8>(ys.piece(r, c));
+#pragma unroll
+                    for (int n = 0; n < 8; ++n) sum = fmaf(a.get(n), b.get(n), sum);
+                }
+                sum += lane_xor(sum, 1), sum += lane_xor(sum, 2);
+                float at = r < nq ? lse[(first + u) * nq + r] : -infinity();
+                float two[2] = {at == -infinity() ? infinity() : at * LOG2_E, sum};
+                if (i % 4 == 0) store<f32, 2>(stats + ((first + u) * q_rows + r) * 2, two);
+            }
+        }
+        block_sync();
+
+        for (int job = warp_id(); job < count * k_tiles; job += BW) {
+            int u = job / k_tiles, k0 = (job - u * k_tiles) * 16;
+            Head h(first + u, heads, lengths, nk);
+            Panel<T> qs(memory + u * size, D), dys(qs.at + q_rows * D, D), ks(dys.at + q_rows * D, D), vs(ks.at + k_rows * D, D);
+            Panel<T> scores(vs.at + k_rows * D, q_rows);
+            const f32* about = stats + (first + u) * q_rows * 2;
+            const f32* added = bias ? bias + h.head * nq * nk + k0 : bias;
+            f32* sums = partial ? partial + ((i64)block_x() * k_rows + k0) * q_rows : partial;
+            Frag16<T> key[HOLD > 0 ? TILES : 1], value[HOLD > 1 ? TILES : 1];
+#pragma unroll
+            for (int c = 0; c < TILES; ++c) {
+                if (HOLD > 0) load_own(key[HOLD > 0 ? c : 0], ks, k0, c * 16);
+                if (HOLD > 1) load_own(value[HOLD > 1 ? c : 0], vs, k0, c * 16);
+            }
+            Tile16 sum[TILES];
+#pragma unroll
+            for (int c = 0; c < TILES; ++c) sum[c].clear();
+#pragma unroll 1
+            for (int q0 = 0; q0 < q_rows; q0 += 16) {
+                Tile16 s, g;
+                s.clear(), g.clear();
+                if (added) {
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; ++i) {
+                        int r = q0 + other(i), j = own(i);
+                        if (r < nq && k0 + j < h.keys) s.v[i] = added[r * nk + j] * inverse;
+                    }
+                }
+#pragma unroll
+                for (int c = 0; c < TILES; ++c) {
+                    Frag16<T> f;
+                    if (HOLD < 1) load_own(key[0], ks, k0, c * 16);
+                    load_other(f, qs, q0, c * 16);
+                    multiply_own(s, key[HOLD > 0 ? c : 0], f);
+                    if (HOLD < 2) load_own(value[0], vs, k0, c * 16);
+                    load_other(f, dys, q0, c * 16);
+                    multiply_own(g, value[HOLD > 1 ? c : 0], f);
+                }
+                // Of one key the probability is 1 whatever its score: the difference below would only be rounding.
+                const float live = h.keys == 1 ? 0.0f : 1.0f;
+#pragma unroll
+                for (int i = 0; i < Tile16::NUMBERS; i += 2) {
+                    Pack<f32, 4> two = load_kept<f32, 4>(about + (q0 + other(i)) * 2);
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) {
+                        float p = exp2_small(fmaf(s.v[i + n], factor, -two.get(2 * n)));
+                        float ds = p * live * (g.v[i + n] - two.get(2 * n + 1));
+                        bool is_seen = k0 + own(i + n) < h.keys;
+                        s.v[i + n] = is_seen ? p : 0.0f, g.v[i + n] = is_seen ? ds : 0.0f;
+                    }
+                }
+                if (sums) {
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; i += 2) {
+                        float two[2] = {g.v[i], g.v[i + 1]};
+                        put<f32, 2>(sums + own(i) * q_rows + q0 + other(i), two, first >= step);
+                    }
+                }
+                Frag16<T> weight;
+                load_sums(weight, s);
+#pragma unroll
+                for (int c = 0; c < TILES; ++c) {
+                    Frag16<T> f;
+                    load_other_turned(f, dys, q0, c * 16);
+                    multiply_own(sum[c], weight, f);
+                }
+                put_tile(scores, k0, q0, g);
+            }
+            if (dv) {
+#pragma unroll
+                for (int c = 0; c < TILES; ++c) put_tile(vs, k0, c * 16, sum[c]);
+                store_rows(dv + v_at + h.sample * nk * v_row + h.head * d, v_row, vs, k0, nk, d, add_v);
+            }
+        }
+        block_sync();
+
+        // dk where values were, dq where dy was.
+        for (int job = warp_id(); job < count * (k_tiles + q_tiles); job += BW) {
+            int u = job / (k_tiles + q_tiles), tile = job - u * (k_tiles + q_tiles);
+            bool is_key = tile < k_tiles;
+            if (!(is_key ? dk : dq)) continue;
+            Head h(first + u, heads, lengths, nk);
+            Panel<T> qs(memory + u * size, D), dys(qs.at + q_rows * D, D), ks(dys.at + q_rows * D, D), vs(ks.at + k_rows * D, D);
+            Panel<T> scores(vs.at + k_rows * D, q_rows);
+            int r = (is_key ? tile : tile - k_tiles) * 16, end = is_key ? q_rows : k_rows;
+            T* across = is_key ? qs.at : ks.at;
+            Tile16 sum[TILES];
+#pragma unroll
+            for (int c = 0; c < TILES; ++c) sum[c].clear();
+#pragma unroll 1
+            for (int at = 0; at < end; at += 16) {
+                Frag16<T> ds;
+                if (is_key) load_own(ds, scores, r, at);
+                else load_own_turned(ds, scores, at, r);
+#pragma unroll
+                for (int c = 0; c < TILES; ++c) {
+                    Frag16<T> f;
+                    load_other_turned(f, Panel<T>(across, D), at, c * 16);
+                    multiply_own(sum[c], ds, f);
+                }
+            }
+            Panel<T> out(is_key ? vs.at : dys.at, D);
+#pragma unroll
+            for (int c = 0; c < TILES; ++c) {
+#pragma unroll
+                for (int i = 0; i < Tile16::NUMBERS; ++i) sum[c].v[i] *= scale;
+                put_tile(out, r, c * 16, sum[c]);
+            }
+            T* to = is_key ? dk + k_at + h.sample * nk * k_row : dq + q_at + h.sample * nq * q_row;
+            store_rows(to + h.head * d, is_key ? k_row : q_row, out, r, is_key ? nk : nq, d, is_key ? add_k : add_q);
+        }
+    }
+}
+
+// dbias: the partial sums of `blocks` blocks a head, keys by queries, in their order.
+extern "C" __global__ void __launch_bounds__(256)
+    attention_short_bwd_dbias(f32* dbias, const f32* partial, int nq, int nk, int heads, int blocks, int add) {
+    i64 q_rows = (nq + 15) / 16 * 16, k_rows = (nk + 15) / 16 * 16, at = (i64)block_x() * 256 + thread();
+    i64 rest = quotient(at, q_rows), i = at - rest * q_rows, head = quotient(rest, nk), j = rest - head * nk;
+    if (head >= heads || i >= nq) return;
+    float sum = 0.0f;
+    for (int b = 0; b < blocks; ++b) sum += partial[((b * heads + head) * k_rows + j) * q_rows + i];
+    put(dbias + (head * nq + i) * nk + j, sum, add);
+}
