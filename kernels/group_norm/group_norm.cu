@@ -6,7 +6,7 @@
 // paths     16-byte packs when W divides C (statistics: C / groups), else single numbers
 // traffic   fwd reads x twice, writes y; bwd reads x, dy twice, writes dx, which it reads when adding
 // order     fixed: same input, same bits
-// budget    sm_80 128 registers, sm_90a 128, gfx90a 176, gfx942 176; no spills
+// budget    sm_80 128 registers, sm_90a 128, gfx90a 232, gfx942 232; no spills
 // source    Wu, He 2018, section 3
 
 #include "common/columns.cuh"
@@ -70,7 +70,7 @@ template <int W> struct ChannelTerm {
     const T* dy;
     int c;
     int wide;
-    DEVICE void operator()(i64 row, const Columns& at, Sum (&sum)[2][W]) const {
+    template <typename S> DEVICE void operator()(i64 row, const Columns& at, S (&sum)[2][W]) const {
         float number[W], d[W];
         load_columns<W>(number, x + row * c, at);
         load_columns<W>(d, dy + row * c, at);

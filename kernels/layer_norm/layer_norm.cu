@@ -2,7 +2,7 @@
 // axes      x, y, dy, dx [rows, C] row-major; gamma, beta, dgamma, dbeta [C]; mean, rstd [rows] f32
 // types     T in {f32, bf16, f16}; sums in f32
 // launch    fwd, bwd_dx: a warp a row, ROW_THREADS / WARP rows a block; _wide: a block a row: common/rows.cuh; gradients of the
-//           parameters in two stages: common/columns.cuh; any rows, any C
+//           parameters in two stages: common/columns.cuh; any rows, any C; layer_norm_held.cu has rows that teams can hold
 // paths     C a multiple of W: up to HELD packs a thread in registers, longer rows are read again; else single numbers, read again
 // traffic   fwd reads x, writes y, mean, rstd; bwd_dx reads x, dy, writes dx, which it reads when adding; bwd_dparams reads x, dy again
 // order     fixed: same input, same bits
@@ -155,7 +155,7 @@ template <int W> struct GammaTerm {
     const float* rstd;
     const T* dy;
     i64 width;
-    template <int SUMS> DEVICE void operator()(i64 row, const Columns& c, Sum (&sum)[SUMS][W]) const {
+    template <int SUMS, typename S> DEVICE void operator()(i64 row, const Columns& c, S (&sum)[SUMS][W]) const {
         float number[W], d[W];
         load_columns<W>(number, x + row * width, c);
         load_columns<W>(d, dy + row * width, c);
@@ -196,4 +196,12 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     layer_norm_bwd_total(T* d, const float* partial, i64 stretches, i64 width, int lanes, int add_d) {
     column_totals(d, partial, stretches, width, lanes, add_d);
+}
+
+// Both gradients of parameters from the sums of blocks: block_y 0 has dgamma, 1 dbeta.
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_bwd_totals(
+    T* dgamma, T* dbeta, const float* gamma_sums, const float* beta_sums, i64 blocks, i64 width, int lanes, int add_dgamma,
+    int add_dbeta) {
+    bool is_beta = block_y() == 1;
+    column_totals(is_beta ? dbeta : dgamma, is_beta ? beta_sums : gamma_sums, blocks, width, lanes, is_beta ? add_dbeta : add_dgamma);
 }

@@ -5,7 +5,7 @@
 // paths     16-byte packs when W divides the width, else single numbers
 // traffic   fwd reads x, b, writes y; bwd_dx the same; bwd_db reads dy, x, leaves stretches * width f32 and adds them
 // order     fixed: same input, same bits
-// budget    sm_80 64 registers, sm_90a 64, gfx90a 136, gfx942 144; no spills
+// budget    sm_80 64 registers, sm_90a 64, gfx90a 168, gfx942 176; no spills
 // source    the definition
 
 #include "common/columns.cuh"
@@ -35,10 +35,10 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     products(db, add_db, dy, x, n, n);
 }
 
-extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-    mul_bwd_db(float* partial, const T* x, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) mul_bwd_db(
+    T* db, float* partial, const T* x, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes, int add_db) {
     constexpr int W = WIDE<T>;
-    auto term = [=](i64 row, const Columns& c, Sum(&sum)[1][W]) {
+    auto term = [=](i64 row, const Columns& c, RowSum<T>::Type(&sum)[1][W]) {
         float number[W], d[W];
         load_columns<W>(number, x + row * width, c);
         load_columns<W>(d, dy + row * width, c);
@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
         for (int i = 0; i < W; ++i) add_product(sum[0][i], d[i], number[i]);
     };
     bool may_be_wide = is_aligned<16>(dy) && is_aligned<16>(x);
-    column_partials<W>(partial, rows, width, stretch, stretches, lanes, may_be_wide, term);
+    column_sums<W>(db, partial, rows, width, stretch, stretches, lanes, add_db, may_be_wide, term);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)

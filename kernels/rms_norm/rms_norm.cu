@@ -2,11 +2,11 @@
 // axes      x, y, dy, dx [rows, C] row-major; weight, dweight [C]; rstd [rows] f32
 // types     T in {f32, bf16, f16}; sums in f32
 // launch    fwd, bwd_dx: a warp a row, ROW_THREADS / WARP rows a block; _wide: a block a row: common/rows.cuh; the gradient of the
-//           weight in two stages: common/columns.cuh; any rows, any C
+//           weight in two stages: common/columns.cuh; any rows, any C; rms_norm_held.cu has rows that teams can hold
 // paths     C a multiple of W: up to HELD packs a thread in registers, longer rows are read again; else single numbers, read again
 // traffic   fwd reads x, writes y, rstd; bwd_dx reads x, dy, writes dx, which it reads when adding; bwd_dweight reads x, dy again
 // order     fixed: same input, same bits
-// budget    sm_80 80 registers, sm_90a 80, gfx90a 128, gfx942 136; no spills
+// budget    sm_80 80 registers, sm_90a 80, gfx90a 176, gfx942 176; no spills
 // source    Zhang, Sennrich 2019, equation 4, with eps inside the root
 
 #include "common/columns.cuh"
@@ -139,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) rms_norm_bwd_dweight(
     float* dweight, const T* x, const float* rstd, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
     constexpr int W = WIDE<T>;
-    auto term = [=](i64 row, const Columns& c, Sum(&sum)[1][W]) {
+    auto term = [=](i64 row, const Columns& c, RowSum<T>::Type(&sum)[1][W]) {
         float number[W], d[W];
         load_columns<W>(number, x + row * width, c);
         load_columns<W>(d, dy + row * width, c);

@@ -48,7 +48,7 @@ pub struct Add;
 const SOURCE: Source = crate::source!("add/add.cu");
 static FWD: Kernel = Kernel::new(SOURCE, "add_fwd");
 static BWD_DX: Kernel = Kernel::new(SOURCE, "add_bwd_dx");
-static BWD_DB: Kernel = Kernel::new(SOURCE, "add_bwd_db");
+static BWD: Kernel = Kernel::new(SOURCE, "add_bwd");
 static BWD_DB_TOTAL: Kernel = Kernel::new(SOURCE, "add_bwd_db_total");
 
 impl Arity<2> for Add {}
@@ -119,17 +119,20 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
         let args = &mut [Arg::Out(to), Arg::In(dy), launch::length("add", "elements", n)?, Arg::I32(add)];
         BWD_DX.launch(gpu, dtype, launch::flat("add", dtype, 1, n)?, args)
     };
-    copy(dx)?;
-    if rows == 1 {
+    if rows == 1 || !db.is_wanted() {
+        copy(dx)?;
         return copy(db);
     }
-    let Some((db, add)) = launch::slot(db) else { return Ok(()) };
+    let (Some((db, add_db)), dx) = (launch::slot(db), launch::slot(dx)) else { return Ok(()) };
+    let add_dx = dx.as_ref().map_or(0, |(_, add)| *add);
     let sums = ColumnSums::new(gpu, dtype, 1, rows, width);
-    let mut partial = sums.scratch(gpu)?;
-    let mut args = vec![Arg::Out(&mut partial), Arg::In(dy)];
-    args.extend(sums.args("add")?);
-    BWD_DB.launch(gpu, dtype, sums.launch("add")?, &mut args)?;
-    sums.total(gpu, "add", &BWD_DB_TOTAL, dtype, db, &partial, Some(add))
+    let partial = sums.partial(gpu)?;
+    let mut args = vec![dx.map_or(Arg::Null, |(dx, _)| Arg::Out(dx)), Arg::Out(&mut *db)];
+    args.extend([partial.as_ref().map_or(Arg::Null, Arg::Scratch), Arg::In(dy)]);
+    args.extend(sums.args("add")?.into_iter().chain([Arg::I32(add_dx), Arg::I32(add_db)]));
+    BWD.launch(gpu, dtype, sums.launch("add")?, &mut args)?;
+    let Some(partial) = partial else { return Ok(()) };
+    sums.total(gpu, "add", &BWD_DB_TOTAL, dtype, db, &partial, Some(add_db))
 }
 
 impl Reference for Add {

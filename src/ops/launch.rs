@@ -1,8 +1,9 @@
 //! What launchers share: how flat tensors, rows and sums over rows are laid over blocks, and how slots become arguments. The
 //! numbers here are those of the headers in `kernels/common/`.
 
+use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
-use crate::backend::gpu::kernel::{Arg, Kernel, Operand};
+use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::backend::gpu::{FLAT_THREADS, Gpu, flat_blocks};
 use crate::error::{Error, Result};
 use crate::ops::blocks::wrong_operands;
@@ -10,7 +11,7 @@ use crate::ops::operator::GradSlot;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 
 /// Threads of a block of every kernel here.
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 
 /// A length as an `i64` argument.
 pub(super) fn length<'a>(op: &str, axis: &str, n: usize) -> Result<Arg<'a>> {
@@ -116,7 +117,7 @@ impl ColumnSums {
     }
 
     fn over(blocks: usize, dtype: Dtype, matrices: usize, rows: usize, width: usize) -> ColumnSums {
-        let lanes = lanes(dtype, width);
+        let lanes = side(dtype, rows, width);
         let others = width.div_ceil(lanes * wide(dtype)).max(1) * matrices.max(1);
         let worth = rows.div_ceil(THREADS as usize / lanes * LEAST_ROWS).max(1);
         let stretches = blocks.div_ceil(others).min(worth).min(MOST_STRETCHES);
@@ -129,9 +130,14 @@ impl ColumnSums {
         gpu.scratch(Spec::f32([self.matrices, self.stretches, self.width])?)
     }
 
+    /// The same for kernels that need none where there is one stretch.
+    pub(super) fn partial(&self, gpu: &Gpu) -> Result<Option<Tensor>> {
+        (self.stretches > 1).then(|| self.scratch(gpu)).transpose()
+    }
+
     /// The first stage.
     pub(super) fn launch(&self, op: &str) -> Result<Launch> {
-        grid(op, self.dtype, self.matrices, self.width, self.stretches)
+        grid(op, self.lanes * wide(self.dtype), [self.matrices, self.width, self.stretches])
     }
 
     /// The last arguments of the first stage: stretch, stretches, lanes.
@@ -159,11 +165,20 @@ impl ColumnSums {
         partial: &dyn Operand,
         add: Option<i32>,
     ) -> Result<()> {
-        let lanes = Arg::I32(short(op, "lanes", lanes(Dtype::F32, self.width))?);
-        let lengths = [length(op, "rows", self.stretches)?, length(op, "width", self.width)?, lanes];
         let mut args = vec![Arg::Out(to), Arg::In(partial)];
-        args.extend(lengths.into_iter().chain(add.map(Arg::I32)));
-        kernel.launch(gpu, dtype, grid(op, Dtype::F32, self.matrices, self.width, 1)?, &mut args)
+        args.extend(self.total_args(op)?.into_iter().chain(add.map(Arg::I32)));
+        kernel.launch(gpu, dtype, self.total_launch(op, self.matrices)?, &mut args)
+    }
+
+    /// Lengths of the second stage: stretches, width, lanes.
+    pub(super) fn total_args<'a>(&self, op: &str) -> Result<[Arg<'a>; 3]> {
+        let lanes = Arg::I32(short(op, "lanes", total_lanes(self.width))?);
+        Ok([length(op, "rows", self.stretches)?, length(op, "width", self.width)?, lanes])
+    }
+
+    /// The second stage of `matrices` matrices, or of as many quantities.
+    pub(super) fn total_launch(&self, op: &str, matrices: usize) -> Result<Launch> {
+        grid(op, total_lanes(self.width) * wide(Dtype::F32), [matrices, self.width, 1])
     }
 
     /// The second stage alone: sums over `rows` rows of one f32 matrix of `width` numbers each.
@@ -173,15 +188,136 @@ impl ColumnSums {
     }
 }
 
-/// Threads side by side over the columns.
+/// Threads side by side over the columns: where there are more than a warp's, as many as leave fewest without a column.
 fn lanes(dtype: Dtype, width: usize) -> usize {
-    width.div_ceil(wide(dtype)).max(1).next_power_of_two().min(32)
+    let packs = width.div_ceil(wide(dtype)).max(1);
+    if packs <= 32 {
+        return packs.next_power_of_two();
+    }
+    [32, 16, 8].into_iter().min_by_key(|lanes| packs.next_multiple_of(*lanes)).unwrap_or(32)
 }
 
-fn grid(op: &str, dtype: Dtype, matrices: usize, width: usize, stretches: usize) -> Result<Launch> {
-    let tiles = width.div_ceil(lanes(dtype, width) * wide(dtype));
+/// The same of the first stage: more where there are not rows for all that would lie below them.
+fn side(dtype: Dtype, rows: usize, width: usize) -> usize {
+    let (mut lanes, packs, threads) = (lanes(dtype, width), width.div_ceil(wide(dtype)), THREADS as usize);
+    while lanes < threads && 2 * rows < threads / lanes * LEAST_ROWS && packs >= 2 * lanes {
+        lanes *= 2;
+    }
+    lanes
+}
+
+/// The same of the second stage: lines of 128 bytes, so that the threads of a block read many stretches at once.
+fn total_lanes(width: usize) -> usize {
+    lanes(Dtype::F32, width).min(8)
+}
+
+/// Blocks for tiles of `tile` columns.
+fn grid(op: &str, tile: usize, [matrices, width, stretches]: [usize; 3]) -> Result<Launch> {
+    let tiles = width.div_ceil(tile);
     let grid = [blocks(op, "width", tiles)?, blocks(op, "rows", stretches)?, blocks(op, "samples", matrices)?];
     Ok(Launch::grid(grid, [THREADS, 1, 1]))
+}
+
+/// Teams that hold rows in registers and walk many of them: common/held.cuh.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Held {
+    /// Packs of a row that a thread has: the constant `PACKS`.
+    packs: i64,
+    /// Threads of a team.
+    lanes: usize,
+    /// Rows of a block.
+    stretch: usize,
+    /// How many blocks.
+    blocks: usize,
+    dtype: Dtype,
+    rows: usize,
+    c: usize,
+}
+
+/// Packs for which files with `common/held.cuh` are specialised, the last for 16-bit types alone.
+const HELD_PACKS: [usize; 5] = [1, 2, 3, 4, 6];
+
+/// A file with `common/held.cuh`: its specialisations for f32, then those for 16-bit types.
+pub(super) const fn held_units(source: Source) -> [Unit; 2] {
+    let narrow: &[&[_]] = &[&[("T", Dtype::Bf16)], &[("T", Dtype::F16)]];
+    [
+        Unit {
+            source,
+            types: &[&[("T", Dtype::F32)]],
+            constants: &[&[("PACKS", 1)], &[("PACKS", 2)], &[("PACKS", 3)], &[("PACKS", 4)]],
+        },
+        Unit {
+            source,
+            types: narrow,
+            constants: &[&[("PACKS", 1)], &[("PACKS", 2)], &[("PACKS", 3)], &[("PACKS", 4)], &[("PACKS", 6)]],
+        },
+    ]
+}
+
+/// Rows that a team walks at least, where there are so many: fewer do not pay for what a block does once.
+const LEAST_WALK: usize = 2;
+
+impl Held {
+    /// For `rows` rows of `c` numbers in about `each` blocks a processor; `None` if a team cannot hold a row or an operand does
+    /// not begin at a pack.
+    pub(super) fn new(
+        gpu: &Gpu,
+        dtype: Dtype,
+        [rows, c]: [usize; 2],
+        each: usize,
+        operands: &[&dyn Operand],
+    ) -> Option<Held> {
+        let is_aligned = operands.iter().all(|o| o.address().is_some_and(|at| at % 16 == 0));
+        if !is_aligned {
+            return None;
+        }
+        let info = gpu.driver().info();
+        Held::over([info.processors as usize * each, gpu.warp() as usize], dtype, rows, c)
+    }
+
+    /// The packs and lanes that leave fewest places of a team without a number; of those a team within a warp, which meets at no
+    /// barrier; then the fewest packs, so that many threads are under way, but two where warps wait for each other.
+    fn over([blocks, warp]: [usize; 2], dtype: Dtype, rows: usize, c: usize) -> Option<Held> {
+        let packs = c / wide(dtype);
+        if !c.is_multiple_of(wide(dtype)) || rows == 0 {
+            return None;
+        }
+        let shape = |each: usize| (each, packs.div_ceil(each).next_power_of_two());
+        let fits = HELD_PACKS.iter().filter(|each| **each < 6 || dtype != Dtype::F32).map(|each| shape(*each));
+        let fits = fits.filter(|(_, lanes)| *lanes <= THREADS as usize);
+        let preferred =
+            |(each, lanes): &(usize, usize)| (each * lanes, *lanes > warp, *lanes > warp && *each == 1, *each);
+        let (each, lanes) = fits.min_by_key(preferred)?;
+        let teams = THREADS as usize / lanes;
+        let stretch = teams * rows.div_ceil(teams * blocks.max(1)).max(LEAST_WALK);
+        Some(Held { packs: each as i64, lanes, stretch, blocks: rows.div_ceil(stretch), dtype, rows, c })
+    }
+
+    /// The storage type and the packs.
+    pub(super) fn variant(&self) -> Variant {
+        Variant::of(self.dtype).with("PACKS", self.packs)
+    }
+
+    /// A block for every stretch of rows.
+    pub(super) fn launch(&self, op: &str) -> Result<Launch> {
+        Ok(Launch::linear(blocks(op, "rows", self.blocks)?, THREADS))
+    }
+
+    /// The last arguments: rows, stretch, lanes, C.
+    pub(super) fn args<'a>(&self, op: &str) -> Result<[Arg<'a>; 4]> {
+        let [rows, stretch] = [length(op, "rows", self.rows)?, length(op, "rows", self.stretch)?];
+        Ok([rows, stretch, Arg::I32(short(op, "lanes", self.lanes)?), c(op, self.c)?])
+    }
+
+    /// Memory for the sums of one quantity over the rows of each block.
+    pub(super) fn scratch(&self, gpu: &Gpu) -> Result<Tensor> {
+        gpu.scratch(Spec::f32([self.blocks, self.c])?)
+    }
+
+    /// The sums of the blocks as sums over columns: their second stage.
+    pub(super) fn sums(&self) -> ColumnSums {
+        ColumnSums::of_rows(self.blocks, self.c)
+    }
 }
 
 /// Sums over all but a middle axis, in pieces that a block holds in registers: common/groups.cuh.
@@ -234,7 +370,7 @@ mod tests {
                 let sums = ColumnSums::over(528, dtype, 1, rows, width);
                 assert!(sums.stretches * sums.stretch >= rows && sums.stretches <= MOST_STRETCHES, "{sums:?}");
                 assert!((sums.stretches - 1) * sums.stretch < rows.max(1), "{sums:?}");
-                assert!(sums.lanes.is_power_of_two() && sums.lanes <= 32, "{sums:?}");
+                assert!(sums.lanes.is_power_of_two() && sums.lanes <= 256, "{sums:?}");
             }
         }
     }
@@ -243,6 +379,23 @@ mod tests {
     fn narrow_and_wide_matrices_keep_the_device_busy() {
         let blocks = |rows, width| ColumnSums::over(528, Dtype::F32, 1, rows, width).launch("op").unwrap().blocks();
         assert!(blocks(16_200, 384) >= 528 - 3 && blocks(1 << 20, 1) >= 500 && blocks(64, 1 << 20) >= 528);
+    }
+
+    #[test]
+    fn teams_hold_a_row_and_their_blocks_cover_all_rows() {
+        for (rows, c) in [(1, 8), (3, 24), (5, 768), (16_200, 384), (7, 1032), (8192, 12_288), (1 << 20, 128)] {
+            for dtype in [Dtype::F32, Dtype::Bf16] {
+                let Some(held) = Held::over([264, 32], dtype, rows, c) else {
+                    assert!(c * dtype.bytes() > 16_384, "{c} {dtype}");
+                    continue;
+                };
+                assert!(held.lanes * held.packs as usize * wide(dtype) >= c && held.lanes <= 256, "{held:?}");
+                assert!(held.blocks * held.stretch >= rows && (held.blocks - 1) * held.stretch < rows, "{held:?}");
+                assert_eq!(held.stretch % (256 / held.lanes), 0, "{held:?}");
+            }
+        }
+        assert_eq!(Held::over([264, 32], Dtype::Bf16, 4, 12), None, "12 numbers are no whole packs");
+        assert_eq!(Held::over([264, 32], Dtype::Bf16, 4, 12_296), None, "more than a block holds");
     }
 
     #[test]

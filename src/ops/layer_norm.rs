@@ -4,19 +4,20 @@ use crate::backend::Exec;
 use crate::backend::cpu::vector;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::launch::{self, ColumnSums, Rows};
+use crate::ops::launch::{self, ColumnSums, Held, Rows};
 use crate::ops::norm::{RowBackward, normalise};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
 };
 use crate::scalar::{Scalar, sum};
-use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
+use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype, expect_shape};
 
 /// Layer normalisation over the last axis.
 ///
@@ -55,7 +56,12 @@ static BWD_DPARAMS: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dparams");
 static BWD_DGAMMA: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dgamma");
 static BWD_DBETA: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_dbeta");
 static BWD_TOTAL: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_total");
-/// Packs that a thread holds: of one row forward, of each of two backward.
+static BWD_TOTALS: Kernel = Kernel::new(SOURCE, "layer_norm_bwd_totals");
+const HELD_SOURCE: Source = crate::source!("layer_norm/layer_norm_held.cu");
+const HELD_UNITS: [Unit; 2] = launch::held_units(HELD_SOURCE);
+static FWD_HELD: Kernel = Kernel::new(HELD_SOURCE, "layer_norm_fwd_held");
+static BWD_HELD: Kernel = Kernel::new(HELD_SOURCE, "layer_norm_bwd_held");
+/// Packs that a thread of `SOURCE` holds: of one row forward, of each of two backward.
 const HELD_FWD: usize = 8;
 const HELD_BWD: usize = 4;
 
@@ -103,6 +109,12 @@ impl Operator for LayerNorm {
         let (rows, c) = x.spec().rows_cols();
         if let Some(gpu) = exec.gpu() {
             let dtype = x.spec().dtype();
+            if let Some(held) = Held::new(gpu, dtype, [rows, c], 8, &[x, gamma, beta, y]) {
+                let mut args = vec![Arg::Out(y), Arg::Out(mean), Arg::Out(rstd)];
+                args.extend([Arg::In(x), Arg::In(gamma), Arg::In(beta)]);
+                args.extend(held.args("layer_norm")?.into_iter().chain([Arg::F32(self.eps)]));
+                return FWD_HELD.launch_as(gpu, &held.variant(), held.launch("layer_norm")?, &mut args);
+            }
             let place = Rows::new("layer_norm", gpu, dtype, rows, c, HELD_FWD)?;
             let mut args = vec![Arg::Out(y), Arg::Out(mean), Arg::Out(rstd), Arg::In(x), Arg::In(gamma), Arg::In(beta)];
             args.extend([launch::length("layer_norm", "rows", rows)?, launch::c("layer_norm", c)?, Arg::F32(self.eps)]);
@@ -159,14 +171,24 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
     };
     let Some(dy) = dy else { return no_gradient(io.dx) };
     let (dtype, (rows, c)) = (dy.spec().dtype(), x.rows_cols());
-    if let Some((dx, add)) = launch::slot(dx) {
+    let (dx, dgamma, dbeta) = (launch::slot(dx), launch::slot(dgamma), launch::slot(dbeta));
+    let (dx, dgamma, dbeta) = match (dx, dgamma, dbeta) {
+        (Some(dx), Some(dgamma), Some(dbeta)) => {
+            let (x, gamma) = (launch::kept("layer_norm", io.x, 0)?, launch::kept("layer_norm", io.x, 1)?);
+            if let Some(held) = Held::new(gpu, dtype, [rows, c], 2, &[x, gamma, dy, &*dx.0]) {
+                return launch_held(gpu, held, [x, gamma, mean, rstd, dy], [dx, dgamma, dbeta]);
+            }
+            (Some(dx), Some(dgamma), Some(dbeta))
+        }
+        some => some,
+    };
+    if let Some((dx, add)) = dx {
         let (x, gamma) = (launch::kept("layer_norm", io.x, 0)?, launch::kept("layer_norm", io.x, 1)?);
         let place = Rows::new("layer_norm", gpu, dtype, rows, c, HELD_BWD)?;
         let mut args = vec![Arg::Out(dx), Arg::In(x), Arg::In(gamma), Arg::In(mean), Arg::In(rstd), Arg::In(dy)];
         args.extend([launch::length("layer_norm", "rows", rows)?, launch::c("layer_norm", c)?, Arg::I32(add)]);
         place.pick(&BWD_DX, &BWD_DX_WIDE).launch(gpu, dtype, place.launch, &mut args)?;
     }
-    let (dgamma, dbeta) = (launch::slot(dgamma), launch::slot(dbeta));
     if dgamma.is_none() && dbeta.is_none() {
         return Ok(());
     }
@@ -193,6 +215,27 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// All three gradients, x and dy read once.
+fn launch_held(
+    gpu: &Gpu,
+    held: Held,
+    [x, gamma, mean, rstd, dy]: [&View<'_>; 5],
+    [dx, dgamma, dbeta]: [(&mut ViewMut<'_>, i32); 3],
+) -> Result<()> {
+    let (dtype, mut sums) = (dy.spec().dtype(), [held.scratch(gpu)?, held.scratch(gpu)?]);
+    let [gamma_sums, beta_sums] = &mut sums;
+    let mut args = vec![Arg::Out(dx.0), Arg::Out(gamma_sums), Arg::Out(beta_sums), Arg::In(x), Arg::In(gamma)];
+    args.extend([Arg::In(mean), Arg::In(rstd), Arg::In(dy)]);
+    args.extend(held.args("layer_norm")?.into_iter().chain([Arg::I32(dx.1)]));
+    BWD_HELD.launch_as(gpu, &held.variant(), held.launch("layer_norm")?, &mut args)?;
+    let [gamma_sums, beta_sums] = &sums;
+    let mut args = vec![Arg::Out(dgamma.0), Arg::Out(dbeta.0), Arg::In(gamma_sums), Arg::In(beta_sums)];
+    args.extend(held.sums().total_args("layer_norm")?.into_iter().chain([Arg::I32(dgamma.1), Arg::I32(dbeta.1)]));
+    // Two quantities lie along the second axis of the grid.
+    let [x, _, _] = held.sums().total_launch("layer_norm", 1)?.grid;
+    BWD_TOTALS.launch(gpu, dtype, Launch::grid([x, 2, 1], [launch::THREADS, 1, 1]), &mut args)
 }
 
 impl Reference for LayerNorm {
@@ -259,7 +302,7 @@ pub static ROOM: Room = Room {
     name: "layer_norm",
     about: "every row to mean 0 and variance 1, scaled and shifted per column",
     dtypes: &Dtype::FLOATS,
-    kernels: &[Unit::floats(SOURCE)],
+    kernels: &[Unit::floats(SOURCE), HELD_UNITS[0], HELD_UNITS[1]],
     cases,
     bad_cases,
     bench_cases,
@@ -271,9 +314,10 @@ fn case(rows: usize, c: usize) -> Case {
 }
 
 fn cases() -> Vec<Case> {
-    [(1, 1), (3, 7), (1, 31), (5, 32), (2, 33), (7, 63), (8, 128), (3, 768), (257, 5), (2, 1025)]
-        .map(|(r, c)| case(r, c))
-        .to_vec()
+    let narrow = [(1, 1), (3, 7), (1, 31), (5, 32), (2, 33), (7, 63), (8, 128), (3, 768), (257, 5), (2, 1025)];
+    // Teams of one thread to all of a block, and rows that no team holds.
+    let held = [(67, 8), (131, 24), (37, 40), (5, 2048), (3, 4096), (2, 6160), (1, 12_296), (259, 48)];
+    narrow.into_iter().chain(held).map(|(r, c)| case(r, c)).collect()
 }
 
 fn bad_cases() -> Vec<BadCase> {
@@ -288,7 +332,9 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(2048, 768), case(16_200, 384), case(512, 384), case(512, 128)]
+    let long = [(65_536, 768), (32_768, 1024), (8192, 4096), (1 << 20, 128), (8192, 12_288)];
+    let models = [(2048, 768), (16_200, 384), (512, 384), (512, 128)];
+    models.into_iter().chain(long).map(|(r, c)| case(r, c)).collect()
 }
 
 #[cfg(test)]

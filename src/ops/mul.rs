@@ -137,10 +137,11 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
         return BWD_DB_FLAT.launch(gpu, dtype, launch::flat("mul", dtype, 2, n)?, args);
     }
     let sums = ColumnSums::new(gpu, dtype, 1, rows, width);
-    let mut partial = sums.scratch(gpu)?;
-    let mut args = vec![Arg::Out(&mut partial), Arg::In(x), Arg::In(dy)];
-    args.extend(sums.args("mul")?);
+    let partial = sums.partial(gpu)?;
+    let mut args = vec![Arg::Out(&mut *db), partial.as_ref().map_or(Arg::Null, Arg::Scratch), Arg::In(x), Arg::In(dy)];
+    args.extend(sums.args("mul")?.into_iter().chain([Arg::I32(add)]));
     BWD_DB.launch(gpu, dtype, sums.launch("mul")?, &mut args)?;
+    let Some(partial) = partial else { return Ok(()) };
     sums.total(gpu, "mul", &BWD_DB_TOTAL, dtype, db, &partial, Some(add))
 }
 

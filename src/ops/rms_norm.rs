@@ -9,14 +9,14 @@ use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::launch::{self, ColumnSums, Rows};
+use crate::ops::launch::{self, ColumnSums, Held, Rows};
 use crate::ops::norm::{RowBackward, rescale};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
 };
 use crate::scalar::{Scalar, sum};
-use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
+use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype, expect_shape};
 
 /// Root-mean-square normalisation over the last axis.
 ///
@@ -52,7 +52,11 @@ static BWD_DX: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_dx");
 static BWD_DX_WIDE: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_dx_wide");
 static BWD_DWEIGHT: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_dweight");
 static BWD_TOTAL: Kernel = Kernel::new(SOURCE, "rms_norm_bwd_total");
-/// Packs that a thread holds: of one row forward, of each of two backward.
+const HELD_SOURCE: Source = crate::source!("rms_norm/rms_norm_held.cu");
+const HELD_UNITS: [Unit; 2] = launch::held_units(HELD_SOURCE);
+static FWD_HELD: Kernel = Kernel::new(HELD_SOURCE, "rms_norm_fwd_held");
+static BWD_HELD: Kernel = Kernel::new(HELD_SOURCE, "rms_norm_bwd_held");
+/// Packs that a thread of `SOURCE` holds: of one row forward, of each of two backward.
 const HELD_FWD: usize = 8;
 const HELD_BWD: usize = 4;
 
@@ -95,6 +99,11 @@ impl Operator for RmsNorm {
         let (rows, c) = x.spec().rows_cols();
         if let Some(gpu) = exec.gpu() {
             let dtype = x.spec().dtype();
+            if let Some(held) = Held::new(gpu, dtype, [rows, c], 8, &[x, weight, y]) {
+                let mut args = vec![Arg::Out(y), Arg::Out(rstd), Arg::In(x), Arg::In(weight)];
+                args.extend(held.args("rms_norm")?.into_iter().chain([Arg::F32(self.eps)]));
+                return FWD_HELD.launch_as(gpu, &held.variant(), held.launch("rms_norm")?, &mut args);
+            }
             let place = Rows::new("rms_norm", gpu, dtype, rows, c, HELD_FWD)?;
             let mut args = vec![Arg::Out(y), Arg::Out(rstd), Arg::In(x), Arg::In(weight)];
             args.extend([launch::length("rms_norm", "rows", rows)?, launch::c("rms_norm", c)?, Arg::F32(self.eps)]);
@@ -151,14 +160,24 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
     };
     let Some(dy) = dy else { return no_gradient(io.dx) };
     let (dtype, (rows, c)) = (dy.spec().dtype(), x.rows_cols());
-    if let Some((dx, add)) = launch::slot(dx) {
+    let (dx, dweight) = match (launch::slot(dx), launch::slot(dweight)) {
+        (Some(dx), Some(dweight)) => {
+            let (x, weight) = (launch::kept("rms_norm", io.x, 0)?, launch::kept("rms_norm", io.x, 1)?);
+            if let Some(held) = Held::new(gpu, dtype, [rows, c], 2, &[x, weight, dy, &*dx.0]) {
+                return launch_held(gpu, held, [x, weight, rstd, dy], [dx, dweight]);
+            }
+            (Some(dx), Some(dweight))
+        }
+        some => some,
+    };
+    if let Some((dx, add)) = dx {
         let (x, weight) = (launch::kept("rms_norm", io.x, 0)?, launch::kept("rms_norm", io.x, 1)?);
         let place = Rows::new("rms_norm", gpu, dtype, rows, c, HELD_BWD)?;
         let mut args = vec![Arg::Out(dx), Arg::In(x), Arg::In(weight), Arg::In(rstd), Arg::In(dy)];
         args.extend([launch::length("rms_norm", "rows", rows)?, launch::c("rms_norm", c)?, Arg::I32(add)]);
         place.pick(&BWD_DX, &BWD_DX_WIDE).launch(gpu, dtype, place.launch, &mut args)?;
     }
-    let Some((dweight, add)) = launch::slot(dweight) else { return Ok(()) };
+    let Some((dweight, add)) = dweight else { return Ok(()) };
     let sums = ColumnSums::new(gpu, dtype, 1, rows, c);
     let mut partial = sums.scratch(gpu)?;
     let x = launch::kept("rms_norm", io.x, 0)?;
@@ -166,6 +185,20 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
     args.extend(sums.args("rms_norm")?);
     BWD_DWEIGHT.launch(gpu, dtype, sums.launch("rms_norm")?, &mut args)?;
     sums.total(gpu, "rms_norm", &BWD_TOTAL, dtype, dweight, &partial, Some(add))
+}
+
+/// Both gradients, x and dy read once.
+fn launch_held(
+    gpu: &Gpu,
+    held: Held,
+    [x, weight, rstd, dy]: [&View<'_>; 4],
+    [dx, dweight]: [(&mut ViewMut<'_>, i32); 2],
+) -> Result<()> {
+    let mut sums = held.scratch(gpu)?;
+    let mut args = vec![Arg::Out(dx.0), Arg::Out(&mut sums), Arg::In(x), Arg::In(weight), Arg::In(rstd), Arg::In(dy)];
+    args.extend(held.args("rms_norm")?.into_iter().chain([Arg::I32(dx.1)]));
+    BWD_HELD.launch_as(gpu, &held.variant(), held.launch("rms_norm")?, &mut args)?;
+    held.sums().total(gpu, "rms_norm", &BWD_TOTAL, dy.spec().dtype(), dweight.0, &sums, Some(dweight.1))
 }
 
 impl Reference for RmsNorm {
@@ -217,7 +250,7 @@ pub static ROOM: Room = Room {
     name: "rms_norm",
     about: "every row to mean square 1, scaled per column",
     dtypes: &Dtype::FLOATS,
-    kernels: &[Unit::floats(SOURCE)],
+    kernels: &[Unit::floats(SOURCE), HELD_UNITS[0], HELD_UNITS[1]],
     cases,
     bad_cases,
     bench_cases,
@@ -229,8 +262,10 @@ fn case(rows: usize, c: usize) -> Case {
 }
 
 fn cases() -> Vec<Case> {
-    let shapes = [(1, 1), (3, 7), (1, 31), (5, 32), (2, 33), (7, 63), (8, 128), (3, 768), (257, 5), (2, 1025)];
-    shapes.map(|(r, c)| case(r, c)).to_vec()
+    let narrow = [(1, 1), (3, 7), (1, 31), (5, 32), (2, 33), (7, 63), (8, 128), (3, 768), (257, 5), (2, 1025)];
+    // Teams of one thread to all of a block, and rows that no team holds.
+    let held = [(67, 8), (131, 24), (37, 40), (5, 2048), (3, 4096), (2, 6160), (1, 12_296), (259, 48)];
+    narrow.into_iter().chain(held).map(|(r, c)| case(r, c)).collect()
 }
 
 fn bad_cases() -> Vec<BadCase> {
@@ -252,7 +287,9 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(2048, 896), case(16_200, 384), case(512, 384)]
+    let long = [(65_536, 768), (32_768, 1024), (8192, 4096), (1 << 20, 128), (8192, 12_288)];
+    let models = [(2048, 896), (16_200, 384), (512, 384)];
+    models.into_iter().chain(long).map(|(r, c)| case(r, c)).collect()
 }
 
 #[cfg(test)]

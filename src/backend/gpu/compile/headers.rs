@@ -15,6 +15,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/dtype.cuh",
     "common/elementwise.cuh",
     "common/groups.cuh",
+    "common/held.cuh",
     "common/math.cuh",
     "common/mean_error.cuh",
     "common/mma.cuh",
