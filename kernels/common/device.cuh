@@ -90,6 +90,17 @@ DEVICE void block_sync() {
 #endif
 }
 
+// All lanes of the warp arrive, and see what the others wrote to shared memory before.
+DEVICE void warp_sync() {
+#ifdef ON_NVIDIA
+    __syncwarp();
+#else
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+    __builtin_amdgcn_wave_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+#endif
+}
+
 // Bits of a float and back.
 DEVICE u32 bits_of(float x) {
 #ifdef ON_NVIDIA

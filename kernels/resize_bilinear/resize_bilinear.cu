@@ -1,152 +1,331 @@
 // resize_bilinear: y[i, j] = sum over a, b of rows[i, a] * columns[j, b] * x[a, b], two weights a row and two a column.
-// axes      x, dx [planes, h, w]; y, dy [planes, to_h, to_w]; wide [planes, h, to_w] f32; of each axis inputs * outputs < 2^30
+// axes      x, dx [planes, h, w]; y, dy [planes, to_h, to_w]; of each axis inputs * outputs < 2^30
 // types     T in {f32, bf16, f16}; weights and sums in f32
-// launch    THREADS threads; a thread has a run of W columns of one row: fwd [rows * runs, planes / each], bwd_rows [planes * h * runs],
-//           bwd_dx one number a thread
-// paths     packs of W, 4, where it divides the columns, else single numbers, neighbouring threads neighbouring columns
-// traffic   fwd reads x through the caches, writes y; bwd reads dy twice, writes and reads wide, writes dx, which it reads when adding
-// order     rows before columns, both ascending, one thread a sum: same input, same bits; no atomics
-// budget    sm_80 80 registers, sm_90a 80, gfx90a 80, gfx942 80; no spills
-// source    PyTorch's documentation of interpolate(mode="bilinear", antialias=False)
+// launch    THREADS threads; a warp has a tile of the columns of a plane and walks down a chunk of its rows: [planes * chunks * tiles]
+//           warps; bwd_dx_any, a thread a number, where one input goes to more columns than a warp has
+// paths     fwd: two 16-bit numbers a store where they divide the columns; bwd: 16-byte packs of dy where they do, else single numbers
+// traffic   fwd reads a row of x once a chunk, and its first two again, and writes y; bwd reads a row of dy once a chunk, and those of
+//           one row of x again, and writes dx, which it reads when adding
+// order     every number of y alone; sums of dx: rows, then columns, both ascending: same input, same bits; no atomics
+// budget    sm_80 128 registers, sm_90a 128, gfx90a 128, gfx942 128; no spills
+// source    PyTorch's documentation of interpolate(mode="bilinear", antialias=False); quotients: Markstein 1990, theorem 8
 
 #include "common/math.cuh"
 #include "common/pack.cuh"
 
 constexpr int THREADS = 128;
-constexpr int W = 4;
+constexpr int WARPS = THREADS / WARP;
 
 // One axis: output o lies at (first + o * step) / below between the inputs, not before 0.
 struct Axis {
     int inputs, outputs, first, step, below;
+    int whole_step, part_step;
+    float divisor, inverse;
 };
 DEVICE Axis axis_of(int inputs, int outputs, int aligned) {
-    if (!aligned) return {inputs, outputs, inputs - outputs, 2 * inputs, 2 * outputs};
-    if (outputs == 1) return {inputs, outputs, 0, 0, 1};
-    return {inputs, outputs, 0, inputs - 1, outputs - 1};
+    int first = aligned ? 0 : inputs - outputs, step = aligned ? inputs - 1 : 2 * inputs, below = aligned ? outputs - 1 : 2 * outputs;
+    if (aligned && outputs == 1) step = 0, below = 1;
+    int whole_step = (u32)step / (u32)below;
+    float divisor = (float)below;
+    return {inputs, outputs, first, step, below, whole_step, step - whole_step * below, divisor, divide(1.0f, divisor)};
 }
 
-// The two inputs of an output and their weights, each rounded once.
+// Where an output lies, and the next one by additions alone, but for those that lie before 0.
+struct Place {
+    int above, whole, part;
+    DEVICE Place(const Axis& a, int o) : above(a.first + o * a.step) { split(a); }
+    DEVICE void split(const Axis& a) {
+        u32 place = above < 0 ? 0 : above;
+        whole = (int)(place / (u32)a.below);
+        part = (int)place - whole * a.below;
+    }
+    DEVICE void next(const Axis& a) {
+        bool was_before = above < 0;
+        above += a.step;
+        whole += a.whole_step;
+        part += a.part_step;
+        if (part >= a.below) part -= a.below, ++whole;
+        if (was_before) split(a);
+    }
+};
+
+// n / below, rounded once.
+DEVICE float share(const Axis& a, int n) {
+    float v = (float)n, q = mul(v, a.inverse);
+    return fmaf(fmaf(-q, a.divisor, v), a.inverse, q);
+}
+
+// The two inputs of an output and their weights.
 struct Tap {
     int low, high;
     float at_low, at_high;
 };
-DEVICE Tap tap_of(const Axis& a, int o) {
-    int above = a.first + o * a.step;
-    u32 place = above < 0 ? 0 : above, whole = place / (u32)a.below, part = place - whole * a.below;
-    int low = (int)least(whole, a.inputs - 1), high = (int)least(low + 1, a.inputs - 1);
-    float below = (float)a.below;
-    return {low, high, divide((float)(a.below - part), below), divide((float)part, below)};
+DEVICE Tap tap_at(const Axis& a, const Place& p) {
+    int last = a.inputs - 1, low = p.whole < last ? p.whole : last, high = low < last ? low + 1 : last;
+    return {low, high, share(a, a.below - p.part), share(a, p.part)};
+}
+// As above; where the last input is both, it takes both weights at once.
+DEVICE Tap joined_tap_at(const Axis& a, const Place& p) {
+    Tap t = tap_at(a, p);
+    if (t.low == t.high) t.at_low += t.at_high, t.at_high = 0.0f;
+    return t;
 }
 
 // The first output that has input `low` or a later one as its lower one.
 DEVICE int first_from(const Axis& a, int low) {
     if (low <= 0) return 0;
-    if (a.step == 0) return a.outputs;
+    if (a.step == 0 || low >= a.inputs) return a.outputs;
     int far = low * a.below - a.first;
-    return (int)least(((u32)far + (u32)a.step - 1) / (u32)a.step, a.outputs);
-}
-// What output o takes of input i, one of its two; where the last input is both, it takes both weights.
-DEVICE float weight_of(const Axis& a, int o, int i) {
-    Tap t = tap_of(a, o);
-    return (t.low == i ? t.at_low : 0.0f) + (t.high == i ? t.at_high : 0.0f);
-}
-// The outputs that take something of input i, also with weight 0: one that is not finite is then NaN.
-struct Reach {
-    int first, end;
-};
-DEVICE Reach reach_of(const Axis& a, int i) {
-    return {first_from(a, i - 1), i + 1 < a.inputs ? first_from(a, i + 1) : a.outputs};
+    u32 first = ((u32)far + (u32)a.step - 1) / (u32)a.step;
+    return first < (u32)a.outputs ? (int)first : a.outputs;
 }
 
-// Run p of a row of `columns` numbers: W of them side by side, or as many with the other runs' between them.
-struct Run {
-    int first, step, columns;
+// The work of a warp.
+struct Part {
+    i64 plane;
+    int tile;
+    int chunk;
+};
+DEVICE Part part_of(int tiles, int chunks) {
+    i64 item = (i64)block_x() * WARPS + warp_id(), above = quotient(item, tiles), plane = quotient(above, chunks);
+    return {plane, (int)(item - above * tiles), (int)(above - plane * chunks)};
+}
+
+// Columns of a warp's tile: SEGMENTS runs of EACH neighbours a lane, the lanes side by side, so that a warp stores neighbours.
+constexpr int SEGMENTS = 4;
+
+template <int EACH> struct Columns {
+    static constexpr int N = SEGMENTS * EACH;
+    int first;
+    int low[N], high[N];
+    float at_low[N], at_high[N];
+
+    DEVICE Columns(const Axis& a, int tile) : first((tile * SEGMENTS * WARP + lane()) * EACH) {
+#pragma unroll
+        for (int k = 0; k < SEGMENTS; ++k) {
+            Place place(a, column(k) < a.outputs ? column(k) : 0);
+#pragma unroll
+            for (int i = k * EACH; i < (k + 1) * EACH; ++i) {
+                Tap t = tap_at(a, place);
+                low[i] = t.low, high[i] = t.high, at_low[i] = t.at_low, at_high[i] = t.at_high;
+                place.next(a);
+            }
+        }
+    }
+    DEVICE int column(int k) const { return first + k * WARP * EACH; }
+};
+
+// The numbers of one row of x that a lane's columns lie between.
+template <int N> struct Between {
+    T left[N], right[N];
+    template <typename C> DEVICE void load(const T* row, const C& c) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) left[i] = row[c.low[i]], right[i] = row[c.high[i]];
+    }
+    template <typename C> DEVICE void blend(float (&v)[N], const C& c) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) v[i] = fmaf(c.at_high[i], widen(right[i]), c.at_low[i] * widen(left[i]));
+    }
+};
+
+template <int EACH>
+DEVICE void walk_forward(T* y, const T* x, const Part& part, const Axis& rows, const Axis& across, int chunk) {
+    constexpr int N = SEGMENTS * EACH;
+    Columns<EACH> columns(across, part.tile);
+    int row = part.chunk * chunk, end = (int)least(rows.outputs, row + chunk);
+    Place down(rows, row);
+    const T* from = x + part.plane * rows.inputs * across.inputs;
+    T* to = y + (part.plane * rows.outputs + row) * across.outputs + columns.first;
+    // Rows `upper` and `lower` of x between the columns; most rows of y need no other.
+    int upper = -1, lower = -1;
+    float above[N], below[N];
+    for (; row < end; ++row, to += across.outputs) {
+        Tap t = tap_at(rows, down);
+        down.next(rows);
+        if (t.low != upper && t.low == lower) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) above[i] = below[i];
+            upper = lower;
+        }
+        // Both rows are under way before the first is used.
+        Between<N> high, low;
+        bool reads_high = t.low != upper, reads_low = t.high != lower;
+        if (reads_high) high.load(from + (i64)t.low * across.inputs, columns);
+        if (reads_low) low.load(from + (i64)t.high * across.inputs, columns);
+        if (reads_high) high.blend(above, columns);
+        if (reads_low) low.blend(below, columns);
+        upper = t.low, lower = t.high;
+#pragma unroll
+        for (int k = 0; k < SEGMENTS; ++k) {
+            float v[EACH];
+#pragma unroll
+            for (int i = 0; i < EACH; ++i) v[i] = fmaf(t.at_high, below[k * EACH + i], t.at_low * above[k * EACH + i]);
+            if (columns.column(k) < across.outputs) store<T, EACH>(to + k * WARP * EACH, v);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_fwd(
+    T* y, const T* x, i64 planes, int h, int w, int to_h, int to_w, int aligned, int each, int tiles, int chunk, int chunks) {
+    Part part = part_of(tiles, chunks);
+    if (part.plane >= planes) return;
+    Axis rows = axis_of(h, to_h, aligned), across = axis_of(w, to_w, aligned);
+    if (each == 2) {
+        walk_forward<4 / (int)sizeof(T)>(y, x, part, rows, across, chunk);
+    } else {
+        walk_forward<1>(y, x, part, rows, across, chunk);
+    }
+}
+
+// What a warp has of dy: SPAN columns, LANE_COLUMNS a lane. Of dx it has MOST_INPUTS columns at most.
+constexpr int LANE_COLUMNS = 8;
+constexpr int W = WIDE<T>;
+constexpr int LOADS = LANE_COLUMNS / W;
+constexpr int SPAN = LANE_COLUMNS * WARP;
+constexpr int MOST_INPUTS = 512;
+
+// One row of x, spread over the columns of dy: what each gives to its lower and to its higher input. A word is left free behind 32, so
+// that lanes which read every fourth or eighth reach different banks.
+struct Line {
+    float low[SPAN + SPAN / 32];
+    float high[SPAN + SPAN / 32];
+    u32 reach[MOST_INPUTS];
+};
+DEVICE int slot(int j) { return j + (j >> 5); }
+
+struct Gather {
+    Axis across;
+    int first;   // column of dy that is the tile's first
+    int begin;   // columns of dx
+    int end;
     bool is_wide;
-    DEVICE int column(int i) const { return first + i * step; }
-    DEVICE bool has(int i) const { return is_wide || column(i) < columns; }
+    float at_low[LANE_COLUMNS], at_high[LANE_COLUMNS];
+
+    DEVICE static int column(int p) { return (lane() + p * WARP) * W; }
+
+    DEVICE Gather(Line& line, const Axis& across, int tile, int index, bool may_be_wide) : across(across) {
+        begin = index * tile, end = (int)least(across.inputs, begin + tile);
+        first = first_from(across, begin - 1) & ~(W - 1);
+        is_wide = may_be_wide && across.outputs % W == 0;
+        // Where the columns begin that have b as their higher input, how many they are, and how many follow that have it as the lower.
+        for (int b = begin + lane(); b < end; b += WARP) {
+            int high = first_from(across, b - 1), low = first_from(across, b), past = first_from(across, b + 1);
+            line.reach[b - begin] = (u32)(high - first) | (u32)(low - high) << 10 | (u32)(past - low) << 20;
+        }
+#pragma unroll
+        for (int p = 0; p < LOADS; ++p) {
+            int j = first + column(p);
+            Place place(across, j < across.outputs ? j : 0);
+#pragma unroll
+            for (int i = p * W; i < (p + 1) * W; ++i) {
+                Tap t = joined_tap_at(across, place);
+                at_low[i] = t.at_low, at_high[i] = t.at_high;
+                place.next(across);
+            }
+        }
+    }
+
+    DEVICE void load(Pack<T, W> (&v)[LOADS], const T* row, bool is_row) const {
+#pragma unroll
+        for (int p = 0; p < LOADS; ++p) {
+            int j = first + column(p);
+#pragma unroll
+            for (int i = 0; i < Pack<T, W>::WORDS; ++i) v[p].word[i] = 0;
+            if (!is_row) continue;
+            if (is_wide) {
+                if (j < across.outputs) load_words_once(v[p].word, row + j);
+                continue;
+            }
+            float single[W];
+#pragma unroll
+            for (int i = 0; i < W; ++i) single[i] = j + i < across.outputs ? widen(row[j + i]) : 0.0f;
+            v[p].pack(single);
+        }
+    }
+
+    // A row of dx from its sums by column of dy.
+    DEVICE void write(T* to, const float (&sum)[LANE_COLUMNS], Line& line, int add) const {
+#pragma unroll
+        for (int i = 0; i < LANE_COLUMNS; ++i) {
+            int j = slot(column(i / W) + i % W);
+            line.low[j] = mul(at_low[i], sum[i]), line.high[j] = mul(at_high[i], sum[i]);
+        }
+        warp_sync();
+        for (int b = begin + lane(); b < end; b += WARP) {
+            u32 reach = line.reach[b - begin];
+            int j = reach & 1023, low = j + (reach >> 10 & 1023), past = low + (reach >> 20);
+            float all = 0.0f;
+            for (; j < low; ++j) all += line.high[slot(j)];
+            for (; j < past; ++j) all += line.low[slot(j)];
+            put(to + b, all, add);
+        }
+        warp_sync();
+    }
 };
-DEVICE Run run_of(int p, int runs, int columns, bool may_be_wide) {
-    if (may_be_wide && columns % W == 0) return {p * W, 1, columns, true};
-    return {p, runs, columns, false};
-}
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    resize_bilinear_fwd(T* y, const T* x, i64 planes, int h, int w, int to_h, int to_w, int aligned, i64 each) {
-    int runs = (to_w + W - 1) / W;
-    i64 index = (i64)block_x() * THREADS + thread(), row = quotient(index, runs);
-    if (row >= to_h) return;
-    Run run = run_of((int)(index - row * runs), runs, to_w, is_aligned<sizeof(T) * W>(y));
-    Tap down = tap_of(axis_of(h, to_h, aligned), (int)row), across[W];
-    Axis columns = axis_of(w, to_w, aligned);
-#pragma unroll
-    for (int i = 0; i < W; ++i) across[i] = tap_of(columns, (int)least(run.column(i), to_w - 1));
-    i64 end = least(planes, (block_y() + 1) * each);
-    for (i64 plane = block_y() * each; plane < end; ++plane) {
-        const T* top = x + (plane * h + down.low) * w;
-        const T* bottom = x + (plane * h + down.high) * w;
-        T* to = y + (plane * to_h + row) * to_w;
-        float v[W];
-#pragma unroll
-        for (int i = 0; i < W; ++i) {
-            Tap t = across[i];
-            float above = fmaf(t.at_high, widen(top[t.high]), t.at_low * widen(top[t.low]));
-            float below = fmaf(t.at_high, widen(bottom[t.high]), t.at_low * widen(bottom[t.low]));
-            v[i] = fmaf(down.at_high, below, down.at_low * above);
-        }
-        if (run.is_wide) {
-            store<T, W>(to + run.first, v);
-            continue;
-        }
-#pragma unroll
-        for (int i = 0; i < W; ++i) {
-            if (run.has(i)) to[run.column(i)] = narrow<T>(v[i]);
-        }
-    }
-}
-
-// wide[plane, a] = sum over the rows i that take something of row a of their weight * dy[plane, i].
-extern "C" __global__ void __launch_bounds__(THREADS)
-    resize_bilinear_bwd_rows(f32* wide, const T* dy, i64 planes, int h, int to_h, int to_w, int aligned) {
-    int runs = (to_w + W - 1) / W;
-    i64 index = (i64)block_x() * THREADS + thread(), line = quotient(index, runs);
-    if (line >= planes * h) return;
-    Run run = run_of((int)(index - line * runs), runs, to_w, is_aligned<sizeof(T) * W>(dy));
-    i64 plane = quotient(line, h);
-    int a = (int)(line - plane * h);
+extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_bwd_dx(
+    T* dx, const T* dy, i64 planes, int h, int w, int to_h, int to_w, int aligned, int tile, int tiles, int chunk, int chunks, int add_dx) {
+    __shared__ Line lines[WARPS];
+    Part part = part_of(tiles, chunks);
+    if (part.plane >= planes) return;
+    Line& line = lines[warp_id()];
     Axis rows = axis_of(h, to_h, aligned);
-    Reach reach = reach_of(rows, a);
-    float sum[W];
+    Gather gather(line, axis_of(w, to_w, aligned), tile, part.tile, is_aligned<16>(dy));
+    int begin = part.chunk * chunk, past = (int)least(h, begin + chunk), i = first_from(rows, begin - 1), end = first_from(rows, past);
+    const T* from = dy + (part.plane * to_h + i) * to_w;
+    T* to = dx + part.plane * h * w;
+    // Two rows of dy are under way.
+    Pack<T, W> now[LOADS], next[LOADS], after[LOADS];
+    gather.load(next, from, i < end);
+    gather.load(after, from + to_w, i + 1 < end);
+    float here[LANE_COLUMNS] = {}, below[LANE_COLUMNS] = {};
+    int a = begin - 1;
+    auto finish = [&](int until) {
+        for (; a < until; ++a) {
+            if (a >= begin) gather.write(to + (i64)a * w, here, line, add_dx);
 #pragma unroll
-    for (int i = 0; i < W; ++i) sum[i] = 0.0f;
-#pragma unroll 2
-    for (int o = reach.first; o < reach.end; ++o) {
-        const T* from = dy + (plane * to_h + o) * to_w;
-        float weight = weight_of(rows, o, a), d[W];
-        if (run.is_wide) {
-            load_kept<T, W>(from + run.first).unpack(d);
-        } else {
-#pragma unroll
-            for (int i = 0; i < W; ++i) d[i] = run.has(i) ? widen(from[run.column(i)]) : 0.0f;
+            for (int k = 0; k < LANE_COLUMNS; ++k) here[k] = below[k], below[k] = 0.0f;
         }
+    };
+    Place down(rows, i);
+    warp_sync();
+    for (; i < end; ++i) {
+        from += to_w;
 #pragma unroll
-        for (int i = 0; i < W; ++i) sum[i] = fmaf(weight, d[i], sum[i]);
-    }
+        for (int p = 0; p < LOADS; ++p) now[p] = next[p], next[p] = after[p];
+        gather.load(after, from + to_w, i + 2 < end);
+        Tap t = joined_tap_at(rows, down);
+        down.next(rows);
+        finish(t.low);
 #pragma unroll
-    for (int i = 0; i < W; ++i) {
-        if (run.has(i)) wide[line * to_w + run.column(i)] = sum[i];
+        for (int k = 0; k < LANE_COLUMNS; ++k) {
+            float d = now[k / W].get(k % W);
+            here[k] = fmaf(t.at_low, d, here[k]);
+            below[k] = fmaf(t.at_high, d, below[k]);
+        }
     }
+    finish(past);
 }
 
-// dx[line, b] = sum over the columns j that take something of column b of their weight * wide[line, j].
+// The same by a thread a number, for any sizes.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    resize_bilinear_bwd_dx(T* dx, const f32* wide, i64 lines, int w, int to_w, int aligned, int add_dx) {
-    i64 index = (i64)block_x() * THREADS + thread(), line = quotient(index, w);
-    if (line >= lines) return;
-    int b = (int)(index - line * w);
-    Axis columns = axis_of(w, to_w, aligned);
-    Reach reach = reach_of(columns, b);
+    resize_bilinear_bwd_dx_any(T* dx, const T* dy, i64 planes, int h, int w, int to_h, int to_w, int aligned, int add_dx) {
+    i64 index = (i64)block_x() * THREADS + thread(), line = quotient(index, w), plane = quotient(line, h);
+    if (plane >= planes) return;
+    int a = (int)(line - plane * h), b = (int)(index - line * w);
+    Axis rows = axis_of(h, to_h, aligned), across = axis_of(w, to_w, aligned);
+    auto weight = [](const Axis& axis, int o, int i) {
+        Tap t = joined_tap_at(axis, Place(axis, o));
+        return t.low == i ? t.at_low : t.at_high;
+    };
     float sum = 0.0f;
-#pragma unroll 2
-    for (int o = reach.first; o < reach.end; ++o) sum = fmaf(weight_of(columns, o, b), wide[line * to_w + o], sum);
+    for (int i = first_from(rows, a - 1); i < first_from(rows, a + 1); ++i) {
+        const T* from = dy + (plane * to_h + i) * to_w;
+        float part = 0.0f;
+        for (int j = first_from(across, b - 1); j < first_from(across, b + 1); ++j) {
+            part = fmaf(weight(across, j, b), widen(from[j]), part);
+        }
+        sum = fmaf(weight(rows, i, a), part, sum);
+    }
     put(dx + index, sum, add_dx);
 }

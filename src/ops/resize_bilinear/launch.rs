@@ -14,79 +14,127 @@ use crate::tensor::Spec;
 const OP: &str = "resize_bilinear";
 const SOURCE: Source = crate::source!("resize_bilinear/resize_bilinear.cu");
 static FWD: Kernel = Kernel::new(SOURCE, "resize_bilinear_fwd");
-static BWD_ROWS: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_rows");
 static BWD_DX: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx");
+static BWD_DX_ANY: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx_any");
 
 pub(super) const KERNELS: &[Unit] = &[Unit::floats(SOURCE)];
 
 const THREADS: usize = 128;
-/// Columns of a thread.
-const RUN: usize = 4;
-/// Planes for which a thread uses the weights that it has computed, if there are so many.
-const PLANES: usize = 4;
-/// Most blocks along the second axis of a grid.
-const MOST_ALONG_Y: usize = 65_535;
+/// Runs of columns of a lane, forward.
+const SEGMENTS: usize = 4;
+/// Columns of the gradient of the result that a lane has, and most columns of that of the input that a warp has.
+const LANE_COLUMNS: usize = 8;
+const MOST_INPUTS: usize = 512;
 /// Places along an axis are fractions of 32-bit integers: inputs times outputs stay below this.
 const MOST_PLACES: usize = 1 << 30;
+/// Warps a processor: so many that the last ones do not count, and so few that it is hardly busy.
+const MANY_WARPS: usize = 96;
+const FEW_WARPS: usize = 16;
 
 /// Sizes as the kernels have them.
-struct Plan {
+struct Plan<'a> {
+    gpu: &'a Gpu,
     planes: usize,
     from: [usize; 2],
     to: [usize; 2],
-    aligned: Arg<'static>,
+    aligned: bool,
 }
 
-fn blocks(axis: &str, threads: usize) -> Result<u32> {
-    launch::blocks(OP, axis, threads.div_ceil(THREADS))
+/// How the planes are cut: columns of a tile, how many tiles, rows of a chunk, how many chunks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cut {
+    tile: usize,
+    tiles: usize,
+    chunk: usize,
+    chunks: usize,
 }
 
-impl Plan {
-    fn new(op: &ResizeBilinear, x: &Spec) -> Result<Plan> {
+impl<'a> Plan<'a> {
+    fn new(op: &ResizeBilinear, gpu: &'a Gpu, x: &Spec) -> Result<Plan<'a>> {
         let (planes, h, w) = ResizeBilinear::sizes(x);
         for (axis, from, to) in [("H", h, op.size[0]), ("W", w, op.size[1])] {
             if from.saturating_mul(to) >= MOST_PLACES {
                 return Err(Error::too_large(OP, axis, format!("{from} to {to}")));
             }
         }
-        Ok(Plan { planes, from: [h, w], to: op.size, aligned: Arg::I32(op.align_corners.into()) })
+        Ok(Plan { gpu, planes, from: [h, w], to: op.size, aligned: op.align_corners })
     }
 
-    /// Runs of columns of one row of the result.
-    fn runs(&self) -> usize {
-        self.to[1].div_ceil(RUN)
+    /// Cuts planes of `rows` rows into tiles of at most `tile` of `columns` columns, and so many chunks of at least `least` rows
+    /// (a quarter of them where there is little to do) that the device is busy.
+    fn cut(&self, [rows, columns]: [usize; 2], tile: usize, least: usize) -> Cut {
+        let tiles = columns.div_ceil(tile).max(1);
+        let processors = self.gpu.driver().info().processors as usize;
+        let chunks = |warps: usize, least: usize| {
+            (processors * warps).div_ceil((self.planes * tiles).max(1)).min(rows.div_ceil(least))
+        };
+        let chunks = chunks(MANY_WARPS, least).max(chunks(FEW_WARPS, least / 4)).max(1);
+        let chunk = rows.div_ceil(chunks);
+        Cut { tile: columns.div_ceil(tiles), tiles, chunk, chunks: rows.div_ceil(chunk) }
     }
+
+    /// The columns of the input that a warp can have backward: those that take something of the columns of the result that it has.
+    fn tile(&self, wide: usize) -> usize {
+        let ([_, w], [_, to_w]) = (self.from, self.to);
+        let span = LANE_COLUMNS * self.gpu.warp() as usize;
+        if to_w <= span && w <= MOST_INPUTS {
+            return w;
+        }
+        let (step, below) = if self.aligned { (w - 1, to_w - 1) } else { (w, to_w) };
+        // One input more takes part in the first column, and packs begin before it.
+        let inputs = (span - wide - 2) * step / below.max(1);
+        inputs.saturating_sub(1).min(MOST_INPUTS).min(w)
+    }
+
+    /// A warp for each tile of each chunk of each plane.
+    fn launch(&self, cut: Cut) -> Result<Launch> {
+        let warps = self.planes.saturating_mul(cut.tiles).saturating_mul(cut.chunks);
+        let each = THREADS / self.gpu.warp() as usize;
+        Ok(Launch::linear(launch::blocks(OP, "tiles", warps.div_ceil(each))?, THREADS as u32))
+    }
+
+    /// Planes, sizes, and whether corners are aligned.
+    fn args<'v>(&self) -> Result<[Arg<'v>; 6]> {
+        let [h, w, to_h, to_w] = numbers([self.from[0], self.from[1], self.to[0], self.to[1]])?;
+        Ok([launch::length(OP, "planes", self.planes)?, h, w, to_h, to_w, Arg::I32(self.aligned.into())])
+    }
+}
+
+fn numbers<'v, const N: usize>(n: [usize; N]) -> Result<[Arg<'v>; N]> {
+    let mut all = [const { Arg::I32(0) }; N];
+    for (arg, n) in all.iter_mut().zip(n) {
+        *arg = Arg::I32(launch::short(OP, "size", n)?);
+    }
+    Ok(all)
 }
 
 /// Forward.
 pub(super) fn forward(op: &ResizeBilinear, gpu: &Gpu, io: Forward<'_>) -> Result<()> {
     let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands(OP)) };
-    let (plan, dtype) = (Plan::new(op, x.spec())?, x.spec().dtype());
-    let each = PLANES.max(plan.planes.div_ceil(MOST_ALONG_Y));
-    let along_y = launch::blocks(OP, "planes", plan.planes.div_ceil(each))?;
-    let grid = [blocks("H", plan.to[0] * plan.runs())?, along_y, 1];
-    let mut args = vec![Arg::Out(y), Arg::In(x), launch::length(OP, "planes", plan.planes)?];
-    for n in plan.from.into_iter().chain(plan.to) {
-        args.push(Arg::I32(launch::short(OP, "size", n)?));
-    }
-    args.extend([plan.aligned, launch::length(OP, "planes", each)?]);
-    FWD.launch(gpu, dtype, Launch::grid(grid, [THREADS as u32, 1, 1]), &mut args)
+    let (plan, dtype) = (Plan::new(op, gpu, x.spec())?, x.spec().dtype());
+    let is_paired = dtype.bytes() == 2 && plan.to[1].is_multiple_of(2) && y.address().is_some_and(|at| at % 4 == 0);
+    let each = if is_paired { 2 } else { 1 };
+    let cut = plan.cut(plan.to, SEGMENTS * gpu.warp() as usize * each, 32);
+    let mut args = vec![Arg::Out(y), Arg::In(x)];
+    args.extend(plan.args()?.into_iter().chain(numbers([each, cut.tiles, cut.chunk, cut.chunks])?));
+    FWD.launch(gpu, dtype, plan.launch(cut)?, &mut args)
 }
 
-/// Backward: first rows are gathered, then columns.
+/// Backward: every number of dy is read once but for the edges of tiles and chunks.
 pub(super) fn backward(op: &ResizeBilinear, gpu: &Gpu, io: Backward<'_>) -> Result<()> {
     let ([x], [dy], [dx]) = (io.specs, io.dy, &mut *io.dx) else { return Err(wrong_operands(OP)) };
     let Some(dy) = dy else { return no_gradient(io.dx) };
     let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
-    let (plan, dtype) = (Plan::new(op, x)?, x.dtype());
-    let (lines, [_, w], [_, to_w]) = (plan.planes * plan.from[0], plan.from, plan.to);
-    let mut wide = gpu.scratch(Spec::f32([lines, to_w])?)?;
-    let short = |n: usize| Ok::<_, Error>(Arg::I32(launch::short(OP, "size", n)?));
-    let mut args = vec![Arg::Out(&mut wide), Arg::In(dy), launch::length(OP, "planes", plan.planes)?];
-    args.extend([short(plan.from[0])?, short(plan.to[0])?, short(to_w)?, Arg::I32(op.align_corners.into())]);
-    let rows = Launch::linear(blocks("h", lines * plan.runs())?, THREADS as u32);
-    BWD_ROWS.launch(gpu, dtype, rows, &mut args)?;
-    let mut args = vec![Arg::Out(dx), Arg::In(&wide), launch::length(OP, "rows", lines)?];
-    args.extend([short(w)?, short(to_w)?, plan.aligned, Arg::I32(add)]);
-    BWD_DX.launch(gpu, dtype, Launch::linear(blocks("x", lines * w)?, THREADS as u32), &mut args)
+    let (plan, dtype) = (Plan::new(op, gpu, x)?, x.dtype());
+    let mut args = vec![Arg::Out(dx), Arg::In(dy)];
+    args.extend(plan.args()?);
+    let tile = plan.tile(launch::wide(dtype));
+    if tile == 0 {
+        args.push(Arg::I32(add));
+        let blocks = launch::blocks(OP, "x", x.len().div_ceil(THREADS))?;
+        return BWD_DX_ANY.launch(gpu, dtype, Launch::linear(blocks, THREADS as u32), &mut args);
+    }
+    let cut = plan.cut(plan.from, tile, 8);
+    args.extend(numbers([cut.tile, cut.tiles, cut.chunk, cut.chunks])?.into_iter().chain([Arg::I32(add)]));
+    BWD_DX.launch(gpu, dtype, plan.launch(cut)?, &mut args)
 }

@@ -302,6 +302,11 @@ fn cases() -> Vec<Case> {
         ([3, 1, 2, 4], [16, 32]),
         ([1, 1, 8, 16], [64, 128]),
         ([0, 3, 2, 2], [4, 4]),
+        // Several tiles and chunks, and one input that goes to more columns than a tile has.
+        ([1, 1, 9, 70], [36, 560]),
+        ([1, 2, 33, 600], [16, 301]),
+        ([1, 1, 20, 66], [3, 264]),
+        ([1, 1, 2, 2], [3, 1301]),
     ];
     shapes.iter().flat_map(|&(x, size)| [case(x, size, false), case(x, size, true)]).collect()
 }
@@ -320,7 +325,14 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case([4, 20, 8, 16], [64, 128], false), case([1, 20, 45, 90], [360, 720], false)]
+    let models = [case([4, 20, 8, 16], [64, 128], false), case([1, 20, 45, 90], [360, 720], false)];
+    let large = [
+        case([4, 20, 180, 360], [720, 1440], false),
+        case([16, 73, 64, 128], [128, 256], false),
+        case([2, 64, 90, 180], [720, 1440], false),
+        case([4, 20, 721, 1440], [360, 720], false),
+    ];
+    models.into_iter().chain(large).collect()
 }
 
 #[cfg(test)]
