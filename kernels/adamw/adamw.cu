@@ -1,8 +1,8 @@
-// adamw: m += follow (g - m); v = beta2 v + take g^2; p = keep p - rate m / (root sqrt(v) + eps), with g = factor * grad; in place.
-// axes      param, m, v, grad [n], an arena of parameters; undecayed [ranges] pairs of i64: places whose p is not multiplied by keep
+// adamw: m += follow (g - m); v = beta2 v + take g^2; p = keep p - rate m / (root sqrt(v) + eps), with g = factor * grad; for all at once.
+// axes      param, m, v, grad, and what param, m, v were before, in the same place or another: [n], an arena of parameters; undecayed [ranges] pairs of i64: places whose p is not multiplied by keep
 // types     T in {f32, bf16, f16}, the type of grad; everything else in f32
 // launch    flat: a block covers 2048 numbers
-// paths     packs of 4 numbers, 2 a thread, where all four arenas are aligned to them, else single numbers
+// paths     packs of 4 numbers, 2 a thread, where all arenas are aligned to them, else single numbers
 // traffic   reads param, m, v, grad, writes param, m, v, each once; a pack looks the ranges up by halving
 // order     every number alone, rounded as on the CPU: same input, same bits
 // budget    sm_80 56 registers, sm_90a 56, gfx90a 48, gfx942 48; no spills
@@ -69,19 +69,20 @@ DEVICE void update(f32* param, f32* m, f32* v, const Held<W>& old, i64 at, const
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) adamw_fwd(
-    f32* param, f32* m, f32* v, const T* grad, i64 n, const int* undecayed, int ranges, float factor, float keep, float follow,
-    float beta2, float take, float rate, float root, float eps) {
+    f32* param, f32* m, f32* v, const f32* old_param, const f32* old_m, const f32* old_v, const T* grad, i64 n, const int* undecayed,
+    int ranges, float factor, float keep, float follow, float beta2, float take, float rate, float root, float eps) {
     constexpr int W = 4;
     Rates rates{factor, keep, follow, beta2, take, rate, root, eps};
     Undecayed spared{(const i64*)undecayed, ranges};
     i64 block = (i64)block_x() * (FLAT_THREADS * PACKS);
-    if (is_aligned<16>(param) && is_aligned<16>(m) && is_aligned<16>(v) && is_aligned<sizeof(T) * W>(grad)) {
+    bool all_aligned = is_aligned<16>(old_param) && is_aligned<16>(old_m) && is_aligned<16>(old_v) && is_aligned<sizeof(T) * W>(grad);
+    if (all_aligned && is_aligned<16>(param) && is_aligned<16>(m) && is_aligned<16>(v)) {
         i64 packs = n / W, first = block + thread();
         Held<W> held[PACKS];
 #pragma unroll
         for (int k = 0; k < PACKS; ++k) {
             i64 at = first + k * FLAT_THREADS;
-            if (at < packs) held[k].load(param, m, v, grad, at * W);
+            if (at < packs) held[k].load(old_param, old_m, old_v, grad, at * W);
         }
 #pragma unroll
         for (int k = 0; k < PACKS; ++k) {
@@ -92,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) adamw_fwd(
         i64 at = packs * W + thread();
         if (block_x() == 0 && at < n) {
             Held<1> one;
-            one.load(param, m, v, grad, at);
+            one.load(old_param, old_m, old_v, grad, at);
             update<1>(param, m, v, one, at, rates, spared);
         }
         return;
@@ -100,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) adamw_fwd(
     i64 end = least(n, (block + FLAT_THREADS * PACKS) * W);
     for (i64 at = block * W + thread(); at < end; at += FLAT_THREADS) {
         Held<1> one;
-        one.load(param, m, v, grad, at);
+        one.load(old_param, old_m, old_v, grad, at);
         update<1>(param, m, v, one, at, rates, spared);
     }
 }

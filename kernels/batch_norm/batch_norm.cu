@@ -60,9 +60,15 @@ struct Normalise {
     i64 space;
     template <int W> DEVICE void operator()(i64 at, float (&v)[W], const float (&x)[W]) {
         Channels c = channels_of(at, channels, space);
+        if (c.step == 0) {
+            float m = mean[c.first], slope = widen(weight[c.first]) * rstd[c.first], b = widen(bias[c.first]);
+#pragma unroll
+            for (int i = 0; i < W; ++i) v[i] = fmaf(x[i] - m, slope, b);
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < W; ++i) {
-            i64 k = c.first + i * c.step;
+            i64 k = c.first + i;
             v[i] = fmaf(x[i] - mean[k], widen(weight[k]) * rstd[k], widen(bias[k]));
         }
     }
@@ -169,11 +175,20 @@ struct BatchGradient {
     i64 space;
     template <int W> DEVICE void operator()(i64 at, float (&v)[W], const float (&x)[W], const float (&dy)[W]) {
         Channels c = channels_of(at, channels, space);
+        auto gradient = [&](int i, float m, float s, float scale, float down, float slant) {
+            return fmaf((m - x[i]) * s, slant, mul(dy[i], scale) - down);
+        };
+        if (c.step == 0) {
+            i64 k = c.first;
+            float m = mean[k], s = rstd[k], scale = widen(weight[k]) * s, down = shift[k], slant = slope[k];
+#pragma unroll
+            for (int i = 0; i < W; ++i) v[i] = gradient(i, m, s, scale, down, slant);
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < W; ++i) {
-            i64 k = c.first + i * c.step;
-            float s = rstd[k], down = mul(dy[i], widen(weight[k]) * s) - shift[k];
-            v[i] = fmaf((mean[k] - x[i]) * s, slope[k], down);
+            i64 k = c.first + i;
+            v[i] = gradient(i, mean[k], rstd[k], widen(weight[k]) * rstd[k], shift[k], slope[k]);
         }
     }
 };

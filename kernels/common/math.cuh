@@ -52,7 +52,7 @@ DEVICE float reciprocal(float x) {
 #endif
 }
 
-// 2^x for |x| <= 64 to 1 unit.
+// 2^x to 1 unit; beyond the normal range 0 or infinity.
 DEVICE float exp2_small(float x) {
 #ifdef ON_NVIDIA
     float y;
@@ -88,6 +88,12 @@ DEVICE float exp_f32(float x) {
     int whole = (int)(bits_of(shifted) - bits_of(WHOLE)), half = whole >> 1;
     float low = float_of((u32)(half + 127) << 23), high = float_of((u32)(whole - half + 127) << 23);
     return exp2_small(f) * low * high;
+}
+
+// e^x for a result that is rounded to U: for 16 bits one product and 2^x, off by 2^-24 * |x| of itself.
+template <typename U> DEVICE float exp_of(float x) {
+    if constexpr (sizeof(U) == 2) return exp2_small(x * 1.442695041f);
+    return exp_f32(x);
 }
 
 // log(2^e * (1 + f)) = e * log 2 + f - f^2/2 + f^3 * P(f), with 1 + f from sqrt(1/2) to sqrt(2).
@@ -156,5 +162,6 @@ DEVICE float erf_f32(float x) {
     return a > 1.0f ? with_sign_of(large, x) : small;
 }
 
-// 1 / (1 + e^-x), the plain text: what overflows gives 0.
+// 1 / (1 + e^-x), the plain text: what overflows gives 0. The second for a result that is rounded to U.
 DEVICE float sigmoid_f32(float x) { return reciprocal(1.0f + exp_f32(-x)); }
+template <typename U> DEVICE float sigmoid_of(float x) { return reciprocal(1.0f + exp_of<U>(-x)); }

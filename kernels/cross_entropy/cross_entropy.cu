@@ -24,9 +24,9 @@ struct Online {
         float above = top;
 #pragma unroll
         for (int i = 0; i < W; ++i) above = larger(above, x[i]);
-        if (above > top) sum *= exp_f32(top - above), top = above;
+        if (above > top) sum *= exp_of<T>(top - above), top = above;
 #pragma unroll
-        for (int i = 0; i < W; ++i) sum += exp_f32(x[i] - top);
+        for (int i = 0; i < W; ++i) sum += exp_of<T>(x[i] - top);
     }
 };
 
@@ -141,7 +141,7 @@ struct Gradient {
             all = lse[row];
         };
         // Whatever an ignored row holds, its gradient is 0.
-        by_row<W>(at, v, enter, [&](int i) { d[i] = is_labelled ? mul(exp_f32(x[i] - all) - (i == one_at ? 1.0f : 0.0f), s) : 0.0f; });
+        by_row<W>(at, v, enter, [&](int i) { d[i] = is_labelled ? mul(exp_of<T>(x[i] - all) - (i == one_at ? 1.0f : 0.0f), s) : 0.0f; });
     }
 };
 

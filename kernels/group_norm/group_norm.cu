@@ -48,6 +48,14 @@ struct Normalise {
         Channel first = channel_of(at, sample, c, groups);
         Pack<T, W> g = load_kept<T, W>(gamma + first.c), b = load_kept<T, W>(beta + first.c);
         int wide = c / groups;
+        // As a rule a pack lies in one group.
+        if (wide % W == 0) {
+            i64 cell = first.cells + (u32)first.c / (u32)wide;
+            float m = mean[cell], s = rstd[cell];
+#pragma unroll
+            for (int i = 0; i < W; ++i) v[i] = fmaf((x[i] - m) * s, g.get(i), b.get(i));
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < W; ++i) {
             i64 cell = first.cells + (u32)(first.c + i) / (u32)wide;
@@ -65,19 +73,24 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) group_norm_fwd(
 // What a token adds to the sums of its channels: dy * n and dy, with n = (x - mean) * rstd.
 template <int W> struct ChannelTerm {
     const T* x;
-    const float* mean;
-    const float* rstd;
     const T* dy;
     int c;
-    int wide;
+    float m[W], s[W];
+    DEVICE ChannelTerm(const T* x, const float* mean, const float* rstd, const T* dy, int c, int wide, const Columns& at)
+        : x(x), dy(dy), c(c) {
+#pragma unroll
+        for (int i = 0; i < W; ++i) {
+            int cell = i < at.count ? (int)((u32)column(at, i) / (u32)wide) : 0;
+            m[i] = mean[cell], s[i] = rstd[cell];
+        }
+    }
     template <typename S> DEVICE void operator()(i64 row, const Columns& at, S (&sum)[2][W]) const {
         float number[W], d[W];
         load_columns<W>(number, x + row * c, at);
         load_columns<W>(d, dy + row * c, at);
 #pragma unroll
         for (int i = 0; i < W; ++i) {
-            int cell = i < at.count ? (int)((u32)column(at, i) / (u32)wide) : 0;
-            add_product(sum[0][i], d[i], (number[i] - mean[cell]) * rstd[cell]);
+            add_product(sum[0][i], d[i], (number[i] - m[i]) * s[i]);
             add_to(sum[1][i], d[i]);
         }
     }
@@ -89,7 +102,8 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, 2) group_norm_bwd_s
     constexpr int W = WIDE<T>;
     i64 sample = block_z() * tokens * c, cells = (i64)block_z() * groups;
     bool may_be_wide = is_aligned<16>(x) && is_aligned<16>(dy);
-    ChannelTerm<W> term{x + sample, mean + cells, rstd + cells, dy + sample, c, c / groups};
+    Columns columns = columns_of<W>(c, lanes, may_be_wide);
+    ChannelTerm<W> term(x + sample, mean + cells, rstd + cells, dy + sample, c, c / groups, columns);
     column_partials2<W>(products, sums, tokens, c, stretch, stretches, lanes, may_be_wide, term);
 }
 
@@ -131,11 +145,20 @@ struct Gradient {
         Channel first = channel_of(at, sample, c, groups);
         Pack<T, W> g = load_kept<T, W>(gamma + first.c);
         int wide = c / groups;
+        auto gradient = [&](int i, float m, float s, float of_h, float of_hn) {
+            return mul(fmaf((m - x[i]) * s, of_hn, mul(dy[i], g.get(i)) - of_h), s);
+        };
+        if (wide % W == 0) {
+            i64 cell = first.cells + (u32)first.c / (u32)wide;
+            float m = mean[cell], s = rstd[cell], of_h = avg_h[cell], of_hn = avg_hn[cell];
+#pragma unroll
+            for (int i = 0; i < W; ++i) v[i] = gradient(i, m, s, of_h, of_hn);
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < W; ++i) {
             i64 cell = first.cells + (u32)(first.c + i) / (u32)wide;
-            float s = rstd[cell], h = mul(dy[i], g.get(i));
-            v[i] = mul(fmaf((mean[cell] - x[i]) * s, avg_hn[cell], h - avg_h[cell]), s);
+            v[i] = gradient(i, mean[cell], rstd[cell], avg_h[cell], avg_hn[cell]);
         }
     }
 };

@@ -35,6 +35,6 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) selu_fwd(T* y, con
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     selu_bwd_dx(T* dx, const T* x, const T* dy, i64 n, int add_dx) {
-    auto gradient = [](float x, float dy) { return mul(dy, x > 0.0f ? ABOVE : BELOW * exp_f32(x)); };
+    auto gradient = [](float x, float dy) { return mul(dy, x > 0.0f ? ABOVE : BELOW * exp_of<T>(x)); };
     map_flat(dx, add_dx, n, gradient, x, dy);
 }

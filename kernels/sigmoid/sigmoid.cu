@@ -11,7 +11,7 @@
 #include "common/elementwise.cuh"
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) sigmoid_fwd(T* y, const T* x, i64 n) {
-    map_flat(y, 0, n, [](float x) { return sigmoid_f32(x); }, x);
+    map_flat(y, 0, n, [](float x) { return sigmoid_of<T>(x); }, x);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)

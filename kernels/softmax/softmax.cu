@@ -37,7 +37,7 @@ template <typename TEAM> struct SoftmaxRow {
             row.get(power[slot], slot, at);
 #pragma unroll
             for (int i = 0; i < W; ++i) {
-                power[slot][i] = exp_f32(power[slot][i] - top);
+                power[slot][i] = exp_of<T>(power[slot][i] - top);
                 total += power[slot][i];
             }
         });
@@ -47,7 +47,7 @@ template <typename TEAM> struct SoftmaxRow {
             float v[W];
 #pragma unroll
             for (int i = 0; i < W; ++i) {
-                v[i] = (WALK::HELD == 0 ? exp_f32(power[0][i] - top) : power[slot][i]) * inverse;
+                v[i] = (WALK::HELD == 0 ? exp_of<T>(power[0][i] - top) : power[slot][i]) * inverse;
             }
             store<T, W>(y + at, v);
         });

@@ -13,18 +13,18 @@
 DEVICE float gate_slope(float gate, float s) { return fmaf(gate * s, 1.0f - s, s); }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) swiglu_fwd(T* y, const T* gate, const T* up, i64 n) {
-    map_flat(y, 0, n, [](float g, float u) { return g * sigmoid_f32(g) * u; }, gate, up);
+    map_flat(y, 0, n, [](float g, float u) { return g * sigmoid_of<T>(g) * u; }, gate, up);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     swiglu_bwd_dgate(T* dgate, const T* gate, const T* up, const T* dy, i64 n, int add_dgate) {
-    auto gradient = [](float g, float u, float dy) { return dy * u * gate_slope(g, sigmoid_f32(g)); };
+    auto gradient = [](float g, float u, float dy) { return dy * u * gate_slope(g, sigmoid_of<T>(g)); };
     map_flat(dgate, add_dgate, n, gradient, gate, up, dy);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     swiglu_bwd_dup(T* dup, const T* gate, const T* dy, i64 n, int add_dup) {
-    map_flat(dup, add_dup, n, [](float g, float dy) { return dy * (g * sigmoid_f32(g)); }, gate, dy);
+    map_flat(dup, add_dup, n, [](float g, float dy) { return dy * (g * sigmoid_of<T>(g)); }, gate, dy);
 }
 
 // Both: the second result is written where the first one is computed.
@@ -36,7 +36,7 @@ struct BothGradients {
         float other[W];
 #pragma unroll
         for (int i = 0; i < W; ++i) {
-            float s = sigmoid_f32(gate[i]);
+            float s = sigmoid_of<T>(gate[i]);
             v[i] = dy[i] * up[i] * gate_slope(gate[i], s);
             other[i] = dy[i] * (gate[i] * s);
         }

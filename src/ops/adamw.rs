@@ -8,7 +8,7 @@ use crate::backend::cpu::threads::{Rows, RowsMut, rows};
 use crate::backend::cpu::vector::{self, Adamw};
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
-use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
+use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit};
 use crate::backend::gpu::{FLAT_THREADS, Gpu};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
@@ -175,7 +175,8 @@ impl AdamW {
             return Ok(());
         }
         if let Some(gpu) = exec.gpu() {
-            return self.launch(exec, gpu, [&param, &m, &v], &grad);
+            let new = [&param, &m, &v];
+            return self.launch(exec, gpu, new, [&param, &m, &v], &grad);
         }
         let (param, m, v) = (param.f32()?, m.f32()?, v.f32()?);
         match grad.spec().dtype() {
@@ -193,14 +194,22 @@ impl AdamW {
         Ok(())
     }
 
-    /// One launch over the arena.
-    fn launch(&self, exec: &Exec, gpu: &Gpu, [param, m, v]: [&ViewMut<'_>; 3], grad: &View<'_>) -> Result<()> {
+    /// One launch over the arena, in place or not.
+    fn launch(
+        &self,
+        exec: &Exec,
+        gpu: &Gpu,
+        [param, m, v]: [&ViewMut<'_>; 3],
+        old: [&dyn Operand; 3],
+        grad: &View<'_>,
+    ) -> Result<()> {
         let n = param.spec().len();
         let spared = self.spared()?.map(|edges| exec.import(&edges)).transpose()?;
         let ranges = spared.as_ref().map_or(0, |edges| edges.spec().len() / EDGES);
         let launch = Launch::linear(launch::blocks("adamw", "elements", n.div_ceil(COVERED))?, FLAT_THREADS);
         let Adamw { scale, keep, follow, beta2, take, rate, root, eps } = self.factors();
-        let mut args = vec![Arg::Out(param), Arg::Out(m), Arg::Out(v), Arg::In(grad)];
+        let mut args = vec![Arg::Out(param), Arg::Out(m), Arg::Out(v)];
+        args.extend(old.into_iter().chain([grad as &dyn Operand]).map(Arg::In));
         args.push(launch::length("adamw", "elements", n)?);
         args.push(spared.as_ref().map_or(Arg::Null, Arg::Scratch));
         args.push(Arg::I32(launch::short("adamw", "undecayed", ranges)?));
@@ -285,9 +294,12 @@ impl Operator for AdamW {
         OpFlops { forward, ..OpFlops::default() }
     }
 
-    /// Copies, then updates the copies.
+    /// On a device from inputs to results; on the CPU copies, then updates the copies.
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([param, grad, m, v], [p_out, m_out, v_out]) = (io.x, io.y) else { return Ok(()) };
+        if let Some(gpu) = exec.gpu() {
+            return self.launch(exec, gpu, [p_out, m_out, v_out], [param, m, v], grad);
+        }
         for (to, from) in [(&mut *p_out, param), (&mut *m_out, m), (&mut *v_out, v)] {
             to.copy_from(from)?;
         }

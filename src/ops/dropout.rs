@@ -187,7 +187,8 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![Case::new(op(0.1), [Input::new("x", [4050, 384])]), Case::new(op(0.1), [Input::new("x", [512, 384])])]
+    let shapes = [[4050, 384], [512, 384], [65_536, 768]];
+    shapes.map(|shape| Case::new(op(0.1), [Input::new("x", shape)])).to_vec()
 }
 
 #[cfg(test)]

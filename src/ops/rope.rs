@@ -434,6 +434,7 @@ fn bench_cases() -> Vec<Case> {
     vec![
         Case::new(op, [Input::new("x", [1, 1024, 14, 64])]),
         Case::new(Rope { pairs: Pairs::Interleaved, ..op }, [Input::new("x", [1, 1024, 14, 64])]),
+        Case::new(op, [Input::new("x", [4, 4096, 32, 128])]),
     ]
 }
 

@@ -211,7 +211,7 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(4096, 1024, 4.0), case(512, 128, 4.0)]
+    vec![case(4096, 1024, 4.0), case(512, 128, 4.0), case(65_536, 1024, 4.0)]
 }
 
 #[cfg(test)]

@@ -220,7 +220,7 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(4050, 1024, 4.0)]
+    vec![case(4050, 1024, 4.0), case(16_384, 4096, 4.0)]
 }
 
 #[cfg(test)]

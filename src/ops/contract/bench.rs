@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::backend::Exec;
 use crate::cost::Cost;
 use crate::error::{Error, Result};
+use crate::ops::contract::cases::drawn;
 use crate::ops::contract::{Case, Room};
 use crate::ops::operator::{Backward, Forward, GradSlot, Mask, forward_cost, op_cost};
 use crate::rng::Stream;
@@ -151,7 +152,7 @@ impl<'a> Bench<'a> {
         let zeros = |s: &Spec| self.exec.import(&Tensor::zeros(s.clone()));
         let random = |(i, s): (usize, &Spec)| {
             let stream = Stream::of(0xd1, &[0, i as u64]);
-            let numbers: Vec<f32> = (0..s.len() as u64).map(|k| stream.signed(k)).collect();
+            let numbers = drawn(s.len(), |k| stream.signed(k));
             self.exec.import(&Tensor::from_f32_as(s.clone(), &numbers)?)
         };
         let backward = self.case.subject.differentiable().is_some() && !self.wanted.is_empty();

@@ -290,7 +290,8 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(512, 32_000, below(0..32_000)), case(128, 151_936, below(0..151_936))]
+    let case = |rows, v| case(rows, v, below(0..v as i32));
+    vec![case(512, 32_000), case(128, 151_936), case(8192, 32_000), case(1024, 151_936)]
 }
 
 #[cfg(test)]

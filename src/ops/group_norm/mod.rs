@@ -287,7 +287,7 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(4, 4050, 384, 8), case(4, 128, 384, 8), case(4, 128, 128, 8)]
+    vec![case(4, 4050, 384, 8), case(16, 4096, 768, 32), case(4, 128, 384, 8), case(4, 128, 128, 8)]
 }
 
 #[cfg(test)]

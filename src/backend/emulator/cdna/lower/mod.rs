@@ -128,8 +128,8 @@ fn source(i: &Instruction, operand: &Operand, file: File) -> Result<Source, Refu
 fn modifiers(i: &Instruction, m: &mut Micro) {
     let from = &i.modifiers;
     (m.neg, m.op_sel, m.op_sel_hi) = (from.neg, from.op_sel, from.op_sel_hi);
-    // Packed instructions have no magnitudes; their second field of signs takes the place.
-    m.abs = if i.format == Format::Vop3p { from.neg_hi } else { from.abs };
+    // Packed instructions have no magnitudes: their second field of signs takes the place, but for mixed ones, which have them.
+    m.abs = from.neg_hi | from.abs;
     (m.omod, m.clamp) = (from.omod, from.clamp);
     m.shuffle = match i.access {
         Access::Plain => Shuffle::None,
