@@ -174,7 +174,13 @@ fn bad_cases() -> Vec<BadCase> {
 
 fn bench_cases() -> Vec<Case> {
     let shape = |op, rows, c| Case::new(op, [Input::new("x", [rows, c])]);
-    vec![shape(BOTH[0], 4050, 1536), shape(BOTH[1], 4050, 1536), shape(BOTH[0], 512, 1536), shape(BOTH[0], 512, 512), shape(BOTH[0], 32_768, 3072)]
+    vec![
+        shape(BOTH[0], 4050, 1536),
+        shape(BOTH[1], 4050, 1536),
+        shape(BOTH[0], 512, 1536),
+        shape(BOTH[0], 512, 512),
+        shape(BOTH[0], 32_768, 3072),
+    ]
 }
 
 #[cfg(test)]

@@ -72,5 +72,10 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
 }
 
 pub(super) fn bench_cases() -> Vec<Case> {
-    vec![case(TRAIN, [8, 64, 56, 56]), case(EVAL, [8, 64, 56, 56]), case(TRAIN, [64, 512]), case(TRAIN, [64, 256, 56, 56])]
+    vec![
+        case(TRAIN, [8, 64, 56, 56]),
+        case(EVAL, [8, 64, 56, 56]),
+        case(TRAIN, [64, 512]),
+        case(TRAIN, [64, 256, 56, 56]),
+    ]
 }
