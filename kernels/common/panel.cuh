@@ -48,16 +48,6 @@ DEVICE void copies_end() {
 
 // ---- the lanes of a warp ----
 
-// What a lane stored before, the others see.
-DEVICE void warp_sync() {
-#ifdef ON_NVIDIA
-    __syncwarp();
-#else
-    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
-    __builtin_amdgcn_wave_barrier();
-    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
-#endif
-}
 DEVICE bool any_lane(bool yes) {
 #ifdef ON_NVIDIA
     return __any_sync(0xffffffffu, yes);
