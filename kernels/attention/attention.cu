@@ -6,7 +6,7 @@
 // launch    128 threads; a warp has 16 rows of one side (queries; in bwd_dkdv keys) and walks the other side in tiles of COLUMNS:
 //           grid [tiles * B * H, 1, d / D]; bwd_dbias [tiles of queries * tiles of keys * H]; bwd_total one warp a query;
 //           bwd_rows as bwd_dq
-// paths     16-byte loads where rows start and step by multiples of 16 bytes, else single numbers
+// paths     16-byte loads where rows start and step by multiples of 16 bytes, else single numbers; `only`: marked tiles alone
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types; f32 on NVIDIA is FFMA out of shared memory
 // traffic   every tile of rows reads all of the other side once (d / D times); results once; f32 backward reads q, k, v, dy once more
 // order     columns ascending, heads of a group ascending, samples ascending: same input, same bits; no atomics
@@ -185,8 +185,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_dq(T* dq, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse, const f32* total,
                      const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq,
                      i64 nk, int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach,
-                     float kept_scale, int add_dq) {
+                     float kept_scale, int add_dq, const int* only) {
     __shared__ Shared s;
+    if (only && !only[block_x()]) return;
     Block b = block_of((nq + ROWS - 1) / ROWS, heads);
     i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
     i64 q_first = q_at + b.sample * nq * q_row + b.head * d;
@@ -232,8 +233,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_dkv(T* to, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse, const f32* total,
                       const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row,
                       i64 nq, i64 nk, int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach,
-                      float kept_scale, int is_value, int add_to) {
+                      float kept_scale, int is_value, int add_to, const int* only) {
     __shared__ Shared s;
+    if (only && !only[block_x()]) return;
     Block b = block_of((nk + ROWS - 1) / ROWS, heads / group);
     i64 r0 = b.tile * ROWS;
     i64 k_first = k_at + b.sample * nk * k_row + b.head * d, v_first = v_at + b.sample * nk * v_row + b.head * d;

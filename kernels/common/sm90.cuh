@@ -97,6 +97,13 @@ DEVICE void load_box(void* to, const TensorMap& map, Barrier& barrier, int x, in
         "l"(&map), "r"(barrier.address()), "r"(x), "r"(y), "r"(z)
         : "memory");
 }
+DEVICE void load_box(void* to, const TensorMap& map, Barrier& barrier, int x, int y, int z, int w) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(
+            shared_address(to)),
+        "l"(&map), "r"(barrier.address()), "r"(x), "r"(y), "r"(z), "r"(w)
+        : "memory");
+}
 // The same box to the same place in every block of the cluster whose bit is set; each block's barrier gets the bytes.
 DEVICE void load_box_to(u16 blocks, void* to, const TensorMap& map, Barrier& barrier, int x, int y) {
     asm volatile(
@@ -109,6 +116,11 @@ DEVICE void load_box_to(u16 blocks, void* to, const TensorMap& map, Barrier& bar
 DEVICE void store_box(const TensorMap& map, const void* from, int x, int y) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
                  "r"(shared_address(from)), "r"(x), "r"(y)
+                 : "memory");
+}
+DEVICE void store_box(const TensorMap& map, const void* from, int x, int y, int z, int w) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
+                 "r"(shared_address(from)), "r"(x), "r"(y), "r"(z), "r"(w)
                  : "memory");
 }
 // Adds to the box, element by element; the order among blocks is not fixed.

@@ -6,6 +6,7 @@
 // source    NVIDIA, Parallel Thread Execution ISA 8.8, section 9.7.15; the lists below are plain counting, N / 2 registers
 
 #pragma once
+#include "common/dtype.cuh"
 #include "common/sm90.cuh"
 
 // How a tile was permuted: the field of the descriptor, and bytes of a row.
@@ -161,3 +162,16 @@ WGMMA(232, "%116", "%117", "%118", "%119", "%120", "%121", "%122")
 WGMMA(240, "%120", "%121", "%122", "%123", "%124", "%125", "%126")
 WGMMA(248, "%124", "%125", "%126", "%127", "%128", "%129", "%130")
 WGMMA(256, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
+
+template <typename U> constexpr bool IS_BF16 = false;
+template <> constexpr bool IS_BF16<bf16> = true;
+
+// The same by storage type: both operands in shared memory, or A in registers.
+template <typename U, int A_ALONG_M = 0, int B_ALONG_N = 0, int R> DEVICE void multiply(float (&d)[R], u64 a, u64 b, bool add) {
+    if constexpr (IS_BF16<U>) Wgmma<2 * R>::template bf16<A_ALONG_M, B_ALONG_N>(d, a, b, add);
+    else Wgmma<2 * R>::template f16<A_ALONG_M, B_ALONG_N>(d, a, b, add);
+}
+template <typename U, int B_ALONG_N = 0, int R> DEVICE void multiply(float (&d)[R], const u32 (&a)[4], u64 b, bool add) {
+    if constexpr (IS_BF16<U>) Wgmma<2 * R>::template bf16<B_ALONG_N>(d, a, b, add);
+    else Wgmma<2 * R>::template f16<B_ALONG_N>(d, a, b, add);
+}

@@ -147,7 +147,9 @@ impl CompileArgs {
         for (room, unit) in units {
             for variant in unit.variants() {
                 let job = |arch| Job { room, source: unit.source, variant: variant.clone(), arch };
-                jobs.extend(self.archs().into_iter().map(job));
+                // A sibling without a plain file is for its own architecture alone.
+                let takes = |arch: &Arch| !unit.source.file(*arch).0.is_empty();
+                jobs.extend(self.archs().into_iter().filter(takes).map(job));
             }
         }
         if jobs.is_empty() {

@@ -74,6 +74,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .chain(short())
+    .chain(long())
     .collect()
 }
 
@@ -94,6 +95,28 @@ fn short() -> Vec<Case> {
         separate(full(), [1, 10, 256, 1, 1, 128], false),
         separate(some(&[16, 0, 1, 33]), [4, 16, 33, 1, 1, 16], true),
         separate(some(&[2, 47]), [2, 50, 48, 2, 1, 8], false),
+    ]
+}
+
+/// What kernels for long sequences take although it is small: around their tiles of 64 queries and 128 keys, each kind of mask, groups
+/// of heads, a second panel of columns.
+fn long() -> Vec<Case> {
+    let full = || Attention::full(1);
+    let causal = |causal| Attention { causal, ..full() };
+    let (top, bottom) = (Causal::TopLeft, Causal::BottomRight);
+    let some = |n: &[usize], causal| Attention { key_lengths: lengths(n), causal, ..full() };
+    vec![
+        separate(full(), [1, 63, 129, 2, 1, 16], false),
+        separate(full(), [1, 65, 257, 1, 1, 48], false),
+        separate(full(), [1, 1, 300, 2, 1, 64], false),
+        separate(full(), [1, 64, 127, 2, 1, 80], true),
+        separate(causal(top), [1, 129, 129, 1, 1, 64], false),
+        separate(causal(top), [1, 70, 140, 1, 1, 24], true),
+        separate(causal(bottom), [1, 66, 140, 1, 1, 96], false),
+        separate(causal(bottom), [1, 140, 30, 1, 1, 128], false),
+        separate(some(&[130, 0, 1], Causal::None), [3, 20, 260, 1, 1, 72], false),
+        separate(some(&[100, 129], top), [2, 65, 129, 1, 1, 32], false),
+        packed(causal(top), [1, 66, 1, 40], false),
     ]
 }
 

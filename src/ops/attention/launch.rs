@@ -1,5 +1,7 @@
 //! The device path: places and masks of any layout are arguments of one kernel file, so nothing is split or copied.
 
+mod backward_sm90;
+
 use super::geometry::Geometry;
 use super::short::{self, Short};
 use super::{Attention, Causal, ProbabilityDropout};
@@ -21,8 +23,11 @@ static BWD_DQ: Kernel = Kernel::new(SOURCE, "attention_bwd_dq");
 static BWD_DKV: Kernel = Kernel::new(SOURCE, "attention_bwd_dkv");
 static BWD_DBIAS: Kernel = Kernel::new(SOURCE, "attention_bwd_dbias");
 
-pub(super) const KERNELS: &[Unit] =
-    &[Unit { constants: &[&[("D", NARROW)], &[("D", WIDE)]], ..Unit::floats(SOURCE) }, short::UNIT];
+pub(super) const KERNELS: &[Unit] = &[
+    Unit { constants: &[&[("D", NARROW)], &[("D", WIDE)]], ..Unit::floats(SOURCE) },
+    short::UNIT,
+    backward_sm90::UNIT,
+];
 
 const THREADS: u32 = 128;
 /// Numbers of a result's row that a block computes: heads up to the first have one stage of products, longer ones several.
@@ -188,10 +193,24 @@ impl Attention {
             GradSlot::Unwanted => None,
             GradSlot::Set(d) | GradSlot::Add(d) => Some(d as &dyn Operand),
         }));
+        let operands = [q, k, v, y, dy, lse];
         if let Some(short) = Short::of(self, gpu, g, &tensors).filter(Short::has_backward) {
-            return short.bwd(gpu, [q, k, v, y, dy, lse], bias, plan.lengths.as_ref(), io.dx);
+            return short.bwd(gpu, operands, bias, plan.lengths.as_ref(), io.dx);
         }
-        let (total, inverse) = plan.row_sums(gpu, [q, k, v, y, dy, lse], bias)?;
+        // Hopper's own kernels leave the bias to the general ones, and tiles that they mark.
+        let (total, inverse, spoiled) = if backward_sm90::fits(&plan, gpu, &tensors) {
+            let done = backward_sm90::run(&plan, gpu, operands, bias, io.dx)?;
+            (done.total, None, Some(done.spoiled))
+        } else {
+            let (total, inverse) = plan.row_sums(gpu, operands, bias)?;
+            (Some(total), inverse, None)
+        };
+        let Some(total) = total else { return Ok(()) };
+        // Of a kernel for queries or keys: all tiles, marked ones, none.
+        let only = |i: usize| match &spoiled {
+            None => Some(Arg::Null),
+            Some(marked) => marked.as_ref().and_then(|marked| marked.get(i)).map(Arg::Scratch),
+        };
         for (i, slot) in io.dx.iter_mut().enumerate() {
             let (d, add) = match slot {
                 GradSlot::Unwanted => continue,
@@ -209,12 +228,16 @@ impl Attention {
                 args.extend(own);
                 kernel.launch_as(gpu, &plan.variant, launch, &mut args)
             };
-            if i == g.q.input {
-                run(&BWD_DQ, plan.launch(g.nq, g.heads)?, vec![Arg::I32(add)])?;
+            if i == g.q.input
+                && let Some(only) = only(0)
+            {
+                run(&BWD_DQ, plan.launch(g.nq, g.heads)?, vec![Arg::I32(add), only])?;
             }
             for (place, is_value) in [(g.k, 0), (g.v, 1)] {
-                if i == place.input {
-                    run(&BWD_DKV, plan.launch(g.nk, g.kv_heads)?, vec![Arg::I32(is_value), Arg::I32(add)])?;
+                if i == place.input
+                    && let Some(only) = only(1)
+                {
+                    run(&BWD_DKV, plan.launch(g.nk, g.kv_heads)?, vec![Arg::I32(is_value), Arg::I32(add), only])?;
                 }
             }
             if Some(i) == g.bias {
