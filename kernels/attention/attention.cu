@@ -28,8 +28,9 @@ DEVICE Block block_of(i64 tiles, i64 heads) {
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, i64 q_at, i64 k_at, i64 v_at,
                   i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, int heads, int group, int d, float scale, int causal, i64 seed,
-                  i64 stream, int reach, float kept_scale) {
+                  i64 stream, int reach, float kept_scale, const int* only) {
     __shared__ Shared s;
+    if (only && !only[block_x()]) return;
     Block b = block_of((nq + ROWS - 1) / ROWS, heads);
     i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
     Mask mask{nq, nk, lengths ? lengths[b.sample] : nk, causal};

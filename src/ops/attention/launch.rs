@@ -1,6 +1,7 @@
 //! The device path: places and masks of any layout are arguments of one kernel file, so nothing is split or copied.
 
 mod backward_sm90;
+mod forward_sm90;
 
 use super::geometry::Geometry;
 use super::short::{self, Short};
@@ -26,6 +27,7 @@ static BWD_DBIAS: Kernel = Kernel::new(SOURCE, "attention_bwd_dbias");
 pub(super) const KERNELS: &[Unit] = &[
     Unit { constants: &[&[("D", NARROW)], &[("D", WIDE)]], ..Unit::floats(SOURCE) },
     short::UNIT,
+    forward_sm90::UNIT,
     backward_sm90::UNIT,
 ];
 
@@ -165,11 +167,21 @@ impl Attention {
         if let Some(short) = Short::of(self, gpu, g, &tensors) {
             return short.fwd(gpu, &io, plan.lengths.as_ref());
         }
+        let is_hoppers = forward_sm90::fits(&plan, gpu, &tensors);
         let ([y], [lse]) = (io.y, io.saved) else { unreachable!("infer fixed the counts") };
-        let bias = g.bias.map_or(Arg::Null, |i| Arg::In(&io.x[i]));
-        let (q, k, v) = (Arg::In(&io.x[g.q.input]), Arg::In(&io.x[g.k.input]), Arg::In(&io.x[g.v.input]));
-        let mut args = vec![Arg::Out(y), Arg::Out(lse), q, k, v, bias];
+        let [q, k, v] = [g.q, g.k, g.v].map(|place| &io.x[place.input]);
+        let bias = g.bias.map(|i| &io.x[i]);
+        let mut spoiled = None;
+        if is_hoppers {
+            spoiled = forward_sm90::run(&plan, gpu, [q, k, v], bias, y, lse)?;
+            if spoiled.is_none() {
+                return Ok(());
+            }
+        }
+        let bias = bias.map_or(Arg::Null, |b| Arg::In(b));
+        let mut args = vec![Arg::Out(y), Arg::Out(lse), Arg::In(q), Arg::In(k), Arg::In(v), bias];
         args.extend(plan.common()?);
+        args.push(spoiled.as_ref().map_or(Arg::Null, Arg::Scratch));
         FWD.launch_as(gpu, &plan.variant, plan.launch(g.nq, g.heads)?, &mut args)
     }
 

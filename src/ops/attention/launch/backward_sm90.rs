@@ -74,8 +74,8 @@ fn shared_bytes(d: usize) -> u32 {
 }
 
 /// Where vectors of one operand lie, for boxes of `rows` tokens of a head.
-struct Vectors<'a> {
-    of: &'a View<'a>,
+pub(super) struct Vectors<'a> {
+    of: &'a dyn Operand,
     offset: usize,
     row: usize,
     heads: usize,
@@ -83,9 +83,14 @@ struct Vectors<'a> {
     rows: usize,
 }
 
-impl Vectors<'_> {
+impl<'a> Vectors<'a> {
+    /// Of `heads` heads of `tokens` tokens a sample, the first at `offset`, `row` numbers apart.
+    pub(super) fn new(of: &'a dyn Operand, offset: usize, row: usize, heads: usize, tokens: usize, rows: usize) -> Self {
+        Vectors { of, offset, row, heads, tokens, rows }
+    }
+
     /// Axes numbers, heads, tokens, samples; 64 numbers of one head a box, zeros beyond the head's size and the last token.
-    fn map(&self, gpu: &Gpu, batch: usize, d: usize) -> Result<[u8; TENSOR_MAP_BYTES]> {
+    pub(super) fn map(&self, gpu: &Gpu, batch: usize, d: usize) -> Result<[u8; TENSOR_MAP_BYTES]> {
         let dtype = if self.of.spec().dtype() == Dtype::F16 { MapType::F16 } else { MapType::Bf16 };
         let start =
             self.of.address().ok_or_else(|| Error::argument("attention: a tensor outside the device's memory"))?;
@@ -112,7 +117,7 @@ fn out<'a>(slot: Option<&'a GradSlot<'_>>) -> (Arg<'a>, Arg<'a>) {
 }
 
 /// Memory between launches, where there is some.
-fn maybe(t: Option<&Tensor>) -> Arg<'_> {
+pub(super) fn maybe(t: Option<&Tensor>) -> Arg<'_> {
     t.map_or(Arg::Null, Arg::Scratch)
 }
 
@@ -163,12 +168,12 @@ pub(super) fn run(
     ];
     BEGIN.launch_as(gpu, &variant, Launch::linear(grid, 128), args)?;
 
-    let place = |of, p: Place, heads, tokens, rows| Vectors { of, offset: p.offset, row: p.row, heads, tokens, rows };
+    let place = |of, p: Place, heads, tokens, rows| Vectors::new(of, p.offset, p.row, heads, tokens, rows);
     let maps = [
         place(q, g.q, g.heads, g.nq, QUERIES),
         place(k, g.k, g.kv_heads, g.nk, KEYS),
         place(v, g.v, g.kv_heads, g.nk, KEYS),
-        Vectors { of: dy, offset: 0, row: g.heads * g.d, heads: g.heads, tokens: g.nq, rows: QUERIES },
+        Vectors::new(dy, 0, g.heads * g.d, g.heads, g.nq, QUERIES),
     ];
     let maps = maps.iter().map(|m| m.map(gpu, g.batch, g.d)).collect::<Result<Vec<_>>>()?;
     let ((dk, add_dk), (dv, add_dv)) = (out(dx.get(g.k.input)), out(dx.get(g.v.input)));
