@@ -32,7 +32,7 @@ macro_rules! specialised {
 pub(super) const UNIT: Unit = Unit {
     source: SOURCE,
     types: &[&[("T", Dtype::Bf16)], &[("T", Dtype::F16)]],
-    constants: specialised!(16 32 48 64; 72 80 96 128 192 256),
+    constants: specialised!(32 48 64; 80 96 128 256),
 };
 
 /// Rows of a slab of queries, which is marked for the general kernel as a whole.
