@@ -86,7 +86,14 @@ pub(super) struct Vectors<'a> {
 
 impl<'a> Vectors<'a> {
     /// Of `heads` heads of `tokens` tokens a sample, the first at `offset`, `row` numbers apart.
-    pub(super) fn new(of: &'a dyn Operand, offset: usize, row: usize, heads: usize, tokens: usize, rows: usize) -> Self {
+    pub(super) fn new(
+        of: &'a dyn Operand,
+        offset: usize,
+        row: usize,
+        heads: usize,
+        tokens: usize,
+        rows: usize,
+    ) -> Self {
         Vectors { of, offset, row, heads, tokens, rows }
     }
 
