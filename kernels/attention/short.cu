@@ -30,6 +30,9 @@
 #ifndef KT
 #define KT (D <= 96 ? 1 : 3)
 #endif
+#ifndef FW
+#define FW 3
+#endif
 #ifndef BLOCKS
 #define BLOCKS (D <= 64 ? 4 : 3)
 #endif
@@ -42,7 +45,7 @@
 #define HOLD (D <= 64 ? 2 : 0)
 #endif
 
-constexpr int THREADS = 3 * WARP, BWD_THREADS = BW * WARP;
+constexpr int THREADS = FW * WARP, BWD_THREADS = BW * WARP;
 constexpr int PIECES = D / 8, TILES = D / 16;
 constexpr float LOG2_E = 1.442695041f, LOG_2 = 0.693147181f;
 // Below every score, and finite: the difference to -inf is none.
