@@ -18,6 +18,7 @@
 
 #include "common/math.cuh"
 #include "common/panel.cuh"
+#include "common/windows.cuh"
 
 #ifndef D
 #define D 64
@@ -53,43 +54,68 @@ constexpr float NONE = -1e38f;
 
 enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
 
-// Rows 0 to rows - 1 of a panel: the first `count` of them are vectors of d numbers, the rest is 0, so that what nobody sees is 0.
-template <int THREADS> DEVICE void copy_rows(const Panel<T>& to, int rows, const T* from, i64 row, int count, int d) {
+// Rows 0 to rows - 1 of a panel: vectors of d numbers of the first `count` tokens, or of those that `tokens` names, from 0 on; the rest
+// is 0, so that what nobody sees is 0.
+template <int THREADS> DEVICE void copy_rows(const Panel<T>& to, int rows, const T* from, i64 row, int count, int d, const int* tokens) {
 #pragma unroll 4
     for (int i = thread(); i < rows * PIECES; i += THREADS) {
-        int r = i / PIECES, c = i % PIECES;
-        bool is_there = r < count && c * 8 < d;
-        copy_piece(to.piece(r, c), from + (is_there ? r * row + c * 8 : 0), is_there);
+        int r = i / PIECES, c = i % PIECES, token = tokens ? tokens[r] : r;
+        bool is_there = r < count && token >= 0 && c * 8 < d;
+        copy_piece(to.piece(r, c), from + (is_there ? token * row + c * 8 : 0), is_there);
     }
 }
 
-// A head of a sample.
+// A head of a window of a sample. Without windows a sample is one.
 struct Head {
     i64 sample, head;
-    int keys;  // that are there
+    int window, keys;  // keys that are there
 
-    DEVICE Head(i64 number, i64 heads, const int* lengths, int nk) {
-        sample = quotient(number, heads), head = number - sample * heads;
+    DEVICE Head(i64 number, i64 heads, const int* lengths, int nk, const Windows& windows) {
+        sample = quotient(number, heads), head = number - sample * heads, window = 0;
+        if (windows.are_there()) {
+            i64 of = sample;
+            sample = quotient(of, windows.all()), window = (int)(of - sample * windows.all());
+        }
         keys = lengths ? lengths[sample] : nk;
     }
 };
 
+// The tokens of a window's places, -1 where there is none, and their regions.
+template <int THREADS> DEVICE void seat_tokens(int* tokens, int* regions, int rows, const Windows& windows, int window) {
+    for (int r = thread(); r < rows; r += THREADS) {
+        int region = -1, token = r < windows.places() ? windows.token(window, r, region) : -1;
+        tokens[r] = token, regions[r] = region;
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     attention_short_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, i64 q_at, i64 k_at,
-                        i64 v_at, i64 q_row, i64 k_row, i64 v_row, int nq, int nk, int heads, int group, int d, float scale,
-                        i64 all, int each) {
+                        i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 q_tokens, i64 k_tokens, int nq, int nk, int heads, int group,
+                        int d, float scale, i64 all, int each, Windows windows) {
     extern __shared__ T memory[];
     const int q_rows = (nq + 15) / 16 * 16, k_rows = (nk + 15) / 16 * 16, rows = q_rows + 2 * k_rows;
     float* logs = (float*)(memory + each * rows * D);
+    int* seats = windows.are_there() ? (int*)(logs + each * q_rows) : nullptr;
+    if (seats) {
+        for (int u = 0; u < each; ++u) {
+            i64 number = (i64)block_x() * each + u;
+            if (number >= all) break;
+            int window = Head(number, heads, lengths, nk, windows).window;
+            seat_tokens<THREADS>(seats + 2 * u * q_rows, seats + (2 * u + 1) * q_rows, q_rows, windows, window);
+        }
+        block_sync();
+    }
     for (int u = 0; u < each; ++u) {
         i64 number = (i64)block_x() * each + u;
         if (number >= all) break;
-        Head h(number, heads, lengths, nk);
+        Head h(number, heads, lengths, nk, windows);
         i64 kv = h.head / group * d;
         T* at = memory + u * rows * D;
-        copy_rows<THREADS>(Panel<T>(at, D), q_rows, q + q_at + h.sample * nq * q_row + h.head * d, q_row, nq, d);
-        copy_rows<THREADS>(Panel<T>(at + q_rows * D, D), k_rows, k + k_at + h.sample * nk * k_row + kv, k_row, h.keys, d);
-        copy_rows<THREADS>(Panel<T>(at + (q_rows + k_rows) * D, D), k_rows, v + v_at + h.sample * nk * v_row + kv, v_row, h.keys, d);
+        const int* tokens = seats ? seats + 2 * u * q_rows : seats;
+        Panel<T> qs(at, D), ks(at + q_rows * D, D), vs(at + (q_rows + k_rows) * D, D);
+        copy_rows<THREADS>(qs, q_rows, q + q_at + h.sample * q_tokens * q_row + h.head * d, q_row, nq, d, tokens);
+        copy_rows<THREADS>(ks, k_rows, k + k_at + h.sample * k_tokens * k_row + kv, k_row, h.keys, d, tokens);
+        copy_rows<THREADS>(vs, k_rows, v + v_at + h.sample * k_tokens * v_row + kv, v_row, h.keys, d, tokens);
     }
     copies_end();
     block_sync();
@@ -99,9 +125,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         int u = task / tasks, q0 = (task - u * tasks) * 16 * MR;
         i64 number = (i64)block_x() * each + u;
         if (number >= all) break;
-        Head h(number, heads, lengths, nk);
+        Head h(number, heads, lengths, nk, windows);
         Panel<T> qs(memory + u * rows * D, D), ks(qs.at + q_rows * D, D), vs(ks.at + k_rows * D, D);
         const f32* added = bias ? bias + h.head * nq * nk : bias;
+        const int* regions = seats + (2 * u + 1) * q_rows;
+        const bool hides = windows.hides && windows.is_mixed(h.window);
         // What the products start with is scaled with them.
         const float factor = scale * LOG2_E, inverse = divide(1.0f, scale);
         float top[MR][HELD], total[MR][HELD];
@@ -144,14 +172,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                         if (t == 0 || j0 + t * 16 < k_rows) multiply_own(s[m][t], query, key[t]);
                 }
             }
-            if (j0 + 16 * KT > h.keys) {
+            if (j0 + 16 * KT > h.keys || hides) {
 #pragma unroll
                 for (int m = 0; m < MR; ++m)
 #pragma unroll
                     for (int t = 0; t < KT; ++t)
 #pragma unroll
-                        for (int i = 0; i < Tile16::NUMBERS; ++i)
-                            if (j0 + t * 16 + other(i) >= h.keys) s[m][t].v[i] = -infinity();
+                        for (int i = 0; i < Tile16::NUMBERS; ++i) {
+                            int r = q0 + m * 16 + own(i), j = j0 + t * 16 + other(i);
+                            if (j >= h.keys || hides && (r >= q_rows || regions[r] != regions[j])) s[m][t].v[i] = -infinity();
+                        }
             }
             // The reference of a row's powers is renewed only when a score is 8 above it: until then they and their sums are below
             // 2^16, and the division at the end takes it out again.
@@ -231,38 +261,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int u = 0; u < each; ++u) {
         i64 number = (i64)block_x() * each + u;
         if (number >= all) break;
-        Head h(number, heads, lengths, nk);
+        Head h(number, heads, lengths, nk, windows);
         Panel<T> ys(memory + u * rows * D, D);
-        T* to = y + (h.sample * nq * heads + h.head) * d;
+        const int* tokens = seats ? seats + 2 * u * q_rows : seats;
+        T* to = y + (h.sample * q_tokens * heads + h.head) * d;
 #pragma unroll 4
         for (int i = thread(); i < nq * PIECES; i += THREADS) {
-            int r = i / PIECES, c = i % PIECES;
-            if (c * 8 < d) store<T, 8>(to + (i64)r * heads * d + c * 8, load_kept<T, 8>(ys.piece(r, c)));
+            int r = i / PIECES, c = i % PIECES, token = tokens ? tokens[r] : r;
+            if (c * 8 < d && token >= 0) store<T, 8>(to + (i64)token * heads * d + c * 8, load_kept<T, 8>(ys.piece(r, c)));
         }
-        for (int i = thread(); i < nq; i += THREADS) lse[number * nq + i] = logs[u * q_rows + i];
+        for (int i = thread(); i < nq; i += THREADS) {
+            int token = tokens ? tokens[i] : i;
+            if (token >= 0) lse[(h.sample * heads + h.head) * q_tokens + token] = logs[u * q_rows + i];
+        }
     }
 }
 
 // Rows r to r + 15 of a panel that this warp has written, those before `count`, to memory or onto what is there.
-DEVICE void store_rows(T* to, i64 row, const Panel<T>& from, int r, int count, int d, int add) {
+DEVICE void store_rows(T* to, i64 row, const Panel<T>& from, int r, int count, int d, const int* tokens, int add) {
     warp_sync();
 #pragma unroll 1
     for (int i = lane(); i < 16 * PIECES; i += WARP) {
         int at = r + i / PIECES, c = i % PIECES;
         if (at >= count || c * 8 >= d) continue;
+        int token = tokens ? tokens[at] : at;
+        if (token < 0) continue;
         float v[8];
         load_kept<T, 8>(from.piece(at, c)).unpack(v);
-        put<T, 8>(to + at * row + c * 8, v, add);
+        put<T, 8>(to + token * row + c * 8, v, add);
     }
 }
 
 // A block's heads are `each` apart from those of its next round, and `all` at the end: with a bias a block stays with one of its heads,
 // and sums its gradient over the samples of its rounds in `partial`, keys by queries.
 extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
-    attention_short_bwd(T* dq, T* dk, T* dv, f32* partial, f32* stats, const T* q, const T* k, const T* v, const T* y, const T* dy,
+    attention_short_bwd(T* dq, T* dk, T* dv, f32* partial, f32* stats, int* seats, const T* q, const T* k, const T* v, const T* y, const T* dy,
                         const f32* bias, const f32* lse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
-                        i64 v_row, int nq, int nk, int heads, int d, float scale, i64 all, int each, i64 step, int add_q,
-                        int add_k, int add_v) {
+                        i64 v_row, i64 q_tokens, i64 k_tokens, int nq, int nk, int heads, int d, float scale, i64 all, int each,
+                        i64 step, int add_q, int add_k, int add_v, Windows windows) {
     extern __shared__ T memory[];
     const int q_rows = (nq + 15) / 16 * 16, k_rows = (nk + 15) / 16 * 16, q_tiles = q_rows / 16, k_tiles = k_rows / 16;
     // Queries, their gradients, keys, values; the gradients of the scores, keys by queries, where the results lie before.
@@ -271,22 +307,33 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
     for (i64 first = (i64)block_x() * each; first < all; first += step) {
         const int count = (int)least(each, all - first);
         if (first >= step) block_sync();
+        if (seats) {
+            for (int u = 0; u < count; ++u) {
+                int* tokens = seats + (first + u) * 2 * q_rows;
+                int window = Head(first + u, heads, lengths, nk, windows).window;
+                seat_tokens<BWD_THREADS>(tokens, tokens + q_rows, q_rows, windows, window);
+            }
+            block_sync();
+        }
         for (int u = 0; u < count; ++u) {
-            Head h(first + u, heads, lengths, nk);
+            Head h(first + u, heads, lengths, nk, windows);
             T* at = memory + u * size;
-            i64 there = (h.sample * nq * heads + h.head) * d, head = h.head * d;
-            copy_rows<BWD_THREADS>(Panel<T>(at, D), q_rows, q + q_at + h.sample * nq * q_row + head, q_row, nq, d);
-            copy_rows<BWD_THREADS>(Panel<T>(at + q_rows * D, D), q_rows, dy + there, (i64)heads * d, nq, d);
-            at += 2 * q_rows * D;
-            copy_rows<BWD_THREADS>(Panel<T>(at, D), k_rows, k + k_at + h.sample * nk * k_row + head, k_row, h.keys, d);
-            copy_rows<BWD_THREADS>(Panel<T>(at + k_rows * D, D), k_rows, v + v_at + h.sample * nk * v_row + head, v_row, h.keys, d);
-            copy_rows<BWD_THREADS>(Panel<T>(at + 2 * k_rows * D, D), q_rows, y + there, (i64)heads * d, nq, d);
+            const int* tokens = seats ? seats + (first + u) * 2 * q_rows : seats;
+            i64 there = (h.sample * q_tokens * heads + h.head) * d, head = h.head * d, y_row = (i64)heads * d;
+            Panel<T> qs(at, D), dys(at + q_rows * D, D), ks(dys.at + q_rows * D, D), vs(ks.at + k_rows * D, D), ys(vs.at + k_rows * D, D);
+            copy_rows<BWD_THREADS>(qs, q_rows, q + q_at + h.sample * q_tokens * q_row + head, q_row, nq, d, tokens);
+            copy_rows<BWD_THREADS>(dys, q_rows, dy + there, y_row, nq, d, tokens);
+            copy_rows<BWD_THREADS>(ks, k_rows, k + k_at + h.sample * k_tokens * k_row + head, k_row, h.keys, d, tokens);
+            copy_rows<BWD_THREADS>(vs, k_rows, v + v_at + h.sample * k_tokens * v_row + head, v_row, h.keys, d, tokens);
+            copy_rows<BWD_THREADS>(ys, q_rows, y + there, y_row, nq, d, tokens);
         }
         copies_end();
         block_sync();
 
         // What the gradients need of a query: the logarithm of its sum, +inf where it sees nothing, and the sum of dy * y.
         for (int u = 0; u < count; ++u) {
+            Head h(first + u, heads, lengths, nk, windows);
+            const int* tokens = seats ? seats + (first + u) * 2 * q_rows : seats;
             Panel<T> dys(memory + u * size + q_rows * D, D), ys(memory + u * size + rows * D, D);
 #pragma unroll 1
             for (int i = thread(); i < q_rows * 4; i += BWD_THREADS) {
@@ -299,7 +346,8 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
                     for (int n = 0; n < 8; ++n) sum = fmaf(a.get(n), b.get(n), sum);
                 }
                 sum += lane_xor(sum, 1), sum += lane_xor(sum, 2);
-                float at = r < nq ? lse[(first + u) * nq + r] : -infinity();
+                int token = tokens ? tokens[r] : r;
+                float at = r < nq && token >= 0 ? lse[(h.sample * heads + h.head) * q_tokens + token] : -infinity();
                 float two[2] = {at == -infinity() ? infinity() : at * LOG2_E, sum};
                 if (i % 4 == 0) store<f32, 2>(stats + ((first + u) * q_rows + r) * 2, two);
             }
@@ -308,11 +356,14 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
 
         for (int job = warp_id(); job < count * k_tiles; job += BW) {
             int u = job / k_tiles, k0 = (job - u * k_tiles) * 16;
-            Head h(first + u, heads, lengths, nk);
+            Head h(first + u, heads, lengths, nk, windows);
             Panel<T> qs(memory + u * size, D), dys(qs.at + q_rows * D, D), ks(dys.at + q_rows * D, D), vs(ks.at + k_rows * D, D);
             Panel<T> scores(vs.at + k_rows * D, q_rows);
             const f32* about = stats + (first + u) * q_rows * 2;
             const f32* added = bias ? bias + h.head * nq * nk + k0 : bias;
+            const int* tokens = seats ? seats + (first + u) * 2 * q_rows : seats;
+            const int* regions = tokens + q_rows;
+            const bool hides = windows.hides && windows.is_mixed(h.window);
             f32* sums = partial ? partial + ((i64)block_x() * k_rows + k0) * q_rows : partial;
             Frag16<T> key[HOLD > 0 ? TILES : 1], value[HOLD > 1 ? TILES : 1];
 #pragma unroll
@@ -343,6 +394,11 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
                     if (HOLD < 2) load_own(value[0], vs, k0, c * 16);
                     load_other(f, dys, q0, c * 16);
                     multiply_own(g, value[HOLD > 1 ? c : 0], f);
+                }
+                if (hides) {
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; ++i)
+                        if (regions[k0 + own(i)] != regions[q0 + other(i)]) s.v[i] = -infinity();
                 }
                 // Of one key the probability is 1 whatever its score: the difference below would only be rounding.
                 const float live = h.keys == 1 ? 0.0f : 1.0f;
@@ -377,7 +433,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
             if (dv) {
 #pragma unroll
                 for (int c = 0; c < TILES; ++c) put_tile(vs, k0, c * 16, sum[c]);
-                store_rows(dv + v_at + h.sample * nk * v_row + h.head * d, v_row, vs, k0, nk, d, add_v);
+                store_rows(dv + v_at + h.sample * k_tokens * v_row + h.head * d, v_row, vs, k0, nk, d, tokens, add_v);
             }
         }
         block_sync();
@@ -387,7 +443,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
             int u = job / (k_tiles + q_tiles), tile = job - u * (k_tiles + q_tiles);
             bool is_key = tile < k_tiles;
             if (!(is_key ? dk : dq)) continue;
-            Head h(first + u, heads, lengths, nk);
+            Head h(first + u, heads, lengths, nk, windows);
             Panel<T> qs(memory + u * size, D), dys(qs.at + q_rows * D, D), ks(dys.at + q_rows * D, D), vs(ks.at + k_rows * D, D);
             Panel<T> scores(vs.at + k_rows * D, q_rows);
             int r = (is_key ? tile : tile - k_tiles) * 16, end = is_key ? q_rows : k_rows;
@@ -414,8 +470,9 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
                 for (int i = 0; i < Tile16::NUMBERS; ++i) sum[c].v[i] *= scale;
                 put_tile(out, r, c * 16, sum[c]);
             }
-            T* to = is_key ? dk + k_at + h.sample * nk * k_row : dq + q_at + h.sample * nq * q_row;
-            store_rows(to + h.head * d, is_key ? k_row : q_row, out, r, is_key ? nk : nq, d, is_key ? add_k : add_q);
+            const int* tokens = seats ? seats + (first + u) * 2 * q_rows : seats;
+            T* to = is_key ? dk + k_at + h.sample * k_tokens * k_row : dq + q_at + h.sample * q_tokens * q_row;
+            store_rows(to + h.head * d, is_key ? k_row : q_row, out, r, is_key ? nk : nq, d, tokens, is_key ? add_k : add_q);
         }
     }
 }

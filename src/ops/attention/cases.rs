@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Attention, Causal, ProbabilityDropout};
+use super::{Attention, Causal, ProbabilityDropout, Windows};
 use crate::ops::contract::{BadCase, Case, Fill, Input};
 use crate::rng::Stream;
 use crate::tensor::{Dtype, Spec};
@@ -75,7 +75,38 @@ pub(super) fn cases() -> Vec<Case> {
     .into_iter()
     .chain(short())
     .chain(long())
+    .chain(windows())
     .collect()
+}
+
+/// Windows, of which some have one token, some padding, some several regions.
+fn windows() -> Vec<Case> {
+    let of = |windows: Windows| Attention { windows: Some(windows), ..Attention::full(1) };
+    // Samples, heads and head size of a packed input, and the same with tokens apart.
+    let case = |w: Windows, [b, h, d]: [usize; 3], has_bias: bool| {
+        let (n, places) = (w.grid.iter().product(), w.tokens());
+        let mut x = vec![Input::new("qkv", [b, n, 3, h, d]).fill(Fill::Uniform(-2.0, 2.0))];
+        if has_bias {
+            x.push(Input::new("bias", [h, places, places]).always_f32());
+        }
+        Case::new(Attention { heads: h, ..of(w) }, x)
+    };
+    let apart = |w: Windows, sizes: [usize; 6]| separate(of(w), sizes, false);
+    let image = |grid: [usize; 2], size: [usize; 2], is_shifted| {
+        Windows::of([1, grid[0], grid[1]], [1, size[0], size[1]], is_shifted)
+    };
+    vec![
+        case(image([1, 1], [1, 1], false), [1, 1, 8], false),
+        case(image([4, 6], [2, 3], false), [2, 2, 8], true),
+        case(image([6, 8], [3, 4], true), [2, 1, 16], true),
+        // Not whole windows: padding on both sides, and regions that end inside a window.
+        case(image([5, 7], [3, 4], true), [1, 2, 5], true),
+        case(Windows::of([4, 5, 7], [2, 2, 3], true).closed(2), [1, 2, 24], false),
+        case(Windows::of([2, 3, 5], [2, 6, 2], false), [2, 1, 8], false),
+        apart(image([8, 6], [4, 3], true), [1, 48, 48, 4, 2, 8]),
+        // Aurora's windows.
+        case(Windows::of([2, 9, 12], [2, 6, 12], true).closed(2), [1, 1, 16], false),
+    ]
 }
 
 /// Head sizes of whole pieces of 16 bytes and few tokens: around every tile of theirs, and several heads a block with a ragged last.
@@ -135,6 +166,7 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
     let (q, k) = ([2, 5, 4, 8], [2, 7, 2, 8]);
     let with = |lengths: &[usize]| Attention { key_lengths: Some(lengths.into()), ..op.clone() };
     let drop = |p| Attention { dropout: Some(ProbabilityDropout { p, stream: Stream::new(0, 0) }), ..op.clone() };
+    let windows = |w: Windows| Attention { windows: Some(w), ..op.clone() };
     let f32 = |shape: &[usize]| Spec::f32(shape).unwrap_or_else(|e| unreachable!("case shapes are small: {e}"));
     vec![
         BadCase::new(Attention::full(0), &[&[2, 5, 12]], "heads: expected 1 or more, found 0"),
@@ -174,6 +206,26 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
         ),
         BadCase::new(with(&[1]), &[&q, &k, &k], "key_lengths: expected B=2 lengths of at most Nk=7, found [1]"),
         BadCase::new(with(&[1, 8]), &[&q, &k, &k], "key_lengths: expected B=2 lengths of at most Nk=7, found [1, 8]"),
+        BadCase::new(
+            windows(Windows::of([1, 2, 3], [1, 2, 3], false)),
+            &[&q, &q, &q],
+            "windows: grid: expected a product of N=5 tokens, found [1, 2, 3]",
+        ),
+        BadCase::new(
+            windows(Windows { size: [1, 1, 6], ..Windows::of([1, 1, 5], [1, 1, 5], false) }),
+            &[&q, &q, &q],
+            "windows: size: expected 1 to [1, 1, 5] along each axis, found [1, 1, 6]",
+        ),
+        BadCase::new(
+            windows(Windows { shift: [0, 0, 5], ..Windows::of([1, 1, 5], [1, 1, 5], false) }),
+            &[&q, &q, &q],
+            "windows: shift: expected less than size [1, 1, 5] along each axis, found [0, 0, 5]",
+        ),
+        BadCase::new(
+            Attention { causal: Causal::TopLeft, ..windows(Windows::of([1, 1, 5], [1, 1, 5], false)) },
+            &[&q, &q, &q],
+            "windows: expected Nk = Nq=5, no causal mask",
+        ),
         BadCase::of_specs(op.clone(), vec![f32(&q), f32(&k).with_dtype(Dtype::F16), f32(&k)], "k: expected f32"),
         BadCase::of_specs(
             op,
@@ -184,10 +236,14 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
 }
 
 pub(super) fn bench_cases() -> Vec<Case> {
+    let in_windows = |w: Windows| Attention { windows: Some(w), ..Attention::full(1) };
     vec![
         packed(Attention::full(8), [4, 128, 8, 48], false),
         packed(Attention::full(4), [4, 128, 4, 32], false),
         packed(Attention::full(8), [2048, 144, 8, 64], false),
+        // A shifted block of Aurora's first stage at 0.25 degrees, and of Swin's at 896 x 896.
+        packed(in_windows(Windows::of([4, 180, 360], [2, 6, 12], true).closed(2)), [1, 259_200, 8, 64], false),
+        packed(in_windows(Windows::of([1, 224, 224], [1, 7, 7], true)), [8, 50_176, 4, 32], false),
         packed(Attention::full(8), [1, 4050, 8, 48], false),
         packed(Attention { causal: Causal::TopLeft, ..Attention::full(8) }, [1, 1024, 8, 64], false),
     ]

@@ -1,5 +1,6 @@
 //! Where the heads of an application lie in its inputs, and which pairs of query and key its mask lets through.
 
+use super::windows::Windows;
 use super::{Attention, Causal};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
@@ -34,6 +35,7 @@ pub(super) struct Geometry {
     /// Shape of the result.
     pub(super) y: Vec<usize>,
     pub(super) scale: f32,
+    pub(super) windows: Option<Windows>,
 }
 
 impl Geometry {
@@ -64,9 +66,20 @@ impl Geometry {
         if let Some(drop) = op.dropout {
             drop.keep().check("attention: dropout")?;
         }
+        if let Some(windows) = op.windows {
+            windows.check(g.nq)?;
+            if g.nk != g.nq || op.causal != Causal::None || op.key_lengths.is_some() || op.dropout.is_some() {
+                return Err(Error::argument(format!(
+                    "attention: windows: expected Nk = Nq={}, no causal mask, key lengths or dropout, found Nk={}, {:?}, {:?}, {:?}",
+                    g.nq, g.nk, op.causal, op.key_lengths, op.dropout
+                )));
+            }
+            g.windows = Some(windows);
+        }
         if let Some(i) = g.bias {
             expect_dtype("attention", "bias", inputs[i], &[Dtype::F32])?;
-            expect_shape("attention", "bias", inputs[i], &[("H", g.heads), ("Nq", g.nq), ("Nk", g.nk)])?;
+            let (nq, nk) = g.places();
+            expect_shape("attention", "bias", inputs[i], &[("H", g.heads), ("Nq", nq), ("Nk", nk)])?;
         }
         if let Some(lengths) = &op.key_lengths
             && (lengths.len() != g.batch || lengths.iter().any(|&n| n > g.nk))
@@ -84,7 +97,12 @@ impl Geometry {
         self.heads / self.kv_heads
     }
 
-    /// How many keys query `i` of sample `b` sees: always the first ones.
+    /// Queries and keys that the bias has: those of a window, if there are windows.
+    pub(super) fn places(&self) -> (usize, usize) {
+        self.windows.map_or((self.nq, self.nk), |w| (w.tokens(), w.tokens()))
+    }
+
+    /// How many keys query `i` of sample `b` sees: always the first ones. Without windows.
     pub(super) fn visible(&self, op: &Attention, b: usize, i: usize) -> usize {
         let length = op.key_lengths.as_ref().and_then(|l| l.get(b)).map_or(self.nk, |&n| n.min(self.nk));
         match op.causal {
@@ -96,6 +114,10 @@ impl Geometry {
 
     /// Pairs of query and key that the mask lets through, and queries that see a key; over all samples and heads.
     pub(super) fn pairs(&self, op: &Attention) -> (u128, u128) {
+        if let Some(windows) = self.windows {
+            let heads = (self.batch * self.heads) as u128;
+            return (windows.pairs() * heads, self.nq as u128 * heads);
+        }
         let (mut pairs, mut rows) = (0_u128, 0_u128);
         for b in 0..self.batch {
             for n in (0..self.nq).map(|i| self.visible(op, b, i)).filter(|&n| n > 0) {
@@ -122,7 +144,7 @@ fn packed(op: &Attention, qkv: &Spec, bias: Option<usize>) -> Result<Geometry> {
     };
     let place = |i: usize| Place { input: 0, offset: i * h * d, row: 3 * h * d };
     let [q, k, v] = [0, 1, 2].map(place);
-    Ok(Geometry { batch, nq: n, nk: n, heads: h, kv_heads: h, d, q, k, v, bias, y, scale: 0.0 })
+    Ok(Geometry { batch, nq: n, nk: n, heads: h, kv_heads: h, d, q, k, v, bias, y, scale: 0.0, windows: None })
 }
 
 /// q `[B, Nq, H, D]`, k and v `[B, Nk, Hkv, D]`; or the last two axes as one.
@@ -160,5 +182,5 @@ fn separate(op: &Attention, q: &Spec, k: &Spec, v: &Spec, bias: Option<usize>) -
     }
     let place = |input: usize, heads: usize| Place { input, offset: 0, row: heads * d };
     let (q, k, v) = (place(0, h), place(1, kv_heads), place(2, kv_heads));
-    Ok(Geometry { batch, nq, nk, heads: h, kv_heads, d, q, k, v, bias, y, scale: 0.0 })
+    Ok(Geometry { batch, nq, nk, heads: h, kv_heads, d, q, k, v, bias, y, scale: 0.0, windows: None })
 }

@@ -3,6 +3,7 @@
 mod backward_sm90;
 mod forward_sm90;
 
+use super::gathered;
 use super::geometry::Geometry;
 use super::short::{self, Short};
 use super::{Attention, Causal, ProbabilityDropout};
@@ -29,6 +30,7 @@ pub(super) const KERNELS: &[Unit] = &[
     short::UNIT,
     forward_sm90::UNIT,
     backward_sm90::UNIT,
+    gathered::UNIT,
 ];
 
 const THREADS: u32 = 128;
@@ -167,6 +169,9 @@ impl Attention {
         if let Some(short) = Short::of(self, gpu, g, &tensors) {
             return short.fwd(gpu, &io, plan.lengths.as_ref());
         }
+        if g.windows.is_some() {
+            return Attention::windows_fwd(gpu, g, &io);
+        }
         let is_hoppers = forward_sm90::fits(&plan, gpu, &tensors);
         let ([y], [lse]) = (io.y, io.saved) else { unreachable!("infer fixed the counts") };
         let [q, k, v] = [g.q, g.k, g.v].map(|place| &io.x[place.input]);
@@ -208,6 +213,9 @@ impl Attention {
         let operands = [q, k, v, y, dy, lse];
         if let Some(short) = Short::of(self, gpu, g, &tensors).filter(Short::has_backward) {
             return short.bwd(gpu, operands, bias, plan.lengths.as_ref(), io.dx);
+        }
+        if g.windows.is_some() {
+            return Attention::windows_bwd(gpu, g, [q, k, v, dy], bias, io.dx);
         }
         // Hopper's own kernels leave the bias to the general ones, and tiles that they mark.
         let (total, inverse, spoiled) = if backward_sm90::fits(&plan, gpu, &tensors) {

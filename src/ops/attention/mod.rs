@@ -2,10 +2,12 @@
 
 mod cases;
 mod cpu;
+mod gathered;
 mod geometry;
 mod launch;
 mod reference;
 mod short;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,7 @@ mod tests;
 use std::sync::Arc;
 
 use geometry::Geometry;
+pub use windows::Windows;
 
 use crate::backend::Exec;
 use crate::cost::Flops;
@@ -33,11 +36,12 @@ use crate::tensor::{Dtype, Spec};
 ///
 /// for every sample and head `h`, which reads the keys of head `h / (H / Hkv)`. A query sees the first `key_lengths[b]` keys,
 /// of these with [`Causal::TopLeft`] the first `i + 1`, with [`Causal::BottomRight`] the first `i + 1 + Nk − Nq`. What is
-/// not visible does not take part, whatever it holds. A query that sees no key, or only keys of bias −∞, gives 0.
+/// not visible does not take part, whatever it holds. With [`Windows`] a token sees the tokens of its window and region, and `i`, `j`
+/// of the bias are places in the window. A query that sees no key, or only keys of bias −∞, gives 0.
 ///
 /// # Shapes
 /// `qkv [B, N, 3, H, D]` or `[B, N, 3·H·D]`, or `q [B, Nq, H, D]`, `k`, `v` `[B, Nk, Hkv, D]`, or `q [B, Nq, H·D]`, `k`, `v`
-/// `[B, Nk, Hkv·D]`; each with or without `bias [H, Nq, Nk]`, which is always f32 → `y [B, Nq, H, D]` or `[B, Nq, H·D]`.
+/// `[B, Nk, Hkv·D]`; each with or without `bias [H, Nq, Nk]` (of a window's tokens, if there are windows), which is always f32 → `y [B, Nq, H, D]` or `[B, Nq, H·D]`.
 /// `H` is a multiple of `Hkv`, `D` at most 512. Saves `lse [B, H, Nq]` in f32.
 ///
 /// # Units
@@ -53,7 +57,8 @@ use crate::tensor::{Dtype, Spec};
 /// # Errors
 /// [`Error::Shape`](crate::error::Error::Shape) for other shapes, a head size of 0 or above 512, heads that do not divide; [`Error::Dtype`](crate::error::Error::Dtype) unless q, k
 /// and v are the same of f32, bf16 and f16 and `bias` is f32; [`Error::Argument`](crate::error::Error::Argument) for 0 heads, a scale that is not finite,
-/// a dropout outside [0, 1), key lengths that are not `B` numbers up to `Nk`, another number of inputs.
+/// a dropout outside [0, 1), key lengths that are not `B` numbers up to `Nk`, windows that do not cut the tokens
+/// or stand beside another mask, another number of inputs.
 ///
 /// # Source
 /// Vaswani et al. 2017, section 3.2; online softmax and recomputation after Dao et al. 2022, algorithms 1 and 4.
@@ -69,6 +74,8 @@ pub struct Attention {
     pub key_lengths: Option<Arc<[usize]>>,
     /// Dropout of the probabilities.
     pub dropout: Option<ProbabilityDropout>,
+    /// Tokens see those of their window alone; excludes a causal mask, key lengths and dropout.
+    pub windows: Option<Windows>,
 }
 
 /// Which keys lie in a query's future.
@@ -98,7 +105,7 @@ pub struct ProbabilityDropout {
 impl Attention {
     /// Every query of `heads` heads sees every key; the usual scale, no dropout.
     pub fn full(heads: usize) -> Attention {
-        Attention { heads, causal: Causal::None, scale: None, key_lengths: None, dropout: None }
+        Attention { heads, causal: Causal::None, scale: None, key_lengths: None, dropout: None, windows: None }
     }
 
     /// The dropout, if it does anything.

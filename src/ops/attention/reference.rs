@@ -26,8 +26,11 @@ struct Row<'a, S> {
     b: usize,
     h: usize,
     i: usize,
-    /// Keys that it sees.
-    n: usize,
+    /// Keys that it sees, and where each of them stands in the row of the bias.
+    seen: &'a [(usize, usize)],
+    /// Its row in the bias, and how long that is.
+    place: usize,
+    width: usize,
 }
 
 impl<S: Scalar> Row<'_, S> {
@@ -55,29 +58,35 @@ impl<S: Scalar> Row<'_, S> {
         g.v.offset + (self.b * g.nk + j) * g.v.row + self.h / g.group() * g.d
     }
 
-    fn bias(&self, j: usize) -> usize {
-        (self.h * self.g.nq + self.i) * self.g.nk + j
+    fn bias(&self, at: usize) -> usize {
+        (self.h * self.g.places().0 + self.place) * self.width + at
     }
 
-    fn score(&self, j: usize) -> S {
+    fn score(&self, (j, at_bias): (usize, usize)) -> S {
         let g = self.g;
         let (q, k) = (&self.x[g.q.input][self.q()..][..g.d], &self.x[g.k.input][self.key(j)..][..g.d]);
         let s = q.iter().zip(k).fold(S::zero(), |s, (&q, &k)| s.mac(q, k)).stored() * S::of(f64::from(g.scale));
         match g.bias {
-            Some(at) => (s.stored() + self.x[at][self.bias(j)]).stored(),
+            Some(at) => (s.stored() + self.x[at][self.bias(at_bias)]).stored(),
             None => s.stored(),
         }
     }
 }
 
 /// Calls `f` for every query that sees a key.
-fn each_row<'a, S>(op: &Attention, g: &'a Geometry, x: &'a [RefInput<'a, S>], mut f: impl FnMut(Row<'a, S>)) {
+fn each_row<'a, S>(op: &Attention, g: &'a Geometry, x: &'a [RefInput<'a, S>], mut f: impl FnMut(Row<'_, S>)) {
+    let width = g.places().1;
+    let groups = g.windows.map(|w| w.groups()).unwrap_or_default();
+    let all: Vec<(usize, usize)> = (0..g.nk).map(|j| (j, j)).collect();
     for b in 0..g.batch {
         for h in 0..g.heads {
-            for i in 0..g.nq {
-                let n = g.visible(op, b, i);
-                if n > 0 {
-                    f(Row { g, x, b, h, i, n });
+            for seen in &groups {
+                seen.iter().for_each(|&(i, place)| f(Row { g, x, b, h, i, seen, place, width }));
+            }
+            for i in 0..if g.windows.is_none() { g.nq } else { 0 } {
+                let seen = &all[..g.visible(op, b, i)];
+                if !seen.is_empty() {
+                    f(Row { g, x, b, h, i, seen, place: i, width });
                 }
             }
         }
@@ -90,7 +99,7 @@ impl Reference for Attention {
         let ([y], [lse]) = (io.y, io.saved) else { return };
         lse.fill(S::of(f64::NEG_INFINITY));
         each_row(self, &g, io.x, |row| {
-            let s: Vec<S> = (0..row.n).map(|j| row.score(j)).collect();
+            let s: Vec<S> = row.seen.iter().map(|&key| row.score(key)).collect();
             let top = s.iter().copied().reduce(S::max).unwrap_or_default();
             // Where every score is −∞ all probabilities are 0.
             let top = if top == S::of(f64::NEG_INFINITY) { S::zero() } else { top };
@@ -98,11 +107,11 @@ impl Reference for Attention {
             let total = sum(e.iter().copied());
             lse[row.index()] = top + total.ln();
             let total = if total == S::zero() { S::one() } else { total };
-            let factors = self.factors::<S>(g.nk, row.index(), row.n);
+            let factors = self.factors::<S>(g.nk, row.index(), row.seen.len());
             let y = &mut y[row.y()..][..g.d];
-            for (j, &e) in e.iter().enumerate() {
+            for (n, (&e, &(j, _))) in e.iter().zip(row.seen).enumerate() {
                 let mut p = (e / total).stored();
-                if let Some(&factor) = factors.get(j) {
+                if let Some(&factor) = factors.get(n) {
                     p = (p * factor).stored();
                 }
                 let v = &io.x[g.v.input][row.value(j)..][..g.d];
@@ -113,8 +122,10 @@ impl Reference for Attention {
 
     fn forward_cpu(&self, io: RefForward<'_, f32>) {
         let Some(g) = self.geometry(io.x) else { return };
-        if let ([y], [lse]) = (io.y, io.saved) {
-            cpu::forward(self, &g, io.x, y, lse);
+        let ([y], [lse]) = (io.y, io.saved) else { return };
+        match &g.windows {
+            Some(windows) => cpu::forward_windows(self, &g, windows, io.x, (y, lse)),
+            None => cpu::forward(self, &g, io.x, y, lse),
         }
     }
 }
@@ -134,10 +145,10 @@ impl ReferenceGrad for Attention {
             let at = if at == S::of(f64::NEG_INFINITY) { S::zero() } else { at };
             let dy = &dy[row.y()..][..g.d];
             let total = if w.scores() { sum(dy.iter().zip(&y[row.y()..]).map(|(&dy, &y)| dy * y)) } else { S::zero() };
-            let factors = self.factors::<S>(g.nk, row.index(), row.n);
-            for j in 0..row.n {
-                let p = (row.score(j) - at).exp().stored();
-                let factor = factors.get(j).copied();
+            let factors = self.factors::<S>(g.nk, row.index(), row.seen.len());
+            for (n, &(j, place)) in row.seen.iter().enumerate() {
+                let p = (row.score((j, place)) - at).exp().stored();
+                let factor = factors.get(n).copied();
                 if w.v
                     && let Some(dv) = &mut io.dx[g.v.input]
                 {
@@ -152,7 +163,7 @@ impl ReferenceGrad for Attention {
                 let dp = factor.map_or(dp, |f| (dp * f).stored());
                 let ds = (p * (dp - total)).stored();
                 if let Some(dbias) = g.bias.and_then(|at| io.dx[at].as_mut()) {
-                    dbias[row.bias(j)] = dbias[row.bias(j)] + ds;
+                    dbias[row.bias(place)] = dbias[row.bias(place)] + ds;
                 }
                 if !(w.q || w.k) {
                     continue;
@@ -170,8 +181,10 @@ impl ReferenceGrad for Attention {
     }
 
     fn backward_cpu(&self, io: RefBackward<'_, f32>) {
-        if let Some(g) = self.geometry(io.x) {
-            cpu::backward(self, &g, io);
+        let Some(g) = self.geometry(io.x) else { return };
+        match &g.windows {
+            Some(windows) => cpu::backward_windows(self, &g, windows, io),
+            None => cpu::backward(self, &g, io),
         }
     }
 }

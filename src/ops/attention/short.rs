@@ -1,6 +1,7 @@
 //! Launches for short sequences: a head's keys and values fit into a block's shared memory whole, so every tensor is read once.
 
 use super::geometry::Geometry;
+use super::windows::Windows;
 use super::{Attention, Causal};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
@@ -45,7 +46,10 @@ pub(super) struct Short<'a> {
     variant: Variant,
     /// Head size of the kernels.
     size: usize,
-    /// Tokens of a head, rounded up to whole tiles.
+    /// Queries and keys of a head of a sample, or of one of its windows.
+    nq: usize,
+    nk: usize,
+    /// The same, rounded up to whole tiles.
     q_rows: usize,
     k_rows: usize,
     /// Bytes of shared memory that a block may have.
@@ -61,7 +65,8 @@ impl<'a> Short<'a> {
         // The f16 products of gfx90a take numbers below 2⁻¹⁴ for 0: too coarse for probabilities.
         let is_exact = dtype == Dtype::Bf16 || dtype == Dtype::F16 && info.arch != Arch::GFX90A;
         let is_plain = op.causal == Causal::None && op.dropping().is_none() && (1e-9..1e9).contains(&g.scale);
-        let is_small = (1..=MOST).contains(&g.nq) && (1..=MOST).contains(&g.nk) && g.batch > 0;
+        let (nq, nk) = g.places();
+        let is_small = (1..=MOST).contains(&nq) && (1..=MOST).contains(&nk) && g.batch * g.nq > 0;
         let places = [g.q.offset, g.q.row, g.k.offset, g.k.row, g.v.offset, g.v.row, g.d];
         let is_whole = places.iter().all(|n| n.is_multiple_of(PIECE))
             && tensors.iter().all(|t| t.address().is_none_or(|at| at.is_multiple_of(16)));
@@ -70,8 +75,10 @@ impl<'a> Short<'a> {
             g,
             variant: Variant::of(dtype).with("D", size),
             size: size as usize,
-            q_rows: g.nq.next_multiple_of(16),
-            k_rows: g.nk.next_multiple_of(16),
+            nq,
+            nk,
+            q_rows: nq.next_multiple_of(16),
+            k_rows: nk.next_multiple_of(16),
             shared: info.max_shared_bytes as usize,
             warp: gpu.warp(),
         };
@@ -85,15 +92,20 @@ impl<'a> Short<'a> {
 
     /// Bytes of shared memory of a head.
     fn fwd_bytes(&self) -> usize {
-        (self.q_rows + 2 * self.k_rows) * self.size * 2 + self.q_rows * 4
+        (self.q_rows + 2 * self.k_rows) * self.size * 2 + self.q_rows * if self.g.windows.is_some() { 12 } else { 4 }
     }
 
     fn bwd_bytes(&self) -> usize {
         (2 * (self.q_rows + self.k_rows) * self.size + self.q_rows * self.k_rows.max(self.size)) * 2
     }
 
+    /// Heads of all samples and windows, and how many of them share a bias.
     fn heads(&self) -> usize {
-        self.g.batch * self.g.heads
+        self.sharing() * self.g.heads
+    }
+
+    fn sharing(&self) -> usize {
+        self.g.batch * self.g.windows.map_or(1, |w| w.count())
     }
 
     fn bwd_warps(&self) -> u32 {
@@ -119,7 +131,7 @@ impl<'a> Short<'a> {
             } else {
                 1
             };
-        let is_even = g.nq.div_ceil(own).is_multiple_of(WARPS as usize);
+        let is_even = self.nq.div_ceil(own).is_multiple_of(WARPS as usize);
         let fits = 3 * self.fwd_bytes() <= self.shared / 4;
         let each = if is_even || !fits { 1 } else { self.heads().min(3) };
         let bias = g.bias.map_or(Arg::Null, |i| Arg::In(&io.x[i]));
@@ -130,7 +142,8 @@ impl<'a> Short<'a> {
             Arg::I32(launch::short("attention", "heads", g.group())?),
             Arg::I32(launch::short("attention", "head size", g.d)?),
         ]);
-        args.extend([Arg::F32(g.scale), Arg::I64(self.heads() as i64), Arg::I32(each as i32)]);
+        let windows = Windows::bytes(g.windows.as_ref());
+        args.extend([Arg::F32(g.scale), Arg::I64(self.heads() as i64), Arg::I32(each as i32), Arg::Bytes(&windows)]);
         let launch = self.launch(self.heads().div_ceil(each), each, self.fwd_bytes(), WARPS)?;
         FWD.launch_as(gpu, &self.variant, launch, &mut args)
     }
@@ -138,11 +151,11 @@ impl<'a> Short<'a> {
     /// Where q, k and v lie, and their lengths.
     fn places<'b>(&self) -> Result<Vec<Arg<'b>>> {
         let g = self.g;
-        let mut args: Vec<Arg<'b>> = [g.q.offset, g.k.offset, g.v.offset, g.q.row, g.k.row, g.v.row]
+        let mut args: Vec<Arg<'b>> = [g.q.offset, g.k.offset, g.v.offset, g.q.row, g.k.row, g.v.row, g.nq, g.nk]
             .into_iter()
             .map(|n| launch::length("attention", "row", n))
             .collect::<Result<_>>()?;
-        for n in [g.nq, g.nk, g.heads] {
+        for n in [self.nq, self.nk, g.heads] {
             args.push(Arg::I32(launch::short("attention", "heads", n)?));
         }
         Ok(args)
@@ -163,7 +176,7 @@ impl<'a> Short<'a> {
         let stats = gpu.scratch(Spec::f32([heads, self.q_rows, 2])?)?;
         // With a gradient of the bias a block stays with a head, and as many blocks as the device has at once share the samples.
         let at_once = 2 * gpu.driver().info().processors as usize;
-        let shares = at_once.div_ceil(g.heads).clamp(1, g.batch);
+        let shares = at_once.div_ceil(g.heads).clamp(1, self.sharing());
         let warps = self.bwd_warps();
         let (each, blocks, step) = if dbias.is_some() {
             (1, g.heads * shares, g.heads * shares)
@@ -175,9 +188,15 @@ impl<'a> Short<'a> {
             Some(_) => Some(gpu.scratch(Spec::f32([blocks, self.k_rows, self.q_rows])?)?),
             None => None,
         };
+        let seats = match g.windows {
+            Some(_) => Some(gpu.scratch(Spec::new(Dtype::I32, [heads, 2, self.q_rows])?)?),
+            None => None,
+        };
+        let windows = Windows::bytes(g.windows.as_ref());
         let places = [g.q, g.k, g.v].map(|place| slots[place.input]);
         let mut args: Vec<Arg<'_>> = places.iter().map(|slot| slot.map_or(Arg::Null, |(d, _)| Arg::Out(d))).collect();
         args.extend([partial.as_ref().map_or(Arg::Null, Arg::Scratch), Arg::Scratch(&stats)]);
+        args.push(seats.as_ref().map_or(Arg::Null, Arg::Scratch));
         args.extend([q, k, v, y, dy].map(|x| Arg::In(x)));
         args.extend([bias.map_or(Arg::Null, |b| Arg::In(b)), Arg::In(lse)]);
         args.push(lengths.map_or(Arg::Null, |l| Arg::In(l)));
@@ -185,15 +204,16 @@ impl<'a> Short<'a> {
         args.extend([Arg::I32(launch::short("attention", "head size", g.d)?), Arg::F32(g.scale)]);
         args.extend([Arg::I64(heads as i64), Arg::I32(each as i32), launch::length("attention", "heads", step)?]);
         args.extend(places.iter().map(|slot| Arg::I32(slot.map_or(0, |(_, add)| add))));
+        args.push(Arg::Bytes(&windows));
         BWD.launch_as(gpu, &self.variant, self.launch(blocks, each, bytes, warps)?, &mut args)?;
         let (Some((to, add)), Some(partial)) = (dbias, &partial) else { return Ok(()) };
-        let numbers = [g.nq, g.nk, g.heads, shares].map(|n| launch::short("attention", "bias", n).map(Arg::I32));
+        let numbers = [self.nq, self.nk, g.heads, shares].map(|n| launch::short("attention", "bias", n).map(Arg::I32));
         let mut args = vec![Arg::Out(to), Arg::Scratch(partial)];
         for number in numbers {
             args.push(number?);
         }
         args.push(Arg::I32(add));
-        let launch = launch::each("attention", "bias", g.heads * g.nk * self.q_rows)?;
+        let launch = launch::each("attention", "bias", g.heads * self.nk * self.q_rows)?;
         BWD_DBIAS.launch_as(gpu, &self.variant, launch, &mut args)
     }
 }

@@ -28,4 +28,5 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/sm90.cuh",
     "common/totals.cuh",
     "common/wgmma.cuh",
+    "common/windows.cuh",
 ];

@@ -15,9 +15,11 @@
 mod backward;
 mod forward;
 mod lanes;
+mod windows;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;
+pub(super) use windows::{backward_windows, forward_windows};
 
 use lanes::{Horizon, MOST};
 
