@@ -8,6 +8,7 @@ two events. `ratio` is PyTorch's time over the record's: above 1 perfrun is fast
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import re
@@ -71,7 +72,7 @@ ROOMS = {
     "cross_entropy": F.cross_entropy,
     "dropout": lambda x: F.dropout(x, 0.1),
     "gelu": F.gelu,
-    "group_norm": lambda x, w, b: F.group_norm(x.transpose(1, 2), 8, w, b),
+    "group_norm": lambda x, w, b, groups: F.group_norm(x.transpose(1, 2), groups, w, b),
     "layer_norm": lambda x, w, b: F.layer_norm(x, w.shape, w, b),
     "matmul": F.linear,
     "mish": F.mish,
@@ -82,7 +83,7 @@ ROOMS = {
     "reduce": lambda x: x.mean(1),
     "relative_l2": relative_l2,
     "relu": F.relu,
-    "resize_bilinear": lambda x: F.interpolate(x, size=(360, 720), mode="bilinear", align_corners=False),
+    "resize_bilinear": lambda x, size: F.interpolate(x, size=size, mode="bilinear", align_corners=False),
     "rms_norm": rms_norm,
     "roll": lambda x: x.roll((0, -1, -3, -6, 0), (0, 1, 2, 3, 4)),
     "rope": rotate_halves,
@@ -95,6 +96,8 @@ ROOMS = {
     "squared_error": weighted(lambda p, y: (p - y).square()),
     "swiglu": lambda gate, up: F.silu(gate) * up,
 }
+# What a function takes besides, as the case has it.
+OPTIONS = {"group_norm": ("groups", r"groups: (\d+)"), "resize_bilinear": ("size", r"size: \[(\d+), (\d+)\]")}
 # No gradient: weights of rows in losses. (Labels and running statistics never have one.)
 CONSTANT = {("absolute_error", "weight"), ("squared_error", "weight"), ("relative_l2", "weight")}
 
@@ -105,12 +108,20 @@ def inputs(room, case, dtype):
     for name, shape in parts:
         shape = [int(n) for n in shape.split(",")]
         if name == "labels":
-            tensors.append(torch.randint(0, 151936, shape, device="cuda"))
+            tensors.append(torch.randint(0, tensors[0].shape[-1], shape, device="cuda"))
             continue
         is_running = name.startswith("running")
         x = torch.randn(shape, device="cuda", dtype=torch.float32 if is_running else dtype)
         tensors.append(x.requires_grad_(not is_running and (room, name) not in CONSTANT))
     return tensors
+
+
+def function_of(room, case):
+    if room not in OPTIONS:
+        return ROOMS[room]
+    name, pattern = OPTIONS[room]
+    numbers = tuple(int(n) for n in re.search(pattern, case).groups())
+    return functools.partial(ROOMS[room], **{name: numbers if len(numbers) > 1 else numbers[0]})
 
 
 def median_seconds(run, sets):
@@ -133,7 +144,7 @@ def measure(room, case, dtype, passes):
     first = inputs(room, case, dtype)
     size = sum(x.numel() * x.element_size() for x in first)
     sets = [first] + [inputs(room, case, dtype) for _ in range(min(40, ROTATE_BYTES // size))]
-    of = ROOMS[room]
+    of = function_of(room, case)
     with torch.no_grad():
         yield "forward", median_seconds(lambda i: of(*sets[i]), len(sets))
     if "backward" not in passes:
