@@ -166,13 +166,13 @@ impl Attention {
         let g = &plan.g;
         let tensors: Vec<&dyn Operand> =
             io.x.iter().take(3).map(|x| x as &dyn Operand).chain(io.y.iter().map(|y| y as _)).collect();
-        if let Some(short) = Short::of(self, gpu, g, &tensors) {
+        let is_hoppers = g.windows.is_none() && forward_sm90::fits(&plan, gpu, &tensors);
+        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(|short| !is_hoppers || short.is_best_on_hopper()) {
             return short.fwd(gpu, &io, plan.lengths.as_ref());
         }
         if g.windows.is_some() {
             return Attention::windows_fwd(gpu, g, &io);
         }
-        let is_hoppers = forward_sm90::fits(&plan, gpu, &tensors);
         let ([y], [lse]) = (io.y, io.saved) else { unreachable!("infer fixed the counts") };
         let [q, k, v] = [g.q, g.k, g.v].map(|place| &io.x[place.input]);
         let bias = g.bias.map(|i| &io.x[i]);
@@ -211,14 +211,16 @@ impl Attention {
             GradSlot::Set(d) | GradSlot::Add(d) => Some(d as &dyn Operand),
         }));
         let operands = [q, k, v, y, dy, lse];
-        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(Short::has_backward) {
+        let is_hoppers = g.windows.is_none() && backward_sm90::fits(&plan, gpu, &tensors);
+        let is_shorts = |short: &Short<'_>| short.has_backward() && (!is_hoppers || short.is_best_on_hopper());
+        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(is_shorts) {
             return short.bwd(gpu, operands, bias, plan.lengths.as_ref(), io.dx);
         }
         if g.windows.is_some() {
             return Attention::windows_bwd(gpu, g, [q, k, v, dy], bias, io.dx);
         }
         // Hopper's own kernels leave the bias to the general ones, and tiles that they mark.
-        let (total, inverse, spoiled) = if backward_sm90::fits(&plan, gpu, &tensors) {
+        let (total, inverse, spoiled) = if is_hoppers {
             let done = backward_sm90::run(&plan, gpu, operands, bias, io.dx)?;
             (done.total, None, Some(done.spoiled))
         } else {

@@ -35,6 +35,8 @@ pub(super) const UNIT: Unit = Unit {
 
 /// Most queries and keys of a head.
 const MOST: usize = 256;
+/// The same on a device with kernels of its own for long sequences: with more, a block fills a multiprocessor alone.
+const BEST_ON_HOPPER: usize = 160;
 /// Numbers in 16 bytes.
 const PIECE: usize = 8;
 /// Warps of a block, forward.
@@ -58,6 +60,11 @@ pub(super) struct Short<'a> {
 }
 
 impl<'a> Short<'a> {
+    /// Whether kernels for long sequences, where the device has its own, are slower.
+    pub(super) fn is_best_on_hopper(&self) -> bool {
+        self.g.nq.max(self.g.nk) <= BEST_ON_HOPPER
+    }
+
     /// If these kernels can do it at all, forward: `tensors` are all that they read or write 16 bytes at a time.
     pub(super) fn of(op: &Attention, gpu: &Gpu, g: &'a Geometry, tensors: &[&dyn Operand]) -> Option<Short<'a>> {
         let dtype = tensors.first()?.spec().dtype();
