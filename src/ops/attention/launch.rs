@@ -167,7 +167,8 @@ impl Attention {
         let tensors: Vec<&dyn Operand> =
             io.x.iter().take(3).map(|x| x as &dyn Operand).chain(io.y.iter().map(|y| y as _)).collect();
         let is_hoppers = g.windows.is_none() && forward_sm90::fits(&plan, gpu, &tensors);
-        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(|short| !is_hoppers || short.is_best_on_hopper()) {
+        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(|short| !is_hoppers || short.is_best_on_hopper())
+        {
             return short.fwd(gpu, &io, plan.lengths.as_ref());
         }
         if g.windows.is_some() {
