@@ -1,7 +1,8 @@
 //! Every operator on the shapes it is timed on: `cargo bench --bench ops`, one of them with `cargo bench --bench ops -- layer_norm`.
 //!
 //! Criterion keeps and compares the times; what runs is the library's own [`Bench`], as in `perfrun bench`. Under `cargo
-//! test --benches` (and with `--test`) each runs once, in one storage type, on one set of operands.
+//! test --benches` (and with `--test`) each runs once, in one storage type, on one set of operands, unless it moves more than
+//! [`ONCE_BYTES`]: these are counted at the end.
 
 use std::error::Error;
 use std::time::Instant;
@@ -13,6 +14,9 @@ use perfrun::ops::ROOMS;
 use perfrun::ops::contract::bench::{Bench, Pass, cost, passes};
 use perfrun::ops::contract::{Case, Room};
 use perfrun::tensor::Dtype;
+
+/// Most bytes that a pass moves when benches only run once: larger ones time GPUs, and take minutes here.
+const ONCE_BYTES: u128 = 128 << 20;
 
 /// What is the same for every case.
 struct Setting {
@@ -78,12 +82,20 @@ fn all() -> Result<(), Box<dyn Error>> {
     let once = args.iter().any(|a| a == "--test") || !args.iter().any(|a| a == "--bench");
     let rotate = if once { 0 } else { 2 * Machine::here().last_level_cache_bytes() };
     let setting = Setting { exec: Exec::cpu(), rotate };
+    let mut left_out = 0;
     for room in ROOMS {
         for case in (room.bench_cases)() {
+            if once && cost(&case, room.dtypes[0], Pass::Forward)?.bytes > ONCE_BYTES {
+                left_out += 1;
+                continue;
+            }
             for &dtype in room.dtypes.iter().take(if once { 1 } else { usize::MAX }) {
                 bench(&mut c, &setting, room, &case, dtype)?;
             }
         }
+    }
+    if left_out > 0 {
+        println!("{left_out} cases move more than {} MiB: `cargo bench` runs them", ONCE_BYTES >> 20);
     }
     c.final_summary();
     Ok(())
