@@ -1,5 +1,6 @@
 // adamw: m += follow (g - m); v = beta2 v + take g^2; p = keep p - rate m / (root sqrt(v) + eps), with g = factor * grad; for all at once.
-// axes      param, m, v, grad, and what param, m, v were before, in the same place or another: [n], an arena of parameters; undecayed [ranges] pairs of i64: places whose p is not multiplied by keep
+// axes      param, m, v and what they were before, in the same place or another, and grad: [n], an arena; undecayed [ranges] pairs of
+//           i64: places whose p is not multiplied by keep
 // types     T in {f32, bf16, f16}, the type of grad; everything else in f32
 // launch    flat: a block covers 2048 numbers
 // paths     packs of 4 numbers, 2 a thread, where all arenas are aligned to them, else single numbers

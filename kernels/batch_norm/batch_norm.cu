@@ -2,7 +2,8 @@
 // axes      x, y, dy, dx [B, C, S]; weight, bias, dweight, dbias [C]; all statistics [C] f32
 // types     T in {f32, bf16, f16}; sums and statistics in f32, sums of means in f64
 // launch    fwd in three stages: fwd_partial (common/groups.cuh), fwd_stats a warp a channel, fwd flat (common/elementwise.cuh); bwd: bwd_sums
-//           or bwd_sum (dy alone), bwd_total a warp a sum, then the gradients of the channels and bwd_terms a thread each, bwd_dx flat
+//           or bwd_sum (dy alone), bwd_channels a warp a channel, bwd_dx flat; without dx of the batch bwd_total a warp a sum, then the
+//           gradients of the channels a thread each
 // paths     16-byte packs when W divides S, flat stages also when S is 1 and W divides C, else single numbers
 // traffic   fwd reads x twice, writes y; bwd reads x, dy twice, writes dx, which it reads when adding
 // order     fixed: same input, same bits
@@ -126,6 +127,24 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     if (lane() == 0) total[c] = sum;
 }
 
+// The gradients of a channel's parameters, and what its dx needs, from its pieces: a warp a channel. `d_mean` and `d_var` flow to the new
+// statistics, if they are there: mean_share = m / n, var_share = 2 * m / (n - 1).
+extern "C" __global__ void __launch_bounds__(GROUP_THREADS) batch_norm_bwd_channels(
+    T* dweight, T* dbias, float* shift, float* slope, const float* sums, const float* products, const T* weight, const float* rstd,
+    const float* d_mean, const float* d_var, i64 channels, int pieces, float n, float mean_share, float var_share, int add_dweight,
+    int add_dbias) {
+    i64 c = cell_of_warp();
+    if (c >= channels) return;
+    float sum = merge_sums(sums + c * pieces, pieces), product = merge_sums(products + c * pieces, pieces);
+    if (lane() != 0) return;
+    if (dweight) put(dweight + c, product, add_dweight);
+    if (dbias) put(dbias + c, sum, add_dbias);
+    float k = widen(weight[c]) * rstd[c];
+    float down = divide(mul(k, sum), n), slant = divide(mul(k, product), n);
+    shift[c] = d_mean ? fmaf(-d_mean[c], mean_share, down) : down;
+    slope[c] = d_var ? slant - divide(d_var[c] * var_share, rstd[c]) : slant;
+}
+
 // A total as a gradient: dbias from the sums of dy, dweight from those of dy * z.
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     batch_norm_bwd_dparam(T* d, const float* total, i64 channels, int add_d) {
@@ -152,19 +171,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     if (c < channels) put(dvar + c, -0.5f * (widen(weight[c]) * rstd[c] * rstd[c]) * product[c], add_dvar);
 }
 
-// What dx subtracts in every channel under batch statistics, shift + z * slope; d_mean and d_var flow to the new statistics, where
-// has_new says so: mean_share = m / n, var_share = 2 * m / (n - 1).
-extern "C" __global__ void __launch_bounds__(GROUP_THREADS) batch_norm_bwd_terms(
-    float* shift, float* slope, const T* weight, const float* rstd, const float* sum, const float* product, const float* d_mean,
-    const float* d_var, i64 channels, float n, float mean_share, float var_share, int has_mean, int has_var) {
-    i64 c = (i64)block_x() * GROUP_THREADS + thread();
-    if (c >= channels) return;
-    float k = widen(weight[c]) * rstd[c];
-    float down = divide(mul(k, sum[c]), n), slant = divide(mul(k, product[c]), n);
-    shift[c] = has_mean ? fmaf(-d_mean[c], mean_share, down) : down;
-    slope[c] = has_var ? slant - divide(d_var[c] * var_share, rstd[c]) : slant;
-}
-
+// dx subtracts shift + z * slope in every channel under batch statistics.
 struct BatchGradient {
     const T* weight;
     const float* mean;

@@ -1,5 +1,5 @@
-// held: normalised rows and all their gradients in one pass: teams of threads walk many rows, of which one is in registers and the
-// next is under way; sums over rows stay in registers until the block is done.
+// held: normalised rows and all their gradients in one pass: teams of threads walk many rows, which they hold in registers. Forward
+// short rows go several at once; backward the next row is under way, and sums over rows stay in registers until the block is done.
 // teams     `lanes` threads, a power of two up to HELD_THREADS; a thread has PACKS packs of W numbers of a row, `lanes` packs apart
 // launch    HELD_THREADS threads, HELD_THREADS / lanes teams; a block has `stretch` rows, a multiple of its teams
 // building  PACKS is given as -DPACKS=1, 2, 3 or 4, for 16-bit types also 6
@@ -17,10 +17,12 @@
 
 constexpr int HELD_THREADS = 256;
 
+// Sums that a team makes at once, at most.
+constexpr int MOST_SUMS = 8;
+
 // Two sets, used in turn: a warp is at most one barrier ahead.
 struct TeamScratch {
-    float a[2][HELD_THREADS / WARP];
-    float b[2][HELD_THREADS / WARP];
+    float sum[2][MOST_SUMS][HELD_THREADS / WARP];
 };
 
 struct HeldTeam {
@@ -32,27 +34,32 @@ struct HeldTeam {
     DEVICE int index() const { return thread() / lanes; }
     DEVICE int count() const { return HELD_THREADS / lanes; }
     // Over the threads of every team; all threads of the block take part.
-    DEVICE void sum2(float& a, float& b) {
+    template <int N> DEVICE void sums(float (&v)[N]) {
 #pragma unroll
         for (int m = WARP / 2; m > 0; m /= 2) {
             if (m < lanes) {
-                float other_a = lane_xor(a, m), other_b = lane_xor(b, m);
-                a += other_a;
-                b += other_b;
+                float other[N];
+#pragma unroll
+                for (int i = 0; i < N; ++i) other[i] = lane_xor(v[i], m);
+#pragma unroll
+                for (int i = 0; i < N; ++i) v[i] += other[i];
             }
         }
         if (lanes <= WARP) return;
         int first = warp_id() & ~(lanes / WARP - 1);
-        if (lane() == 0) scratch->a[turn][warp_id()] = a, scratch->b[turn][warp_id()] = b;
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            if (lane() == 0) scratch->sum[turn][i][warp_id()] = v[i];
+        }
         block_sync();
-        a = scratch->a[turn][first], b = scratch->b[turn][first];
-        for (int w = 1; w < lanes / WARP; ++w) a += scratch->a[turn][first + w], b += scratch->b[turn][first + w];
+#pragma unroll
+        for (int i = 0; i < N; ++i) v[i] = scratch->sum[turn][i][first];
+#pragma unroll 1
+        for (int w = 1; w < lanes / WARP; ++w) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) v[i] += scratch->sum[turn][i][first + w];
+        }
         turn ^= 1;
-    }
-    DEVICE float sum(float v) {
-        float none = 0.0f;
-        sum2(v, none);
-        return v;
     }
 };
 
@@ -90,7 +97,7 @@ struct HeldRow {
 // Parameters, which every row needs: in registers where there are few, else from the caches.
 struct HeldParameters {
     static constexpr int W = WIDE<T>;
-    static constexpr bool ARE_HELD = PACKS <= 2;
+    static constexpr bool ARE_HELD = PACKS == 1;
     const T* from;
     Pack<T, W> pack[ARE_HELD ? PACKS : 1];
 
@@ -119,86 +126,113 @@ DEVICE HeldRows held_rows(i64 rows, i64 stretch) {
     return HeldRows{first, least(rows, first + stretch)};
 }
 
+// (x - mean) * rstd: where 16 bits are kept, and the mean of numbers of 11 bits is at most 2^11 spreads away, with one rounding less.
+struct Standard {
+    float m, s, shift;
+    DEVICE Standard(float m, float s) : m(m), s(s), shift(-mul(m, s)) {}
+    DEVICE float of(float x) const { return sizeof(T) == 2 ? fmaf(x, s, shift) : mul(x - m, s); }
+};
+
+// Rows of a team that are normalised at once: short ones are many, so that enough is under way.
+constexpr int ROWS_AT_ONCE = PACKS == 1 ? 4 : PACKS == 2 ? 2 : 1;
+
+// Means and 1 / deviations of rows, or 1 / root mean squares without CENTRED.
+template <bool CENTRED>
+DEVICE void statistics(
+    float (&m)[ROWS_AT_ONCE], float (&s)[ROWS_AT_ONCE], HeldRow (&row)[ROWS_AT_ONCE], HeldTeam& team, int c, float eps) {
+    constexpr int W = WIDE<T>, R = ROWS_AT_ONCE;
+    if constexpr (CENTRED) {
+        float total[R] = {}, squares[R] = {};
+#pragma unroll
+        for (int i = 0; i < R * PACKS * W; ++i) total[i / (PACKS * W)] += row[i / (PACKS * W)].pack[i / W % PACKS].get(i % W);
+        team.sums(total);
+#pragma unroll
+        for (int k = 0; k < R; ++k) {
+            m[k] = divide(total[k], (float)c);
+            row[k].forget();
+        }
+        // About the mean, not about 0: a mean far above the spread must not cost the variance.
+#pragma unroll
+        for (int p = 0; p < PACKS; ++p) {
+            if (HeldRow::column(team, p) < c) {
+#pragma unroll
+                for (int i = 0; i < R * W; ++i) {
+                    float d = row[i / W].pack[p].get(i % W) - m[i / W];
+                    squares[i / W] = fmaf(d, d, squares[i / W]);
+                }
+            }
+        }
+        team.sums(squares);
+#pragma unroll
+        for (int k = 0; k < R; ++k) s[k] = inverse_root(divide(squares[k], (float)c) + eps);
+    } else {
+        // Squares that leave f32 leave 0 behind: then those of numbers 2^80 smaller count, where eps is nothing.
+        constexpr float SMALLER = 8.27180613e-25f;
+        float squares[2 * R] = {};
+#pragma unroll
+        for (int i = 0; i < R * PACKS * W; ++i) {
+            int k = i / (PACKS * W);
+            float v = row[k].pack[i / W % PACKS].get(i % W), u = mul(v, SMALLER);
+            squares[k] = fmaf(v, v, squares[k]);
+            squares[R + k] = fmaf(u, u, squares[R + k]);
+        }
+        team.sums(squares);
+#pragma unroll
+        for (int k = 0; k < R; ++k) {
+            s[k] = inverse_root(divide(squares[k], (float)c) + eps);
+            if (s[k] == 0.0f) s[k] = inverse_root(divide(squares[R + k], (float)c)) * SMALLER;
+            m[k] = 0.0f;
+        }
+    }
+}
+
 // y = (x - mean) * rstd * gamma + beta; without CENTRED mean and beta are 0, and rstd is of the mean square.
 template <bool CENTRED>
 DEVICE void normalise_held(
     T* y, float* mean, float* rstd, const T* x, const T* gamma, const T* beta, i64 rows, i64 stretch, int lanes, int c, float eps) {
-    constexpr int W = WIDE<T>;
+    constexpr int W = WIDE<T>, R = ROWS_AT_ONCE;
     __shared__ TeamScratch scratch;
     HeldTeam team{lanes, 0, &scratch};
     HeldRows block = held_rows(rows, stretch);
-    HeldRow row, next;
     i64 r = block.first + team.index();
-    next.load(x + r * c, r < block.end, team, c);
     HeldParameters scale(gamma, team, c), shift(CENTRED ? beta : gamma, team, c);
     // As many turns for every team: they meet at barriers.
-    for (i64 base = block.first; base < block.end; base += team.count(), r += team.count()) {
-        bool is_row = r < block.end;
-        i64 following = r + team.count();
-        row = next;
-        next.load(x + following * c, following < block.end, team, c);
-        float m = 0.0f, s;
-        if constexpr (CENTRED) {
-            float total = 0.0f, squares = 0.0f;
+    for (i64 base = block.first; base < block.end; base += R * team.count(), r += R * team.count()) {
+        HeldRow row[R];
+        float m[R], s[R];
+#pragma unroll
+        for (int k = 0; k < R; ++k) {
+            i64 at = r + k * team.count();
+            row[k].load(x + at * c, at < block.end, team, c);
+        }
+        statistics<CENTRED>(m, s, row, team, c, eps);
+#pragma unroll
+        for (int k = 0; k < R; ++k) {
+            i64 here = r + k * team.count();
+            if (here >= block.end) continue;
+            row[k].forget();
+            Standard standard(m[k], s[k]);
 #pragma unroll
             for (int p = 0; p < PACKS; ++p) {
+                int at = HeldRow::column(team, p);
+                if (at < c) {
+                    float v[W];
+                    Pack<T, W> g = scale.get(p, at);
+                    if constexpr (CENTRED) {
+                        Pack<T, W> b = shift.get(p, at);
 #pragma unroll
-                for (int i = 0; i < W; ++i) total += row.pack[p].get(i);
-            }
-            m = divide(team.sum(total), (float)c);
-            row.forget();
-            // About the mean, not about 0: a mean far above the spread must not cost the variance.
+                        for (int i = 0; i < W; ++i) v[i] = fmaf(standard.of(row[k].pack[p].get(i)), g.get(i), b.get(i));
+                    } else {
 #pragma unroll
-            for (int p = 0; p < PACKS; ++p) {
-                if (row.column(team, p) < c) {
-#pragma unroll
-                    for (int i = 0; i < W; ++i) {
-                        float d = row.pack[p].get(i) - m;
-                        squares = fmaf(d, d, squares);
+                        for (int i = 0; i < W; ++i) v[i] = row[k].pack[p].get(i) * s[k] * g.get(i);
                     }
+                    store<T, W>(y + here * c + at, v);
                 }
             }
-            s = inverse_root(divide(team.sum(squares), (float)c) + eps);
-        } else {
-            // Squares that leave f32 leave 0 behind: then those of numbers 2^80 smaller count, where eps is nothing.
-            constexpr float SMALLER = 8.27180613e-25f;
-            float squares = 0.0f, small = 0.0f;
-#pragma unroll
-            for (int p = 0; p < PACKS; ++p) {
-#pragma unroll
-                for (int i = 0; i < W; ++i) {
-                    float v = row.pack[p].get(i), u = mul(v, SMALLER);
-                    squares = fmaf(v, v, squares);
-                    small = fmaf(u, u, small);
-                }
+            if (team.id() == 0) {
+                rstd[here] = s[k];
+                if constexpr (CENTRED) mean[here] = m[k];
             }
-            team.sum2(squares, small);
-            s = inverse_root(divide(squares, (float)c) + eps);
-            if (s == 0.0f) s = inverse_root(divide(small, (float)c)) * SMALLER;
-        }
-        if (!is_row) continue;
-        row.forget();
-#pragma unroll
-        for (int p = 0; p < PACKS; ++p) {
-            int at = row.column(team, p);
-            if (at < c) {
-                float v[W];
-                row.pack[p].unpack(v);
-                Pack<T, W> g = scale.get(p, at);
-                if constexpr (CENTRED) {
-                    Pack<T, W> b = shift.get(p, at);
-#pragma unroll
-                    for (int i = 0; i < W; ++i) v[i] = fmaf((v[i] - m) * s, g.get(i), b.get(i));
-                } else {
-#pragma unroll
-                    for (int i = 0; i < W; ++i) v[i] = v[i] * s * g.get(i);
-                }
-                store<T, W>(y + r * c + at, v);
-            }
-        }
-        if (team.id() == 0) {
-            rstd[r] = s;
-            if constexpr (CENTRED) mean[r] = m;
         }
     }
 }
@@ -257,7 +291,8 @@ DEVICE void gradients_held(
     HeldParameters weight(gamma, team, c);
     for (i64 base = block.first; base < block.end; base += team.count(), r += team.count()) {
         number = next_number, gradient = next_gradient;
-        float m = next_m, s = next_s, sum_g = 0.0f, sum_gn = 0.0f;
+        Standard standard(next_m, next_s);
+        float sums[2] = {0.0f, 0.0f};
         fetch(r + team.count());
 #pragma unroll
         for (int p = 0; p < PACKS; ++p) {
@@ -266,18 +301,20 @@ DEVICE void gradients_held(
                 Pack<T, W> w = weight.get(p, at);
 #pragma unroll
                 for (int i = 0; i < W; ++i) {
-                    float d = gradient.pack[p].get(i), g = mul(d, w.get(i)), n = mul(number.pack[p].get(i) - m, s);
-                    sum_g += g;
-                    sum_gn = fmaf(g, n, sum_gn);
+                    float d = gradient.pack[p].get(i), g = mul(d, w.get(i)), n = standard.of(number.pack[p].get(i));
+                    if constexpr (CENTRED) sums[0] += g;
+                    sums[1] = fmaf(g, n, sums[1]);
                     add_product(gamma_sum[p][i], d, n);
                     if constexpr (CENTRED) add_to(beta_sum[p][i], d);
                 }
             }
         }
-        team.sum2(sum_g, sum_gn);
+        team.sums(sums);
         if (r >= block.end) continue;
         number.forget(), gradient.forget();
-        float avg_g = CENTRED ? divide(sum_g, (float)c) : 0.0f, avg_gn = divide(sum_gn, (float)c);
+        float avg_g = CENTRED ? divide(sums[0], (float)c) : 0.0f, avg_gn = divide(sums[1], (float)c);
+        // rstd * (g - avg(g) - n * avg(g * n)) as g * rstd + x * slope + level.
+        float slope = -mul(mul(standard.s, standard.s), avg_gn), level = -fmaf(standard.m, slope, mul(standard.s, avg_g));
 #pragma unroll
         for (int p = 0; p < PACKS; ++p) {
             int at = number.column(team, p);
@@ -287,10 +324,18 @@ DEVICE void gradients_held(
 #pragma unroll
                 for (int i = 0; i < W; ++i) {
                     // g is rounded before the average is taken away, as the average was: in a row of one they cancel.
-                    float g = mul(gradient.pack[p].get(i), w.get(i));
-                    v[i] = mul(fmaf(mul(m - number.pack[p].get(i), s), avg_gn, g - avg_g), s);
+                    float g = mul(gradient.pack[p].get(i), w.get(i)), x_i = number.pack[p].get(i);
+                    if constexpr (sizeof(T) == 2) {
+                        v[i] = fmaf(g, standard.s, fmaf(x_i, slope, level));
+                    } else {
+                        v[i] = mul(fmaf(-standard.of(x_i), avg_gn, g - avg_g), standard.s);
+                    }
                 }
-                put<T, W>(dx + r * c + at, v, add);
+                if (add) {
+                    put<T, W>(dx + r * c + at, v, 1);
+                } else {
+                    store<T, W>(dx + r * c + at, v);
+                }
             }
         }
     }

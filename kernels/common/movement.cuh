@@ -158,19 +158,40 @@ DEVICE void copy_window(T* y, const T* x, const Window& w, int add) {
     }
 }
 
-// A matrix to transpose for every place of a box of the other axes: `lines` neighbours where is written, `line_from` apart where is read;
-// `across` neighbours where is read, `across_to` apart where is written. Tiles of 128 bytes a side.
+// A matrix to transpose for every place of a box of the other axes: `lines` neighbours where is written, `across` neighbours where is
+// read. On the other side they lie `near` apart within runs of `run`, and the runs `far` apart: the columns of an image and those of its
+// patches, for instance. Tiles of 128 bytes a side.
+struct TileAxis {
+    i64 near;
+    i64 far;
+    u32 len;
+    u32 run;
+};
 struct Tiles {
-    i64 line_from;
-    i64 across_to;
-    u32 lines;
-    u32 across;
+    TileAxis lines;
+    TileAxis across;
     u32 tiles_down;
     u32 tiles_across;
     Box rest;
 };
+DEVICE i64 place_along(const TileAxis& a, u32 i) {
+    if (a.run == a.len) return i * a.near;
+    u32 runs = i / a.run;
+    return runs * a.far + (i - runs * a.run) * a.near;
+}
 
 constexpr int TILE_SIDE = 128 / (int)sizeof(T);
+constexpr int TILE_STEP = MOVE_THREADS / TILE_SIDE;
+
+// A thread's numbers of a tile, all under way before the first is used; IS_EVEN: lines lie equally far apart.
+template <bool IS_EVEN>
+DEVICE void take_lines(T (&taken)[TILE_SIDE / TILE_STEP], const T* from, const Tiles& t, u32 line, u32 column) {
+#pragma unroll
+    for (int k = 0; k < TILE_SIDE / TILE_STEP; ++k) {
+        u32 i = line + k * TILE_STEP;
+        if (i < t.lines.len && column < t.across.len) taken[k] = from[IS_EVEN ? i * t.lines.near : place_along(t.lines, i)];
+    }
+}
 
 DEVICE void copy_tiles(T* y, const T* x, const Tiles& t, int add) {
     // A line longer by one word: neighbouring threads reach neighbouring banks in both directions.
@@ -179,21 +200,24 @@ DEVICE void copy_tiles(T* y, const T* x, const Tiles& t, int add) {
     Place place = place_in(t.rest, outer);
     u32 line = (down - outer * t.tiles_down) * TILE_SIDE, column = (block - down * t.tiles_across) * TILE_SIDE;
     u32 along = thread() % TILE_SIDE, other = thread() / TILE_SIDE;
-    constexpr int STEP = MOVE_THREADS / TILE_SIDE;
-    const T* from = x + place.from + line * t.line_from + column + along;
-#pragma unroll
-    for (int k = 0; k < TILE_SIDE; k += STEP) {
-        u32 i = other + k;
-        if (line + i < t.lines && column + along < t.across) tile[i][along] = from[i * t.line_from];
+    constexpr int STEP = TILE_STEP;
+    const T* from = x + place.from + column + along;
+    T taken[TILE_SIDE / STEP];
+    if (t.lines.run == t.lines.len) {
+        take_lines<true>(taken, from, t, line + other, column + along);
+    } else {
+        take_lines<false>(taken, from, t, line + other, column + along);
     }
+#pragma unroll
+    for (int k = 0; k < TILE_SIDE / STEP; ++k) tile[other + k * STEP][along] = taken[k];
     block_sync();
-    T* to = y + place.to + line + along + column * t.across_to;
+    T* to = y + place.to + line + along;
 #pragma unroll
     for (int k = 0; k < TILE_SIDE; k += STEP) {
         u32 j = other + k;
-        if (line + along < t.lines && column + j < t.across) {
+        if (line + along < t.lines.len && column + j < t.across.len) {
             Pack<T, 1> p = load_kept<T, 1>(&tile[along][j]);
-            move<T, 1>(to + j * t.across_to, p, add);
+            move<T, 1>(to + place_along(t.across, column + j), p, add);
         }
     }
 }

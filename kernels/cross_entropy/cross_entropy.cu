@@ -105,22 +105,35 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_fwd(
 
 constexpr int COUNTED_ROWS = 16 * TOTAL_THREADS;
 
-// The labels of COUNTED_ROWS rows that are not ignored.
-extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
-    cross_entropy_bwd_labelled(int* labelled, const int* labels, i64 rows, int ignored) {
-    i64 begin = (i64)block_x() * COUNTED_ROWS, end = least(rows, begin + COUNTED_ROWS);
+// The labels of the rows [begin, end) that are not ignored, over the threads of the block.
+DEVICE double labelled_rows(const int* labels, i64 begin, i64 end, int ignored) {
     double count[1] = {0.0};
-    for (i64 row = begin + thread(); row < end; row += TOTAL_THREADS) count[0] += labels[row] != ignored ? 1.0 : 0.0;
+    int mine = 0;
+#pragma unroll 8
+    for (i64 row = begin + thread(); row < end; row += TOTAL_THREADS) mine += labels[row] != ignored ? 1 : 0;
+    count[0] = (double)mine;
     Team{TOTAL_THREADS}.sum(count);
-    if (thread() == 0) ((double*)labelled)[block_x()] = count[0];
+    return count[0];
 }
 
-// One block: dloss over the number of labelled rows.
+// The same of COUNTED_ROWS rows a block.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
-    cross_entropy_bwd_scale(float* scale, const int* labelled, const float* dloss, i64 blocks) {
+    cross_entropy_bwd_labelled(int* labelled, const int* labels, i64 rows, int ignored) {
+    i64 begin = (i64)block_x() * COUNTED_ROWS;
+    double count = labelled_rows(labels, begin, least(rows, begin + COUNTED_ROWS), ignored);
+    if (thread() == 0) ((double*)labelled)[block_x()] = count;
+}
+
+// One block: dloss over the number of labelled rows, which `blocks` blocks have counted, or, without them, this one counts.
+extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_bwd_scale(
+    float* scale, const int* labelled, const int* labels, const float* dloss, i64 blocks, i64 rows, int ignored) {
     PlainTotal count{};
-    visit(0, blocks, thread(), TOTAL_THREADS, count, (const double*)labelled);
-    Team{TOTAL_THREADS}.sum(count.total);
+    if (labelled) {
+        visit(0, blocks, thread(), TOTAL_THREADS, count, (const double*)labelled);
+        Team{TOTAL_THREADS}.sum(count.total);
+    } else {
+        count.total[0] = labelled_rows(labels, 0, rows, ignored);
+    }
     if (thread() == 0) scale[0] = divide(dloss[0], (float)count.total[0]);
 }
 

@@ -2,7 +2,7 @@
 // axes      x, y, dy, dx [B, N, C]; gamma, beta, dgamma, dbeta [C]; mean, rstd, avg_h, avg_hn [B, groups] f32; products, sums [B, C] f32
 // types     T in {f32, bf16, f16}; sums in f32, those of means in f64
 // launch    fwd in three stages: fwd_partial (common/groups.cuh), fwd_stats a warp a group, fwd flat (common/elementwise.cuh); bwd: bwd_sums
-//           and bwd_total a sample at a time (common/columns.cuh, grid z = B), bwd_terms a warp a group, bwd_dx flat
+//           and bwd_totals a sample at a time (common/columns.cuh, grid z = B), bwd_terms a warp a group, bwd_dx flat
 // paths     16-byte packs when W divides C (statistics: C / groups), else single numbers
 // traffic   fwd reads x twice, writes y; bwd reads x, dy twice, writes dx, which it reads when adding
 // order     fixed: same input, same bits
@@ -107,10 +107,11 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, 2) group_norm_bwd_s
     column_partials2<W>(products, sums, tokens, c, stretch, stretches, lanes, may_be_wide, term);
 }
 
-// Adds the stretches of each of block_z samples.
-extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-    group_norm_bwd_total(float* y, const float* partial, i64 stretches, i64 width, int lanes) {
-    column_totals(y, partial, stretches, width, lanes, 0);
+// Adds the stretches of each of block_z samples: block_y 0 has the products, 1 the sums.
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) group_norm_bwd_totals(
+    float* products, float* sums, const float* product_partials, const float* sum_partials, i64 stretches, i64 width, int lanes) {
+    bool is_sum = block_y() == 1;
+    column_totals(is_sum ? sums : products, is_sum ? sum_partials : product_partials, stretches, width, lanes, 0);
 }
 
 // With h = dy * gamma: the averages of h and of h * n over a group.
@@ -174,6 +175,13 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) group_norm_bwd_dx(
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     group_norm_bwd_dparam(T* d, const float* sums, i64 samples, i64 width, int lanes, int add_d) {
     column_totals(d, sums, samples, width, lanes, add_d);
+}
+
+// Both: block_y 0 has dgamma, 1 dbeta.
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) group_norm_bwd_dparams(
+    T* dgamma, T* dbeta, const float* products, const float* sums, i64 samples, i64 width, int lanes, int add_dgamma, int add_dbeta) {
+    bool is_beta = block_y() == 1;
+    column_totals(is_beta ? dbeta : dgamma, is_beta ? sums : products, samples, width, lanes, is_beta ? add_dbeta : add_dgamma);
 }
 
 // dbeta alone, where neither x nor the statistics matter.

@@ -12,12 +12,15 @@
 
 #include "common/held.cuh"
 
-extern "C" __global__ void __launch_bounds__(HELD_THREADS, PACKS < 6 ? 3 : 2) layer_norm_fwd_held(
+extern "C" __global__ void __launch_bounds__(HELD_THREADS, PACKS < 6 ? 4 : 3) layer_norm_fwd_held(
     T* y, float* mean, float* rstd, const T* x, const T* gamma, const T* beta, i64 rows, i64 stretch, int lanes, int c, float eps) {
     normalise_held<true>(y, mean, rstd, x, gamma, beta, rows, stretch, lanes, c, eps);
 }
 
-extern "C" __global__ void __launch_bounds__(HELD_THREADS, PACKS < (sizeof(T) == 2 ? 4 : 3) ? 2 : 1) layer_norm_bwd_held(
+// Blocks at once, by the registers that sums over rows take.
+constexpr int BLOCKS = PACKS == 1 ? 3 : PACKS < (sizeof(T) == 2 ? 4 : 3) ? 2 : 1;
+
+extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS) layer_norm_bwd_held(
     T* dx, float* gamma_sums, float* beta_sums, const T* x, const T* gamma, const float* mean, const float* rstd, const T* dy, i64 rows,
     i64 stretch, int lanes, int c, int add_dx) {
     gradients_held<true>(dx, gamma_sums, beta_sums, x, gamma, mean, rstd, dy, rows, stretch, lanes, c, add_dx);

@@ -5,7 +5,7 @@
 // paths     16, 8, 4 or 2 bytes at a time, as lengths, steps and places allow; tiles singly
 // traffic   reads what moves once, writes every place of the result once; a gradient that is added is read, too
 // order     every number alone: same input, same bits
-// budget    sm_80 64 registers, sm_90a 40, gfx90a 48, gfx942 48; no spills
+// budget    sm_80 64 registers, sm_90a 64, gfx90a 48, gfx942 48; no spills
 // source    Dosovitskiy et al. 2021, section 3.1
 
 #include "common/movement.cuh"

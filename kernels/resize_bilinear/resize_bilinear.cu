@@ -71,6 +71,21 @@ DEVICE Tap joined_tap_at(const Axis& a, const Place& p) {
     return t;
 }
 
+// Taps of one output after another from `first` on: a warp works out WARP of them at once, one a lane.
+template <bool ARE_JOINED> struct Taps {
+    int first;
+    Tap mine;
+    DEVICE Tap at(const Axis& a, int o) {
+        int k = (o - first) % WARP, last = a.inputs - 1;
+        if (k == 0) {
+            Place place(a, o + lane() < a.outputs ? o + lane() : 0);
+            mine = ARE_JOINED ? joined_tap_at(a, place) : tap_at(a, place);
+        }
+        int low = lane_at(mine.low, k);
+        return {low, low < last ? low + 1 : last, lane_at(mine.at_low, k), lane_at(mine.at_high, k)};
+    }
+};
+
 // The first output that has input `low` or a later one as its lower one.
 DEVICE int first_from(const Axis& a, int low) {
     if (low <= 0) return 0;
@@ -133,15 +148,14 @@ DEVICE void walk_forward(T* y, const T* x, const Part& part, const Axis& rows, c
     constexpr int N = SEGMENTS * EACH;
     Columns<EACH> columns(across, part.tile);
     int row = part.chunk * chunk, end = (int)least(rows.outputs, row + chunk);
-    Place down(rows, row);
+    Taps<false> down{row};
     const T* from = x + part.plane * rows.inputs * across.inputs;
     T* to = y + (part.plane * rows.outputs + row) * across.outputs + columns.first;
     // Rows `upper` and `lower` of x between the columns; most rows of y need no other.
     int upper = -1, lower = -1;
     float above[N], below[N];
     for (; row < end; ++row, to += across.outputs) {
-        Tap t = tap_at(rows, down);
-        down.next(rows);
+        Tap t = down.at(rows, row);
         if (t.low != upper && t.low == lower) {
 #pragma unroll
             for (int i = 0; i < N; ++i) above[i] = below[i];
@@ -199,6 +213,7 @@ struct Gather {
     int begin;   // columns of dx
     int end;
     bool is_wide;
+    bool is_thin;  // a column of dx has at most one column of dy on either side
     float at_low[LANE_COLUMNS], at_high[LANE_COLUMNS];
 
     DEVICE static int column(int p) { return (lane() + p * WARP) * W; }
@@ -207,6 +222,7 @@ struct Gather {
         begin = index * tile, end = (int)least(across.inputs, begin + tile);
         first = first_from(across, begin - 1) & ~(W - 1);
         is_wide = may_be_wide && across.outputs % W == 0;
+        is_thin = across.step > across.below;
         // Where the columns begin that have b as their higher input, how many they are, and how many follow that have it as the lower.
         for (int b = begin + lane(); b < end; b += WARP) {
             int high = first_from(across, b - 1), low = first_from(across, b), past = first_from(across, b + 1);
@@ -255,9 +271,18 @@ struct Gather {
             u32 reach = line.reach[b - begin];
             int j = reach & 1023, low = j + (reach >> 10 & 1023), past = low + (reach >> 20);
             float all = 0.0f;
-            for (; j < low; ++j) all += line.high[slot(j)];
-            for (; j < past; ++j) all += line.low[slot(j)];
-            put(to + b, all, add);
+            if (is_thin) {
+                if (j < low) all = line.high[slot(j)];
+                if (low < past) all += line.low[slot(low)];
+            } else {
+                for (; j < low; ++j) all += line.high[slot(j)];
+                for (; j < past; ++j) all += line.low[slot(j)];
+            }
+            if (add) {
+                put(to + b, all, 1);
+            } else {
+                to[b] = narrow<T>(all);
+            }
         }
         warp_sync();
     }
@@ -287,15 +312,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_bwd_dx(
             for (int k = 0; k < LANE_COLUMNS; ++k) here[k] = below[k], below[k] = 0.0f;
         }
     };
-    Place down(rows, i);
+    Taps<true> down{i};
     warp_sync();
     for (; i < end; ++i) {
         from += to_w;
 #pragma unroll
         for (int p = 0; p < LOADS; ++p) now[p] = next[p], next[p] = after[p];
         gather.load(after, from + to_w, i + 2 < end);
-        Tap t = joined_tap_at(rows, down);
-        down.next(rows);
+        Tap t = down.at(rows, i);
         finish(t.low);
 #pragma unroll
         for (int k = 0; k < LANE_COLUMNS; ++k) {

@@ -12,12 +12,15 @@
 
 #include "common/held.cuh"
 
-extern "C" __global__ void __launch_bounds__(HELD_THREADS, PACKS < 6 ? 3 : 2)
+extern "C" __global__ void __launch_bounds__(HELD_THREADS, PACKS < 6 ? 4 : 3)
     rms_norm_fwd_held(T* y, float* rstd, const T* x, const T* weight, i64 rows, i64 stretch, int lanes, int c, float eps) {
     normalise_held<false>(y, nullptr, rstd, x, weight, nullptr, rows, stretch, lanes, c, eps);
 }
 
-extern "C" __global__ void __launch_bounds__(HELD_THREADS, PACKS < (sizeof(T) == 2 ? 5 : 4) ? 2 : 1) rms_norm_bwd_held(
+// Blocks at once, by the registers that sums over rows take.
+constexpr int BLOCKS = PACKS == 1 ? 3 : PACKS < (sizeof(T) == 2 ? 5 : 4) ? 2 : 1;
+
+extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS) rms_norm_bwd_held(
     T* dx, float* weight_sums, const T* x, const T* weight, const float* rstd, const T* dy, i64 rows, i64 stretch, int lanes, int c,
     int add_dx) {
     gradients_held<false>(dx, weight_sums, nullptr, x, weight, nullptr, rstd, dy, rows, stretch, lanes, c, add_dx);

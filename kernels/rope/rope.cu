@@ -2,11 +2,12 @@
 // axes      x, y, dy, dx [rows, D] with rows = tokens * heads, half = D / 2; table [positions, 2, half] f32: cosines, then sines;
 //           frequencies [half] f64, given as pairs of int; positions [positions] or null: then start, start + 1, ..
 // types     T in {f32, bf16, f16}; angles in f64, less whole quarter turns; sines, cosines and products in f32
-// launch    fwd_table: a thread an angle; fwd, bwd_dx: a block 256 * W pairs; token t has position t mod positions
+// launch    fwd_table: a thread an angle; fwd, bwd_dx: a thread W pairs of HEADS heads;
+//           token t has position t mod positions
 // paths     16-byte packs where they divide half and places allow it, else single pairs
 // traffic   reads x once, writes y once; the table is written once and then found in the caches
 // order     every pair alone: same input, same bits
-// budget    sm_80 56 registers, sm_90a 56, gfx90a 48, gfx942 48; no spills
+// budget    sm_80 88 registers, sm_90a 88, gfx90a 80, gfx942 80; no spills
 // source    Su et al. 2021, section 3.2; sine and cosine by Taylor's series up to a quarter of pi, residual 2^-28
 
 #include "common/math.cuh"
@@ -67,22 +68,47 @@ template <int W> DEVICE void load_table(float (&v)[W], const float* at) {
     }
 }
 
+// Heads of a thread: one token's, turned by the same angles, and all under way before the first is used.
+constexpr int HEADS = 4;
+
 struct Turn {
     const float* table;
+    i64 tokens;
     i64 positions;
     int heads;
     int half;
     float sign;  // 1, or -1 to turn back
 
-    // W pairs from pair `at` of all on. Neighbours lie in one pack after the other, halves in packs that are `half` apart.
-    template <int W, bool ARE_NEIGHBOURS> DEVICE void run(T* to, const T* from, i64 at, int add) const {
-        i64 row = quotient(at, half), i = at - row * half;
-        const float* angles = table + modulo(quotient(row, heads), positions) * 2 * half + i;
-        float cosine[W], sine[W], low[W], high[W];
+    // W pairs of up to HEADS heads, from place `at` of [tokens, groups of heads, half] on. Neighbours lie in one pack after the other,
+    // halves in packs that are `half` apart.
+    template <int W, bool ARE_NEIGHBOURS> DEVICE void run(T* to, const T* from, i64 at, int groups, int add) const {
+        i64 row = quotient(at, half), i = at - row * half, token = quotient(row, groups);
+        if (token >= tokens) return;
+        int head = (int)(row - token * groups) * HEADS;
+        const float* angles = table + modulo(token, positions) * 2 * half + i;
+        i64 first = (token * heads + head) * 2 * half + (ARE_NEIGHBOURS ? 2 * i : i), apart = ARE_NEIGHBOURS ? W : half;
+        Pack<T, W> x[HEADS], y[HEADS];
+#pragma unroll
+        for (int k = 0; k < HEADS; ++k) {
+            if (head + k >= heads) break;
+            const T* of_head = from + first + (i64)k * 2 * half;
+            x[k] = load_once<T, W>(of_head), y[k] = load_once<T, W>(of_head + apart);
+        }
+        float cosine[W], sine[W];
         load_table<W>(cosine, angles);
         load_table<W>(sine, angles + half);
-        i64 first = row * 2 * half + (ARE_NEIGHBOURS ? 2 * i : i), second = first + (ARE_NEIGHBOURS ? W : half);
-        Pack<T, W> x = load_once<T, W>(from + first), y = load_once<T, W>(from + second);
+#pragma unroll
+        for (int k = 0; k < HEADS; ++k) {
+            if (head + k >= heads) break;
+            T* of_head = to + first + (i64)k * 2 * half;
+            turn<W, ARE_NEIGHBOURS>(of_head, of_head + apart, x[k], y[k], cosine, sine, add);
+        }
+    }
+
+    template <int W, bool ARE_NEIGHBOURS>
+    DEVICE void turn(
+        T* to, T* apart, const Pack<T, W>& x, const Pack<T, W>& y, const float (&cosine)[W], const float (&sine)[W], int add) const {
+        float low[W], high[W];
 #pragma unroll
         for (int k = 0; k < W; ++k) {
             // Where a and b of pair k stand, and where their places are afterwards.
@@ -100,37 +126,36 @@ struct Turn {
                 high[q - W] = turned_b;
             }
         }
-        put<T, W>(to + first, low, add);
-        put<T, W>(to + second, high, add);
+        put<T, W>(to, low, add);
+        put<T, W>(apart, high, add);
     }
 
-    template <bool ARE_NEIGHBOURS> DEVICE void all(T* to, const T* from, i64 pairs, int add) const {
+    template <bool ARE_NEIGHBOURS> DEVICE void all(T* to, const T* from, int add) const {
         constexpr int W = WIDE<T>;
+        int groups = (heads + HEADS - 1) / HEADS;
         i64 begin = (i64)block_x() * (THREADS * W);
         if (half % W == 0 && is_aligned<16>(to) && is_aligned<16>(from) && is_aligned<16>(table)) {
-            i64 at = begin + thread() * W;
-            if (at < pairs) run<W, ARE_NEIGHBOURS>(to, from, at, add);
+            run<W, ARE_NEIGHBOURS>(to, from, begin + thread() * W, groups, add);
             return;
         }
-        i64 end = least(pairs, begin + THREADS * W);
-        for (i64 at = begin + thread(); at < end; at += THREADS) run<1, ARE_NEIGHBOURS>(to, from, at, add);
+        for (i64 at = begin + thread(); at < begin + THREADS * W; at += THREADS) run<1, ARE_NEIGHBOURS>(to, from, at, groups, add);
     }
 };
 
-DEVICE void turn_all(T* to, const T* from, const Turn& turn, i64 pairs, int are_neighbours, int add) {
+DEVICE void turn_all(T* to, const T* from, const Turn& turn, int are_neighbours, int add) {
     if (are_neighbours) {
-        turn.all<true>(to, from, pairs, add);
+        turn.all<true>(to, from, add);
     } else {
-        turn.all<false>(to, from, pairs, add);
+        turn.all<false>(to, from, add);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
-    rope_fwd(T* y, const T* x, const float* table, i64 pairs, i64 positions, int heads, int half, int are_neighbours) {
-    turn_all(y, x, Turn{table, positions, heads, half, 1.0f}, pairs, are_neighbours, 0);
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    rope_fwd(T* y, const T* x, const float* table, i64 tokens, i64 positions, int heads, int half, int are_neighbours) {
+    turn_all(y, x, Turn{table, tokens, positions, heads, half, 1.0f}, are_neighbours, 0);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4) rope_bwd_dx(
-    T* dx, const T* dy, const float* table, i64 pairs, i64 positions, int heads, int half, int are_neighbours, int add_dx) {
-    turn_all(dx, dy, Turn{table, positions, heads, half, -1.0f}, pairs, are_neighbours, add_dx);
+extern "C" __global__ void __launch_bounds__(THREADS, 2) rope_bwd_dx(
+    T* dx, const T* dy, const float* table, i64 tokens, i64 positions, int heads, int half, int are_neighbours, int add_dx) {
+    turn_all(dx, dy, Turn{table, tokens, positions, heads, half, -1.0f}, are_neighbours, add_dx);
 }

@@ -11,7 +11,7 @@ use crate::ops::operator::GradSlot;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 
 /// Threads of a block of every kernel here.
-pub(super) const THREADS: u32 = 256;
+const THREADS: u32 = 256;
 
 /// A length as an `i64` argument.
 pub(super) fn length<'a>(op: &str, axis: &str, n: usize) -> Result<Arg<'a>> {
@@ -167,7 +167,7 @@ impl ColumnSums {
     ) -> Result<()> {
         let mut args = vec![Arg::Out(to), Arg::In(partial)];
         args.extend(self.total_args(op)?.into_iter().chain(add.map(Arg::I32)));
-        kernel.launch(gpu, dtype, self.total_launch(op, self.matrices)?, &mut args)
+        kernel.launch(gpu, dtype, self.total_launch(op, 1)?, &mut args)
     }
 
     /// Lengths of the second stage: stretches, width, lanes.
@@ -176,9 +176,9 @@ impl ColumnSums {
         Ok([length(op, "rows", self.stretches)?, length(op, "width", self.width)?, lanes])
     }
 
-    /// The second stage of `matrices` matrices, or of as many quantities.
-    pub(super) fn total_launch(&self, op: &str, matrices: usize) -> Result<Launch> {
-        grid(op, total_lanes(self.width) * wide(Dtype::F32), [matrices, self.width, 1])
+    /// The second stage of `quantities` sums, which lie along the second axis of the grid.
+    pub(super) fn total_launch(&self, op: &str, quantities: usize) -> Result<Launch> {
+        grid(op, total_lanes(self.width) * wide(Dtype::F32), [self.matrices, self.width, quantities])
     }
 
     /// The second stage alone: sums over `rows` rows of one f32 matrix of `width` numbers each.
@@ -275,8 +275,8 @@ impl Held {
         Held::over([info.processors as usize * each, gpu.warp() as usize], dtype, rows, c)
     }
 
-    /// The packs and lanes that leave fewest places of a team without a number; of those a team within a warp, which meets at no
-    /// barrier; then the fewest packs, so that many threads are under way, but two where warps wait for each other.
+    /// The packs and lanes that leave fewest places of a team without a number; of those the fewest packs, so that many threads are
+    /// under way, but two where warps wait for each other.
     fn over([blocks, warp]: [usize; 2], dtype: Dtype, rows: usize, c: usize) -> Option<Held> {
         let packs = c / wide(dtype);
         if !c.is_multiple_of(wide(dtype)) || rows == 0 {

@@ -4,7 +4,6 @@ use crate::backend::Exec;
 use crate::backend::cpu::vector;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
-use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
@@ -233,9 +232,7 @@ fn launch_held(
     let [gamma_sums, beta_sums] = &sums;
     let mut args = vec![Arg::Out(dgamma.0), Arg::Out(dbeta.0), Arg::In(gamma_sums), Arg::In(beta_sums)];
     args.extend(held.sums().total_args("layer_norm")?.into_iter().chain([Arg::I32(dgamma.1), Arg::I32(dbeta.1)]));
-    // Two quantities lie along the second axis of the grid.
-    let [x, _, _] = held.sums().total_launch("layer_norm", 1)?.grid;
-    BWD_TOTALS.launch(gpu, dtype, Launch::grid([x, 2, 1], [launch::THREADS, 1, 1]), &mut args)
+    BWD_TOTALS.launch(gpu, dtype, held.sums().total_launch("layer_norm", 2)?, &mut args)
 }
 
 impl Reference for LayerNorm {

@@ -198,6 +198,8 @@ static FWD: Kernel = Kernel::new(SOURCE, "rope_fwd");
 static BWD: Kernel = Kernel::new(SOURCE, "rope_bwd_dx");
 /// Threads of a block; each turns as many pairs as a pack has numbers.
 const THREADS: u32 = 256;
+/// Heads of a thread.
+const HEADS: usize = 4;
 
 /// Sizes of one application on a device, with the sines and cosines of its angles.
 struct Turn {
@@ -225,9 +227,10 @@ impl Rope {
     /// The launch over all pairs, and the arguments that both directions share.
     fn arguments<'a>(&self, dtype: Dtype, turn: &'a Turn) -> Result<(Launch, Vec<Arg<'a>>)> {
         let Size { tokens, heads, d, positions } = turn.size;
-        let pairs = tokens * heads * (d / 2);
+        // A thread has several heads.
+        let pairs = tokens * heads.div_ceil(HEADS) * (d / 2);
         let blocks = launch::blocks("rope", "pairs", pairs.div_ceil(THREADS as usize * launch::wide(dtype)))?;
-        let mut args = vec![Arg::Scratch(&turn.table), launch::length("rope", "pairs", pairs)?];
+        let mut args = vec![Arg::Scratch(&turn.table), launch::length("rope", "tokens", tokens)?];
         args.push(launch::length("rope", "positions", positions)?);
         let are_neighbours = i32::from(self.pairs == Pairs::Interleaved);
         args.extend(
@@ -394,6 +397,9 @@ fn cases() -> Vec<Case> {
         Case::new(interleaved, [Input::new("x", [2, 5, 1, 14]), positions(&[2, 5], Fill::IntsIn(-9, 9))]),
         Case::new(halves, [Input::new("x", [2, 0, 3, 6])]),
     ];
+    // Heads that are no whole group, and more than one.
+    cases.push(Case::new(halves, [Input::new("x", [1, 3, 5, 32])]));
+    cases.push(Case::new(interleaved, [Input::new("x", [1, 3, 8, 16])]));
     for d in [14, 16, 18, 32, 34, 128] {
         cases.push(Case::new(halves, [Input::new("x", [1, 7, 2, d])]));
         cases.push(Case::new(interleaved, [Input::new("x", [2, 3, 1, d])]));

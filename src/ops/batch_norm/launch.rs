@@ -23,7 +23,7 @@ static BWD_DPARAM: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_dparam");
 static BWD_KEPT: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_kept");
 static BWD_DMEAN: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_dmean");
 static BWD_DVAR: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_dvar");
-static BWD_TERMS: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_terms");
+static BWD_CHANNELS: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_channels");
 static BWD_DX: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_dx");
 static BWD_DX_RUNNING: Kernel = Kernel::new(SOURCE, "batch_norm_bwd_dx_running");
 
@@ -125,11 +125,15 @@ pub(super) fn backward(op: &BatchNorm, gpu: &Gpu, io: Backward<'_>) -> Result<()
         _ => (kept(MEAN).cloned(), computed.as_ref().map(Tensor::view)),
     };
     let pass = Pass { gpu, s, dtype, dy, mean, rstd };
+    if let (Statistics::Batch { momentum }, [GradSlot::Set(_) | GradSlot::Add(_), ..]) = (op.statistics, &*io.dx) {
+        let (Some(x), Some(weight)) = (kept(X), kept(WEIGHT)) else { return Err(wrong_operands(OP)) };
+        return pass.batch(io.dx, (x, weight), [1, 2].map(|i| io.dy.get(i).and_then(Option::as_ref)), momentum);
+    }
     let wanted: Vec<bool> = io.dx.iter().map(GradSlot::is_wanted).collect();
     let any = |inputs: &[usize]| inputs.iter().any(|&i| wanted.get(i).copied().unwrap_or(false));
     let is_batch = matches!(op.statistics, Statistics::Batch { .. });
-    let needs_products = any(if is_batch { &[X, WEIGHT] } else { &[VAR, WEIGHT] });
-    let needs_sums = any(if is_batch { &[X, BIAS] } else { &[MEAN, BIAS] });
+    let needs_products = any(if is_batch { &[WEIGHT] } else { &[VAR, WEIGHT] });
+    let needs_sums = any(if is_batch { &[BIAS] } else { &[MEAN, BIAS] });
     let (sum, product) = match (needs_products, needs_sums) {
         (false, false) => (None, None),
         (false, true) => (Some(pass.sum()?), None),
@@ -146,12 +150,7 @@ pub(super) fn backward(op: &BatchNorm, gpu: &Gpu, io: Backward<'_>) -> Result<()
         Statistics::Batch { momentum } => {
             let new = |i: usize| io.dy.get(i).and_then(Option::as_ref);
             pass.kept(dmean, new(1), momentum)?;
-            pass.kept(dvar, new(2), momentum)?;
-            let (Some((dx, add)), Some(x), Some(weight)) = (launch::slot(dx), kept(X), kept(WEIGHT)) else {
-                return Ok(());
-            };
-            let (Some(sum), Some(product)) = (sum, product) else { return Err(wrong_operands(OP)) };
-            pass.batch_dx((dx, add), (x, weight), (sum, product), (new(1), new(2)), momentum)
+            pass.kept(dvar, new(2), momentum)
         }
         Statistics::Running => {
             pass.running(dmean, &BWD_DMEAN, kept(WEIGHT), sum)?;
@@ -196,13 +195,19 @@ impl Pass<'_> {
 
     /// Σ dy and Σ dy · z of every channel.
     fn sums(&self, x: &View<'_>) -> Result<(Tensor, Tensor)> {
+        let (pieces, [sums, products]) = self.sums_of_pieces(x)?;
+        Ok((self.total(&sums, &pieces)?, self.total(&products, &pieces)?))
+    }
+
+    /// The same of every piece.
+    fn sums_of_pieces(&self, x: &View<'_>) -> Result<(Pieces, [Tensor; 2])> {
         let (pieces, (mean, rstd)) = (self.pieces()?, self.statistics()?);
         let (mut sums, mut products) = (pieces.scratch(self.gpu)?, pieces.scratch(self.gpu)?);
         let mut args = vec![Arg::Out(&mut sums), Arg::Out(&mut products), Arg::In(x)];
         args.extend([Arg::In(mean), Arg::In(rstd), Arg::In(&self.dy)]);
         args.extend(self.s.axes(&pieces)?);
         BWD_SUMS.launch(self.gpu, self.dtype, pieces.launch(OP)?, &mut args)?;
-        Ok((self.total(&sums, &pieces)?, self.total(&products, &pieces)?))
+        Ok((pieces, [sums, products]))
     }
 
     fn total(&self, partial: &Tensor, pieces: &Pieces) -> Result<Tensor> {
@@ -245,28 +250,34 @@ impl Pass<'_> {
         kernel.launch(self.gpu, self.dtype, launch::each(OP, "C", self.s.channels)?, args)
     }
 
-    /// The gradient of x under batch statistics.
-    fn batch_dx(
+    /// All gradients under batch statistics, that of x among them.
+    fn batch(
         &self,
-        (dx, add): (&mut ViewMut<'_>, i32),
+        dx: &mut [GradSlot<'_>],
         (x, weight): (&View<'_>, &View<'_>),
-        (sum, product): (&Tensor, &Tensor),
-        (d_mean, d_var): (Option<&View<'_>>, Option<&View<'_>>),
+        [d_mean, d_var]: [Option<&View<'_>>; 2],
         momentum: f32,
     ) -> Result<()> {
+        let [dx, dweight, dbias, old_mean, old_var] = dx else { return Err(wrong_operands(OP)) };
+        self.kept(old_mean, d_mean, momentum)?;
+        self.kept(old_var, d_var, momentum)?;
+        let Some((dx, add)) = launch::slot(dx) else { return Err(wrong_operands(OP)) };
         let (mean, rstd) = self.statistics()?;
+        let (pieces, [sums, products]) = self.sums_of_pieces(x)?;
         let (mut shift, mut slope) = (self.s.scratch(self.gpu)?, self.s.scratch(self.gpu)?);
         let (m, n) = (f64::from(momentum), self.s.n() as f64);
-        let new = |d: Option<&'_ View<'_>>| i32::from(d.is_some());
-        let mut args = vec![Arg::Out(&mut shift), Arg::Out(&mut slope), Arg::In(weight), Arg::In(rstd)];
-        args.extend([Arg::In(sum), Arg::In(product)]);
-        for d in [d_mean, d_var] {
-            args.push(if let Some(d) = d { Arg::In(d) } else { Arg::Null });
+        let (mut args, mut adds) = (Vec::new(), Vec::new());
+        for to in [launch::slot(dweight), launch::slot(dbias)] {
+            adds.push(Arg::I32(to.as_ref().map_or(0, |(_, add)| *add)));
+            args.push(to.map_or(Arg::Null, |(to, _)| Arg::Out(to)));
         }
-        args.push(self.s.by_channel()?);
+        args.extend([Arg::Out(&mut shift), Arg::Out(&mut slope), Arg::In(&sums), Arg::In(&products)]);
+        args.extend([Arg::In(weight), Arg::In(rstd)]);
+        args.extend([d_mean, d_var].map(|d| d.map_or(Arg::Null, |d| Arg::In(d))));
+        args.extend([self.s.by_channel()?, pieces.each()]);
         args.extend([n, m / n, 2.0 * m / (n - 1.0)].map(|v| Arg::F32(v as f32)));
-        args.extend([Arg::I32(new(d_mean)), Arg::I32(new(d_var))]);
-        BWD_TERMS.launch(self.gpu, self.dtype, launch::each(OP, "C", self.s.channels)?, &mut args)?;
+        args.extend(adds);
+        BWD_CHANNELS.launch(self.gpu, self.dtype, launch::warps(OP, self.gpu, self.s.channels)?, &mut args)?;
         let mut args = vec![Arg::Out(dx), Arg::In(x), Arg::In(weight), Arg::In(mean), Arg::In(rstd)];
         args.extend([Arg::In(&shift), Arg::In(&slope), Arg::In(&self.dy)]);
         args.extend(self.s.flat()?.into_iter().chain([Arg::I32(add)]));

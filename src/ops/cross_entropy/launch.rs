@@ -65,13 +65,16 @@ pub(super) fn backward(op: &CrossEntropy, gpu: &Gpu, io: Backward<'_>) -> Result
     let (dtype, (rows, v)) = (logits.spec().dtype(), logits.spec().rows_cols());
     let ignored = || Arg::I32(op.ignore_index);
     let blocks = rows.div_ceil(COUNTED_ROWS);
-    let labelled = totals::sums(gpu, blocks)?;
-    let grid = Launch::linear(launch::blocks(OP, "rows", blocks)?, THREADS as u32);
-    let args = &mut [Arg::Out(&labelled), Arg::In(labels), length(OP, "rows", rows)?, ignored()];
-    BWD_LABELLED.launch(gpu, dtype, grid, args)?;
+    let labelled = (blocks > 1).then(|| totals::sums(gpu, blocks)).transpose()?;
+    if let Some(labelled) = &labelled {
+        let grid = Launch::linear(launch::blocks(OP, "rows", blocks)?, THREADS as u32);
+        let args = &mut [Arg::Out(labelled), Arg::In(labels), length(OP, "rows", rows)?, ignored()];
+        BWD_LABELLED.launch(gpu, dtype, grid, args)?;
+    }
     let scale = gpu.scratch(Spec::f32([1])?)?;
-    let args = &mut [Arg::Out(&scale), Arg::In(&labelled), Arg::In(dloss), length(OP, "rows", blocks)?];
-    BWD_SCALE.launch(gpu, dtype, one_block(), args)?;
+    let mut args = vec![Arg::Out(&scale), labelled.as_ref().map_or(Arg::Null, |l| Arg::In(l))];
+    args.extend([Arg::In(labels), Arg::In(dloss), length(OP, "rows", blocks)?, length(OP, "rows", rows)?, ignored()]);
+    BWD_SCALE.launch(gpu, dtype, one_block(), &mut args)?;
     let mut args = vec![Arg::Out(dx), Arg::In(logits), Arg::In(labels), Arg::In(lse), Arg::In(&scale)];
     args.extend([length(OP, "elements", rows * v)?, length(OP, "V", v)?, ignored(), Arg::I32(add)]);
     BWD_DLOGITS.launch(gpu, dtype, launch::flat(OP, dtype, 1, rows * v)?, &mut args)

@@ -16,7 +16,8 @@ static FWD_PARTIAL: Kernel = Kernel::new(SOURCE, "group_norm_fwd_partial");
 static FWD_STATS: Kernel = Kernel::new(SOURCE, "group_norm_fwd_stats");
 static FWD: Kernel = Kernel::new(SOURCE, "group_norm_fwd");
 static BWD_SUMS: Kernel = Kernel::new(SOURCE, "group_norm_bwd_sums");
-static BWD_TOTAL: Kernel = Kernel::new(SOURCE, "group_norm_bwd_total");
+static BWD_TOTALS: Kernel = Kernel::new(SOURCE, "group_norm_bwd_totals");
+static BWD_DPARAMS: Kernel = Kernel::new(SOURCE, "group_norm_bwd_dparams");
 static BWD_TERMS: Kernel = Kernel::new(SOURCE, "group_norm_bwd_terms");
 static BWD_DX: Kernel = Kernel::new(SOURCE, "group_norm_bwd_dx");
 static BWD_DPARAM: Kernel = Kernel::new(SOURCE, "group_norm_bwd_dparam");
@@ -93,6 +94,15 @@ pub(super) fn backward(op: &GroupNorm, gpu: &Gpu, io: Backward<'_>) -> Result<()
         args.extend(axes.flat()?.into_iter().chain([Arg::I32(add)]));
         BWD_DX.launch(gpu, dtype, launch::flat(OP, dtype, 2, dy.spec().len())?, &mut args)?;
     }
+    let (dgamma, dbeta) = match (dgamma, dbeta) {
+        (Some((dgamma, add_dgamma)), Some((dbeta, add_dbeta))) => {
+            let by_sample = ColumnSums::of_rows(axes.b, axes.c);
+            let mut args = vec![Arg::Out(dgamma), Arg::Out(dbeta), Arg::In(&products), Arg::In(&sums)];
+            args.extend(by_sample.total_args(OP)?.into_iter().chain([add_dgamma, add_dbeta].map(Arg::I32)));
+            return BWD_DPARAMS.launch(gpu, dtype, by_sample.total_launch(OP, 2)?, &mut args);
+        }
+        one => one,
+    };
     for (to, by_sample) in [(dgamma, &products), (dbeta, &sums)] {
         if let Some((to, add)) = to {
             let sums = ColumnSums::of_rows(axes.b, axes.c);
@@ -115,10 +125,10 @@ fn sample_sums(
     args.push(launch::length(OP, "tokens", axes.n)?);
     args.extend(axes.channels()?.into_iter().chain(sums.stretch_args(OP)?));
     BWD_SUMS.launch(gpu, dy.spec().dtype(), sums.launch(OP)?, &mut args)?;
-    let by_sample = |partial: Tensor| -> Result<Tensor> {
-        let mut to = gpu.scratch(Spec::f32([axes.b, axes.c])?)?;
-        sums.total(gpu, OP, &BWD_TOTAL, Dtype::F32, &mut to, &partial, None)?;
-        Ok(to)
-    };
-    Ok((by_sample(a)?, by_sample(b)?))
+    let by_sample = || gpu.scratch(Spec::f32([axes.b, axes.c])?);
+    let (mut products, mut plain) = (by_sample()?, by_sample()?);
+    let mut args = vec![Arg::Out(&mut products), Arg::Out(&mut plain), Arg::In(&a), Arg::In(&b)];
+    args.extend(sums.total_args(OP)?);
+    BWD_TOTALS.launch(gpu, Dtype::F32, sums.total_launch(OP, 2)?, &mut args)?;
+    Ok((products, plain))
 }

@@ -132,12 +132,19 @@ struct WindowArg {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+struct TileAxisArg {
+    near: i64,
+    far: i64,
+    len: u32,
+    run: u32,
+}
+
+#[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct TilesArg {
-    line_from: i64,
-    across_to: i64,
-    lines: u32,
-    across: u32,
+    lines: TileAxisArg,
+    across: TileAxisArg,
     tiles_down: u32,
     tiles_across: u32,
     rest: BoxArg,
@@ -317,29 +324,35 @@ fn window_arg(window: &Window, width: usize) -> Option<WindowArg> {
     Some(arg)
 }
 
+/// Takes from `axes` the one whose numbers are neighbours by `here`, and the one whose are next to them, if there is one: a side of
+/// tiles if together they are long enough. `there` is the distance on the other side.
+fn side_of(axes: &mut Vec<Axis>, here: fn(&Axis) -> usize, there: fn(&Axis) -> usize) -> Option<TileAxisArg> {
+    let near = axes.remove(axes.iter().position(|a| here(a) == 1)?);
+    // A side is no part of the other one.
+    let far = axes.iter().position(|a| here(a) == near.len && there(a) != 1).map(|i| axes.remove(i));
+    let len = near.len * far.map_or(1, |a| a.len);
+    if len < LEAST_SIDE || there(&near) == 1 {
+        return None;
+    }
+    let [len, run] = [len, near.len].map(|n| u32::try_from(n).ok());
+    Some(TileAxisArg { near: there(&near) as i64, far: far.map_or(0, |a| there(&a) as i64), len: len?, run: run? })
+}
+
 /// Tiles, where the fastest axis of one side is a slow one of the other and both are long enough; and how many blocks.
 fn tiles_arg(m: &Move, dtype: Dtype) -> Option<(TilesArg, usize)> {
-    let (line, rest) = m.axes.split_last()?;
-    let k = rest.iter().position(|a| a.from == 1)?;
-    let across = rest[k];
-    if line.to != 1 || line.len < LEAST_SIDE || across.len < LEAST_SIDE || rest.len() > AXES {
+    let mut others = m.axes.clone();
+    let lines = side_of(&mut others, |a| a.to, |a| a.from)?;
+    let across = side_of(&mut others, |a| a.from, |a| a.to)?;
+    if others.len() > AXES {
         return None;
     }
     let side = 128 / dtype.bytes();
-    let others = rest.iter().enumerate().filter(|(i, _)| *i != k).map(|(_, a)| *a);
-    let others = Move { axes: others.collect(), from: m.from, to: m.to, len: m.len / line.len / across.len };
-    let (down, side_by_side) = (line.len.div_ceil(side), across.len.div_ceil(side));
+    let (down, side_by_side) = ((lines.len as usize).div_ceil(side), (across.len as usize).div_ceil(side));
+    let len = others.iter().map(|a| a.len).product();
+    let others = Move { axes: others, from: m.from, to: m.to, len };
     let blocks = others.len.checked_mul(down)?.checked_mul(side_by_side).filter(|&b| b < MOST)?;
     let rest = box_arg(&others, 1);
-    let arg = TilesArg {
-        line_from: line.from as i64,
-        across_to: across.to as i64,
-        lines: u32::try_from(line.len).ok()?,
-        across: u32::try_from(across.len).ok()?,
-        tiles_down: down as u32,
-        tiles_across: side_by_side as u32,
-        rest,
-    };
+    let arg = TilesArg { lines, across, tiles_down: down as u32, tiles_across: side_by_side as u32, rest };
     Some((arg, blocks))
 }
 
@@ -411,11 +424,26 @@ mod tests {
     }
 
     #[test]
+    fn short_axes_that_follow_one_another_make_a_side() {
+        // Rows of an image of 20 channels as patches of 8 columns, channels last, and back.
+        let rows = Move::new([axis(90, 8, 1280), axis(8, 1, 20), axis(20, 720, 1)], 0, 0);
+        let (channels, columns) = (
+            TileAxisArg { near: 720, far: 0, len: 20, run: 20 },
+            TileAxisArg { near: 20, far: 1280, len: 720, run: 8 },
+        );
+        let (arg, blocks) = tiles_arg(&rows, Dtype::Bf16).unwrap();
+        assert_eq!((arg.lines, arg.across, blocks), (channels, columns, 12));
+        let (arg, blocks) = tiles_arg(&rows.inverse(), Dtype::Bf16).unwrap();
+        assert_eq!((arg.lines, arg.across, blocks), (columns, channels, 12));
+    }
+
+    #[test]
     fn short_sides_are_not_tiled() {
         let transpose = |a: usize, b: usize| Move::new([axis(b, 1, a), axis(a, b, 1)], 0, 0);
         assert!(tiles_arg(&transpose(3, 130), Dtype::F32).is_none());
         let (arg, blocks) = tiles_arg(&transpose(33, 130), Dtype::F32).unwrap();
-        assert_eq!((arg.lines, arg.across, arg.tiles_down, arg.tiles_across, blocks), (33, 130, 2, 5, 10));
+        let found = (arg.lines.len, arg.across.len, arg.tiles_down, arg.tiles_across, blocks);
+        assert_eq!(found, (33, 130, 2, 5, 10));
         assert_eq!(tiles_arg(&transpose(33, 130), Dtype::Bf16).unwrap().1, 3);
     }
 }
