@@ -6,6 +6,7 @@
 // launch    TOTAL_THREADS threads; grid [items * lanes / TOTAL_THREADS], for an axis [tiles * stretches]
 // paths     16-byte packs from the first place that allows them to the last, single numbers before and after
 // memory    an f64 between two launches is two ints of an `int*`
+// 16 bits   along an axis a thread adds its few numbers in f32, and f64 begins where threads are added
 // order     a thread adds its numbers from first to last, a team by halving, then warps from first to last: same input, same bits
 
 #pragma once
@@ -144,11 +145,22 @@ DEVICE void total_rows(const X* x, i64 rows, i64 n, i64 stretch, i64 stretches, 
 template <typename X> constexpr int COLUMN_PACK = WIDE<X>;
 template <> constexpr int COLUMN_PACK<double> = 2;
 
-template <typename X, int W> DEVICE void add_packed(double (&sum)[W], const X* x) {
+// What a thread adds its numbers along an axis in: those of 16 bits in f32, as few as they are; conversions to f64 are slow.
+template <typename X> struct ThreadTotal {
+    using Type = float;
+};
+template <> struct ThreadTotal<f32> {
+    using Type = double;
+};
+template <> struct ThreadTotal<double> {
+    using Type = double;
+};
+
+template <typename X, int W> DEVICE void add_packed(typename ThreadTotal<X>::Type (&sum)[W], const X* x) {
     float v[W];
     load_once<X, W>(x).unpack(v);
 #pragma unroll
-    for (int i = 0; i < W; ++i) sum[i] += (double)v[i];
+    for (int i = 0; i < W; ++i) sum[i] += v[i];
 }
 // Sums of an earlier stage are few: they are read singly.
 template <> DEVICE void add_packed<double, 2>(double (&)[2], const double*) {}
@@ -186,12 +198,12 @@ DEVICE void total_axis(const X* x, i64 outer, i64 n, i64 inner, i64 stretch, i64
     i64 first = left + (is_packed ? side * W : side);
     int step = is_packed ? 1 : lanes;
     const X* from[W];
-    double sum[W];
+    typename ThreadTotal<X>::Type sum[W];
 #pragma unroll
     for (int i = 0; i < W; ++i) {
         i64 column = first + i * step, o = quotient(column, inner);
         from[i] = x + column + o * (n - 1) * inner;
-        sum[i] = 0.0;
+        sum[i] = 0;
     }
     i64 end = least(n, (s + 1) * stretch);
     if (is_packed && first < columns) {
@@ -199,7 +211,7 @@ DEVICE void total_axis(const X* x, i64 outer, i64 n, i64 inner, i64 stretch, i64
         for (i64 row = s * stretch + below; row < end; row += groups) add_packed(sum, from[0] + row * inner);
     }
     if (!is_packed) {
-#pragma unroll 2
+#pragma unroll 4
         for (i64 row = s * stretch + below; row < end; row += groups) {
 #pragma unroll
             for (int i = 0; i < W; ++i) {
@@ -207,12 +219,15 @@ DEVICE void total_axis(const X* x, i64 outer, i64 n, i64 inner, i64 stretch, i64
             }
         }
     }
-    add_below(sum, lanes);
+    double total[W];
+#pragma unroll
+    for (int i = 0; i < W; ++i) total[i] = (double)sum[i];
+    add_below(total, lanes);
     if (below > 0) return;
 #pragma unroll
     for (int i = 0; i < W; ++i) {
         i64 column = first + i * step, o = quotient(column, inner);
-        if (column < columns) result(column + (o * (stretches - 1) + s) * inner, sum[i]);
+        if (column < columns) result(column + (o * (stretches - 1) + s) * inner, total[i]);
     }
 }
 
