@@ -57,6 +57,27 @@ enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
 // Rows 0 to rows - 1 of a panel: vectors of d numbers of the first `count` tokens, or of those that `tokens` names, from 0 on; the rest
 // is 0, so that what nobody sees is 0.
 template <int THREADS> DEVICE void copy_rows(const Panel<T>& to, int rows, const T* from, i64 row, int count, int d, const int* tokens) {
+    constexpr bool IS_EVEN = THREADS % PIECES == 0;
+    if constexpr (IS_EVEN) {
+        // A thread stays in its column.
+        const int c = thread() % PIECES;
+        const T* mine = from + c * 8;
+        if (c * 8 >= d) count = 0;
+        if (tokens) {
+#pragma unroll 4
+            for (int r = thread() / PIECES; r < rows; r += THREADS / PIECES) {
+                int token = tokens[r];
+                bool is_there = r < count && token >= 0;
+                copy_piece(to.piece(r, c), is_there ? mine + token * row : from, is_there);
+            }
+            return;
+        }
+        mine += thread() / PIECES * row;
+#pragma unroll 4
+        for (int r = thread() / PIECES; r < rows; r += THREADS / PIECES, mine += THREADS / PIECES * row)
+            copy_piece(to.piece(r, c), r < count ? mine : from, r < count);
+        return;
+    }
 #pragma unroll 4
     for (int i = thread(); i < rows * PIECES; i += THREADS) {
         int r = i / PIECES, c = i % PIECES, token = tokens ? tokens[r] : r;
@@ -64,6 +85,9 @@ template <int THREADS> DEVICE void copy_rows(const Panel<T>& to, int rows, const
         copy_piece(to.piece(r, c), from + (is_there ? token * row + c * 8 : 0), is_there);
     }
 }
+
+// This warp's number, which NVIDIA's compiler is told is the same for all lanes: so branches on what follows from it are one.
+DEVICE int warp_number() { return WARP == 32 ? lane_at(warp_id(), 0) : warp_id(); }
 
 // A head of a window of a sample. Without windows a sample is one.
 struct Head {
@@ -121,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     block_sync();
 
     const int tasks = (q_rows + 16 * MR - 1) / (16 * MR);
-    for (int task = warp_id(); task < each * tasks; task += THREADS / WARP) {
+    for (int task = warp_number(); task < each * tasks; task += THREADS / WARP) {
         int u = task / tasks, q0 = (task - u * tasks) * 16 * MR;
         i64 number = (i64)block_x() * each + u;
         if (number >= all) break;
@@ -147,15 +171,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
             for (int m = 0; m < MR; ++m)
 #pragma unroll
-                for (int t = 0; t < KT; ++t) {
-                    s[m][t].clear();
-                    if (added == nullptr) continue;
+                for (int t = 0; t < KT; ++t) s[m][t].clear();
+            if (added) {
 #pragma unroll
-                    for (int i = 0; i < Tile16::NUMBERS; ++i) {
-                        int r = q0 + m * 16 + own(i), j = j0 + t * 16 + other(i);
-                        if (r < nq && j < h.keys) s[m][t].v[i] = added[r * nk + j] * inverse;
-                    }
-                }
+                for (int m = 0; m < MR; ++m)
+#pragma unroll
+                    for (int t = 0; t < KT; ++t)
+#pragma unroll
+                        for (int i = 0; i < Tile16::NUMBERS; ++i) {
+                            int r = q0 + m * 16 + own(i), j = j0 + t * 16 + other(i);
+                            if (r < nq && j < h.keys) s[m][t].v[i] = added[r * nk + j] * inverse;
+                        }
+            }
+            // Rows beyond the queries are keys', and their results nobody's.
 #pragma unroll
             for (int c = 0; c < TILES; ++c) {
                 Frag16<T> key[KT];
@@ -164,7 +192,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                     if (t == 0 || j0 + t * 16 < k_rows) load_other(key[t], ks, j0 + t * 16, c * 16);
 #pragma unroll
                 for (int m = 0; m < MR; ++m) {
-                    if (q0 + m * 16 >= q_rows) break;
                     Frag16<T> query;
                     load_own(query, qs, q0 + m * 16, c * 16);
 #pragma unroll
@@ -233,8 +260,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                     Frag16<T> value;
                     load_other_turned(value, vs, j0 + t * 16, c * 16);
 #pragma unroll
-                    for (int m = 0; m < MR; ++m)
-                        if (q0 + m * 16 < q_rows) multiply_own(sum[m][c], weight[m], value);
+                    for (int m = 0; m < MR; ++m) multiply_own(sum[m][c], weight[m], value);
                 }
             }
         }
@@ -354,7 +380,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
         }
         block_sync();
 
-        for (int job = warp_id(); job < count * k_tiles; job += BW) {
+        for (int job = warp_number(); job < count * k_tiles; job += BW) {
             int u = job / k_tiles, k0 = (job - u * k_tiles) * 16;
             Head h(first + u, heads, lengths, nk, windows);
             Panel<T> qs(memory + u * size, D), dys(qs.at + q_rows * D, D), ks(dys.at + q_rows * D, D), vs(ks.at + k_rows * D, D);
@@ -378,6 +404,13 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
             for (int q0 = 0; q0 < q_rows; q0 += 16) {
                 Tile16 s, g;
                 s.clear(), g.clear();
+                // What earlier rounds left is on its way while the products are made.
+                Pack<f32, 2> before[Tile16::NUMBERS / 2];
+                if (sums) {
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; i += 2)
+                        before[i / 2] = load_if<f32, 2>(sums + own(i) * q_rows + q0 + other(i), first >= step);
+                }
                 if (added) {
 #pragma unroll
                     for (int i = 0; i < Tile16::NUMBERS; ++i) {
@@ -400,24 +433,28 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
                     for (int i = 0; i < Tile16::NUMBERS; ++i)
                         if (regions[k0 + own(i)] != regions[q0 + other(i)]) s.v[i] = -infinity();
                 }
-                // Of one key the probability is 1 whatever its score: the difference below would only be rounding.
-                const float live = h.keys == 1 ? 0.0f : 1.0f;
 #pragma unroll
                 for (int i = 0; i < Tile16::NUMBERS; i += 2) {
                     Pack<f32, 4> two = load_kept<f32, 4>(about + (q0 + other(i)) * 2);
 #pragma unroll
                     for (int n = 0; n < 2; ++n) {
-                        float p = exp2_small(fmaf(s.v[i + n], factor, -two.get(2 * n)));
-                        float ds = p * live * (g.v[i + n] - two.get(2 * n + 1));
-                        bool is_seen = k0 + own(i + n) < h.keys;
-                        s.v[i + n] = is_seen ? p : 0.0f, g.v[i + n] = is_seen ? ds : 0.0f;
+                        s.v[i + n] = exp2_small(fmaf(s.v[i + n], factor, -two.get(2 * n)));
+                        g.v[i + n] = s.v[i + n] * (g.v[i + n] - two.get(2 * n + 1));
+                    }
+                }
+                // Of one key the probability is 1 whatever its score: the difference above would only be rounding.
+                if (k0 + 16 > h.keys || h.keys == 1) {
+#pragma unroll
+                    for (int i = 0; i < Tile16::NUMBERS; ++i) {
+                        bool is_seen = k0 + own(i) < h.keys;
+                        s.v[i] = is_seen ? s.v[i] : 0.0f, g.v[i] = !is_seen ? 0.0f : h.keys == 1 ? 0.0f * g.v[i] : g.v[i];
                     }
                 }
                 if (sums) {
 #pragma unroll
                     for (int i = 0; i < Tile16::NUMBERS; i += 2) {
-                        float two[2] = {g.v[i], g.v[i + 1]};
-                        put<f32, 2>(sums + own(i) * q_rows + q0 + other(i), two, first >= step);
+                        float two[2] = {before[i / 2].get(0) + g.v[i], before[i / 2].get(1) + g.v[i + 1]};
+                        store<f32, 2>(sums + own(i) * q_rows + q0 + other(i), two);
                     }
                 }
                 Frag16<T> weight;
@@ -439,7 +476,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
         block_sync();
 
         // dk where values were, dq where dy was.
-        for (int job = warp_id(); job < count * (k_tiles + q_tiles); job += BW) {
+        for (int job = warp_number(); job < count * (k_tiles + q_tiles); job += BW) {
             int u = job / (k_tiles + q_tiles), tile = job - u * (k_tiles + q_tiles);
             bool is_key = tile < k_tiles;
             if (!(is_key ? dk : dq)) continue;
@@ -451,7 +488,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
             Tile16 sum[TILES];
 #pragma unroll
             for (int c = 0; c < TILES; ++c) sum[c].clear();
-#pragma unroll 1
+#pragma unroll (D <= 64 ? 3 : 1)
             for (int at = 0; at < end; at += 16) {
                 Frag16<T> ds;
                 if (is_key) load_own(ds, scores, r, at);
