@@ -74,8 +74,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .chain(short())
-    .chain(long())
     .chain(windows())
+    .chain(long())
     .collect()
 }
 
