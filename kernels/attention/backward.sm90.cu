@@ -10,12 +10,15 @@
 //           general kernels, which run behind these
 // matrix    HGMMA on sm_90a for bf16 and f16
 // traffic   k, v, dk, dv once; q and dy once, dq's sums in f32 twice for KEYS keys, out of the cache where a section fits into it
+// dropout   drawn while products run: of four neighbouring keys, rows of four lanes, each lane draws for one of two keys and one of two
+//           queries that all four have, and gives each of the others its bits
 // order     dq's sums are added keys ascending, each block when the one before has: same input, same bits. Atomic is the ticket alone
 // waiting   a block takes its work in the order in which blocks start, and waits for nothing but work that was taken before its own:
 //           of all that is unfinished the first waits for nobody. So it ends whatever the number of blocks that run at once
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithm 4; Shah et al. 2024, section 3; Spector et al. 2024 for keys as rows of the accumulators
 
+#include "common/dropping.cuh"
 #include "common/math.cuh"
 #include "common/pack.cuh"
 #include "common/wgmma.cuh"
@@ -25,6 +28,9 @@
 #endif
 #ifndef HAS_BIAS
 #define HAS_BIAS 0
+#endif
+#ifndef HAS_DROPOUT
+#define HAS_DROPOUT 0
 #endif
 
 constexpr int KEYS = 128;                                   // of a block: 64 for each warpgroup that multiplies
@@ -72,6 +78,7 @@ static_assert(sizeof(Shared) + 1024 <= 227 * 1024);
 struct Problem {
     int nq, nk, heads, group, batch, causal, section;
     const int* lengths;
+    Dropping dropping;
 
     DEVICE int tiles() const { return (nq + QUERIES - 1) / QUERIES; }
     DEVICE int length(int sample) const { return lengths ? lengths[sample] : nk; }
@@ -220,9 +227,34 @@ template <int R> DEVICE void issue_dq(float (&dq)[R], u64 ds, u64 keys) {
     wgmma_commit();
 }
 
-DEVICE void to_operand(u32 (&p)[QUERIES / 16][4], const float (&s)[QUERIES / 2]) {
+// Which of a thread's probabilities of a tile are kept.
+struct Kept {
+    u32 bits[4];  // of its first key and query, the first key and second query, and so on: 4 bits for each 8 queries
+
+    // Of a tile of queries from `row` on, among all rows of all heads, and the 16 keys of a warp from `key` on. What is the same for
+    // every tile is computed anew: kept, it would take registers from the products.
+    DEVICE void draw(Dropping dropping, i64 row, int nk, int key) {
+        int l = lane();
+        asm volatile("" : "+r"(l), "+r"(nk), "+l"(dropping.seed), "+l"(dropping.stream));
+        int own = l / 4 % 4;
+        i64 blocks = Dropping::blocks(nk), block = (row + l % 4 * 2 + own % 2) * blocks + key / 4 + l / 16 + own / 2 * 2;
+        u32 mine = 0;
+#pragma unroll 2
+        for (int j = QUERIES / 8 - 1; j >= 0; --j) mine = mine << 4 | dropping.kept_bits(block + 8 * j * blocks);
 #pragma unroll
-    for (int i = 0; i < QUERIES / 4; ++i) p[i / 4][i % 4] = narrow_pair<T>(s[2 * i], s[2 * i + 1]);
+        for (int t = 0; t < 4; ++t) bits[t] = (u32)lane_at((int)mine, l - own * 4 + t * 4) >> own;
+    }
+    // A probability that is dropped becomes negative: no register has to remember it apart.
+    DEVICE float sign(float p, int i) const { return bits[i % 4] >> i / 4 * 4 & 1 ? p : -p; }
+};
+
+// What of such a probability takes part in sums; the factor of what is kept comes when they are complete.
+DEVICE float weight_of(float p) { return HAS_DROPOUT && p < 0.0f ? 0.0f : p; }
+
+// `of` of each number, packed.
+template <typename F> DEVICE void to_operand(u32 (&p)[QUERIES / 16][4], const float (&s)[QUERIES / 2], F of) {
+#pragma unroll
+    for (int i = 0; i < QUERIES / 4; ++i) p[i / 4][i % 4] = narrow_pair<T>(of(s[2 * i]), of(s[2 * i + 1]));
 }
 
 // Which queries see a thread's two keys: those from `from` on; whether any query before `whole` does not see all keys of the block.
@@ -246,7 +278,8 @@ struct Seen {
 
 // Scores to probabilities. `exponent` is log2 of what a query's exponentials add up to, infinite for a query that there is not.
 template <bool IS_MASKED>
-DEVICE void probabilities(float (&s)[QUERIES / 2], const float* exponent, float factor, const Seen& seen, int i0) {
+DEVICE void probabilities(float (&s)[QUERIES / 2], const float* exponent, float factor, const Seen& seen, int i0,
+                          const Kept& kept) {
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j) {
         int at = 8 * j + lane() % 4 * 2;
@@ -254,6 +287,7 @@ DEVICE void probabilities(float (&s)[QUERIES / 2], const float* exponent, float 
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             float x = exp2_small(fmaf(s[4 * j + i], factor, i % 2 ? -e.y : -e.x));
+            if (HAS_DROPOUT) x = kept.sign(x, 4 * j + i);
             s[4 * j + i] = IS_MASKED && i0 + at + i % 2 < seen.from[i / 2] ? 0.0f : x;
         }
     }
@@ -261,14 +295,17 @@ DEVICE void probabilities(float (&s)[QUERIES / 2], const float* exponent, float 
 
 // Probabilities and their gradients to the gradients of scores, in place of the latter.
 template <bool IS_MASKED>
-DEVICE void gradients(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], const float* inner, const Seen& seen, int i0) {
+DEVICE void gradients(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], const float* inner, const Seen& seen, int i0,
+                      const Problem& of) {
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j) {
         int at = 8 * j + lane() % 4 * 2;
         float2 e = *(const float2*)(inner + at);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            float ds = p[4 * j + i] * (dp[4 * j + i] - (i % 2 ? e.y : e.x));
+            float weight = p[4 * j + i], sum = i % 2 ? e.y : e.x, factor = weight < 0.0f ? 0.0f : of.dropping.scale;
+            float slope = HAS_DROPOUT ? fmaf(dp[4 * j + i], factor, -sum) : dp[4 * j + i] - sum;
+            float ds = (HAS_DROPOUT ? absolute(weight) : weight) * slope;
             if (IS_MASKED) {
                 int query = i0 + at + i % 2;
                 if (i < 2 && seen.is_alone(query)) ds = 0.0f * dp[4 * j + i];
@@ -356,6 +393,7 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
         u32 weight[QUERIES / 16][4];
         int first_key = first_key_of(work, group);
         Seen seen(of, work, first_key);
+        Kept kept;
         int left = work.steps * of.group, count = 0, i0 = (of.tiles() - 1) * QUERIES, head = work.kv_head * of.group;
         u64 keys = matrix_along_k(s.k + group * 8192), values = matrix_along_k(s.v + group * 8192);
         u64 key_columns = matrix_along_n(s.k + group % PANELS * KEY_PANEL, KEY_PANEL);
@@ -363,31 +401,35 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
         s.q_full[0].wait(0);
         issue_scores(p, keys, matrix_along_k(s.q[0]));
         s.v_full.wait(0);
-        wgmma_wait<0>();
-        pin(p);
 #pragma unroll 1
         while (left > 0) {
+            if (HAS_DROPOUT) {
+                i64 row = ((i64)work.sample * of.heads + head) * of.nq + i0;
+                kept.draw(of.dropping, row, of.nk, work.block * KEYS + 64 * group + warp_id() % 4 * 16);
+            }
+            wgmma_wait<0>();
+            pin(p);
             int stage = count % STAGES;
             unsigned char* ds = s.ds[count % 2];
             s.dy_full[stage].wait(count / STAGES % 2);
             issue_scores(dp, values, matrix_along_k(s.dy[stage]));
             if (HAS_BIAS) add_bias(p, bias + (i64)head * of.nq * of.nk, i0, first_key, of, factor);
             if (i0 < seen.whole) {
-                probabilities<true>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0);
+                probabilities<true>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0, kept);
             } else {
-                probabilities<false>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0);
+                probabilities<false>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0, kept);
             }
-            to_operand(weight, p);
+            to_operand(weight, p, weight_of);
             issue_sums(dv, weight, matrix_along_n(s.dy[stage], QUERY_PANEL));
             wgmma_wait<1>();
             pin(dp);
             if (i0 < seen.whole) {
-                gradients<true>(dp, p, s.inner[stage], seen, i0);
+                gradients<true>(dp, p, s.inner[stage], seen, i0, of);
             } else {
-                gradients<false>(dp, p, s.inner[stage], seen, i0);
+                gradients<false>(dp, p, s.inner[stage], seen, i0, of);
             }
             u32 slope[QUERIES / 16][4];
-            to_operand(slope, dp);
+            to_operand(slope, dp, [](float ds) { return ds; });
             keep(ds, slope, group);
             proxy_fence();
             issue_sums(dk, slope, matrix_along_n(s.q[stage], QUERY_PANEL));
@@ -418,9 +460,9 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
             count = next;
             i0 -= QUERIES;
             if (i0 < work.lowest * QUERIES) i0 = (of.tiles() - 1) * QUERIES, ++head;
-            wgmma_wait<0>();
-            pin(p);
         }
+        wgmma_wait<0>();
+        pin(p);
     }
     // Once more from the ticket: no register held it during the loop.
     Work done(of, s.ticket);
@@ -434,14 +476,16 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
     }
     i64 first_row = (i64)done.sample * of.nk;
     if (to.dk) finish(to.dk + to.k_at + first_row * to.k_row + done.kv_head * D, to.k_row, dk, scale, first_key, of.nk, to.add_dk);
-    if (to.dv) finish(to.dv + to.v_at + first_row * to.v_row + done.kv_head * D, to.v_row, dv, 1.0f, first_key, of.nk, to.add_dv);
+    float kept = HAS_DROPOUT ? of.dropping.scale : 1.0f;
+    if (to.dv) finish(to.dv + to.v_at + first_row * to.v_row + done.kv_head * D, to.v_row, dv, kept, first_key, of.nk, to.add_dv);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_bwd(T* dk, T* dv, f32* sums, int* turns, int* spoiled_k, const __grid_constant__ TensorMap q,
                   const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const __grid_constant__ TensorMap dy,
                   const f32* exponent, const f32* inner, const f32* bias, const int* lengths, i64 k_at, i64 v_at, i64 k_row, i64 v_row,
-                  int nq, int nk, int heads, int group, int batch, float scale, int causal, int section, int add_dk, int add_dv) {
+                  int nq, int nk, int heads, int group, int batch, float scale, int causal, int section, int add_dk, int add_dv,
+                  i64 seed, i64 stream, int reach, float kept_scale) {
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
     if (thread() == 0) {
@@ -455,7 +499,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         s.ticket = atomicAdd(turns, 1);
     }
     block_sync();
-    Problem of{nq, nk, heads, group, batch, causal, section, lengths};
+    Problem of{nq, nk, heads, group, batch, causal, section, lengths, {seed, stream, reach, kept_scale}};
     Work work(of, s.ticket);
     Results to{dk, dv, k_at, v_at, k_row, v_row, add_dk, add_dv, spoiled_k};
     if (warp_id() < 4) {
@@ -513,7 +557,7 @@ extern "C" __global__ void __launch_bounds__(128)
 extern "C" __global__ void __launch_bounds__(128)
     attention_bwd_end(T* dq, int* spoiled_q, const f32* sums, const int* lengths, i64 q_at, i64 q_row, int nq, int nk, int heads,
                       float scale, int causal, int add_dq) {
-    Problem of{nq, nk, heads, 1, 1, causal, 1, lengths};
+    Problem of{nq, nk, heads, 1, 1, causal, 1, lengths, {}};
     int tiles = of.tiles(), tile = (int)modulo(block_x(), tiles), pair = (int)quotient(block_x(), tiles);
     int sample = pair / heads, head = pair - sample * heads;
     int last = (tile + 1) * QUERIES < nq ? (tile + 1) * QUERIES - 1 : nq - 1;

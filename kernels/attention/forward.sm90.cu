@@ -7,10 +7,13 @@
 //           the general kernel, which runs behind this one
 // matrix    HGMMA on sm_90a
 // traffic   q and y once; k and v once for ROWS queries, out of the cache where heads follow each other
+// dropout   drawn while products run: a lane draws four neighbouring keys of one of its rows, and trades bits with its neighbour for
+//           two keys of each; the factor comes with the division
 // order     keys descending in blocks of KEYS, ascending inside: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithm 1; Shah et al. 2024, sections 3.1 and 3.2
 
+#include "common/dropping.cuh"
 #include "common/math.cuh"
 #include "common/wgmma.cuh"
 
@@ -19,6 +22,9 @@
 #endif
 #ifndef HAS_BIAS
 #define HAS_BIAS 0
+#endif
+#ifndef HAS_DROPOUT
+#define HAS_DROPOUT 0
 #endif
 
 // Warpgroups that multiply: the launcher takes 2 where 3 would leave too many rows of the last tile empty.
@@ -66,6 +72,7 @@ struct Problem {
     int nq, nk, heads, group, batch, causal, section, blocks;
     const int* lengths;
     int* counter;
+    Dropping dropping;
 
     DEVICE int tiles() const { return (nq + ROWS - 1) / ROWS; }
     DEVICE int all_tiles() const { return tiles() * heads * batch; }
@@ -185,9 +192,34 @@ DEVICE void add_bias(float (&s)[KEYS / 2], const f32* bias, int c0, int first, i
     }
 }
 
-DEVICE void to_operand(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2]) {
+// Which of a thread's weights of a block of keys are kept.
+struct Kept {
+    static constexpr int WORDS = (KEYS + 63) / 64;  // of 8 times 4 bits, for 64 keys
+    u32 bits[2][WORDS];
+
+    // For keys from c0 on; `row` is the first of the thread's two, among all rows of all heads.
+    DEVICE void draw(const Dropping& dropping, i64 row, int nk, int c0) {
+        int own = lane() % 2;
+        i64 block = (row + 8 * own) * Dropping::blocks(nk) + c0 / 4 + lane() % 4 / 2;
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; ++i) p[i / 4][i % 4] = narrow_pair<T>(s[2 * i], s[2 * i + 1]);
+        for (int w = 0; w < WORDS; ++w) {
+            u32 mine = 0;
+#pragma unroll 4
+            for (int j = KEYS / 8 - 8 * w < 8 ? KEYS / 8 - 8 * w - 1 : 7; j >= 0; --j)
+                mine = mine << 4 | dropping.kept_bits(block + 2 * (8 * w + j));
+            u32 other = lane_xor((int)mine, 1);
+            bits[0][w] = (own ? other : mine) >> 2 * own;
+            bits[1][w] = (own ? mine : other) >> 2 * own;
+        }
+    }
+    DEVICE float of(float weight, int i) const {
+        return !HAS_DROPOUT || bits[i / 2 % 2][i / 32] >> (i / 4 % 8 * 4 + i % 2) & 1 ? weight : 0.0f;
+    }
+};
+
+DEVICE void to_operand(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2], const Kept& kept) {
+#pragma unroll
+    for (int i = 0; i < KEYS / 4; ++i) p[i / 4][i % 4] = narrow_pair<T>(kept.of(s[2 * i], 2 * i), kept.of(s[2 * i + 1], 2 * i + 1));
 }
 
 // Copies queries, a thread's task: tile after tile, and at last word that there is none.
@@ -322,6 +354,12 @@ struct Weigher {
         if (lane() == 0) s.v_empty[vs.stage].arrive();
         vs.next();
     }
+    DEVICE void draw(Kept& kept, const Slab& slab, int j) {
+        if (!HAS_DROPOUT) return;
+        const Tile& tile = s.tile[slab.stage];
+        i64 head = (i64)tile.sample * of.heads + tile.head;
+        kept.draw(of.dropping, head * of.nq + slab.row(0), of.nk, j * KEYS);
+    }
     DEVICE void weights(float (&x)[KEYS / 2], const Slab& slab, int j, Rows& rows, float (&fade)[2]) {
         const Tile& tile = s.tile[slab.stage];
         if (HAS_BIAS) {
@@ -345,7 +383,7 @@ struct Weigher {
             float sum = rows.sum[h];
             sum += lane_xor(sum, 1);
             sum += lane_xor(sum, 2);
-            float one = reciprocal_fast(sum == 0.0f ? 1.0f : sum);
+            float one = reciprocal_fast(sum == 0.0f ? 1.0f : sum) * (HAS_DROPOUT ? of.dropping.scale : 1.0f);
 #pragma unroll
             for (int i = 2 * h; i < D / 2; i += 4) {
                 o[i] *= one, o[i + 1] *= one;
@@ -377,6 +415,7 @@ struct Weigher {
         u32 p[KEYS / 16][4];
         u64 q;
         Rows rows;
+        Kept kept;
 #pragma unroll
         for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
         if (!take(q)) return;
@@ -385,10 +424,11 @@ struct Weigher {
         qs.next();
         auto begin = [&] {
             scores(x, q);
+            draw(kept, slab, j);
             wgmma_wait<0>();
             have_scores(x);
             weights(x, slab, j, rows, fade);
-            to_operand(p, x);
+            to_operand(p, x, kept);
         };
         auto end = [&] {
             sums(o, p);
@@ -424,6 +464,7 @@ struct Weigher {
             scores(x, q);
             if (LEAVES_LATE && leaves) finish(o, done, slab_at(place));
             sums(o, p);
+            draw(kept, slab, j);
             wgmma_wait<1>();
             have_scores(x);
             leaves = ends;
@@ -437,7 +478,7 @@ struct Weigher {
             } else {
                 have_sums(o);
             }
-            to_operand(p, x);
+            to_operand(p, x, kept);
             if (!LEAVES_LATE && ends) finish(o, done, slab_at(place));
         }
         if (LEAVES_LATE && leaves) finish(o, done, slab_at(place));
@@ -449,7 +490,8 @@ struct Weigher {
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_fwd(f32* lse, int* spoiled, int* counter, const __grid_constant__ TensorMap y, const __grid_constant__ TensorMap q,
                   const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const f32* bias, const int* lengths, int nq,
-                  int nk, int heads, int group, int batch, float scale, int causal, int section, int blocks) {
+                  int nk, int heads, int group, int batch, float scale, int causal, int section, int blocks,
+                  i64 seed, i64 stream, int reach, float kept_scale) {
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
     if (thread() == 0) {
@@ -462,7 +504,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     if (thread() == 32) prefetch(q), prefetch(k), prefetch(v), prefetch(y);
     block_sync();
-    Problem of{nq, nk, heads, group, batch, causal, section, blocks, lengths, counter};
+    Problem of{nq, nk, heads, group, batch, causal, section, blocks, lengths, counter, {seed, stream, reach, kept_scale}};
     if (thread() < 128) {
         registers_down<COPIER_REGISTERS>();
         if (warp_id() == 0 && elected()) copy_keys(s, of, k, v);

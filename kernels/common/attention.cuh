@@ -6,10 +6,10 @@
 
 #pragma once
 
+#include "common/dropping.cuh"
 #include "common/mma.cuh"
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
-#include "common/rng.cuh"
 
 #ifndef D
 #define D 64
@@ -78,17 +78,6 @@ struct Mask {
             return n < 0 ? 0 : least(length, n);
         }
         return length;
-    }
-};
-
-// Dropout of the probabilities; reach 0 keeps all.
-struct Dropping {
-    i64 seed, stream;
-    int reach;
-    float scale;
-
-    DEVICE float factor(i64 row, i64 nk, i64 j) const {
-        return reach ? kept(drawn_bits(seed, stream, row * ((nk + 3) / 4 * 4) + j), reach, scale) : 1.0f;
     }
 };
 

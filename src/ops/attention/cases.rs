@@ -136,6 +136,7 @@ fn long() -> Vec<Case> {
     let causal = |causal| Attention { causal, ..full() };
     let (top, bottom) = (Causal::TopLeft, Causal::BottomRight);
     let some = |n: &[usize], causal| Attention { key_lengths: lengths(n), causal, ..full() };
+    let dropping = |op, p| Attention { dropout: Some(ProbabilityDropout { p, stream: Stream::new(3, 5) }), ..op };
     vec![
         separate(full(), [1, 63, 129, 2, 1, 16], false),
         separate(full(), [1, 65, 257, 1, 1, 48], false),
@@ -148,6 +149,10 @@ fn long() -> Vec<Case> {
         separate(some(&[130, 0, 1], Causal::None), [3, 20, 260, 1, 1, 72], false),
         separate(some(&[100, 129], top), [2, 65, 129, 1, 1, 32], false),
         packed(causal(top), [1, 66, 1, 40], false),
+        // Dropped: keys that are no whole number of fours, a second block of keys, masks, a bias.
+        separate(dropping(full(), 0.1), [1, 65, 131, 2, 1, 64], false),
+        separate(dropping(causal(top), 0.5), [1, 129, 129, 1, 1, 128], false),
+        separate(dropping(some(&[33, 66], bottom), 0.25), [2, 70, 66, 1, 1, 80], true),
     ]
 }
 

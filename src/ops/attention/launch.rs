@@ -128,15 +128,12 @@ impl<'a> Plan<'a> {
     fn common(&self) -> Result<Vec<Arg<'_>>> {
         let g = &self.g;
         let place = |n: usize| Arg::I64(n as i64);
-        let drop = self.op.dropping().unwrap_or(ProbabilityDropout { p: 0.0, stream: crate::rng::Stream::new(0, 0) });
         let causal = match self.op.causal {
             Causal::None => 0,
             Causal::TopLeft => 1,
             Causal::BottomRight => 2,
         };
-        // The least of 2^24 equal steps that is kept.
-        let reach = (f64::from(drop.p) * f64::from(1 << 24)).ceil() as i32;
-        Ok(vec![
+        let mut args = vec![
             self.lengths.as_ref().map_or(Arg::Null, |l| Arg::In(l)),
             place(g.q.offset),
             place(g.k.offset),
@@ -151,11 +148,20 @@ impl<'a> Plan<'a> {
             Arg::I32(to_i32("head size", g.d)?),
             Arg::F32(g.scale),
             Arg::I32(causal),
+        ];
+        args.extend(self.dropping());
+        Ok(args)
+    }
+
+    /// Arguments of the kernels' `Dropping`: the stream, the least of 2^24 equal steps that is kept, by what it is multiplied.
+    fn dropping(&self) -> [Arg<'static>; 4] {
+        let drop = self.op.dropping().unwrap_or(ProbabilityDropout { p: 0.0, stream: crate::rng::Stream::new(0, 0) });
+        [
             Arg::I64(drop.stream.seed as i64),
             Arg::I64(drop.stream.id as i64),
-            Arg::I32(reach),
+            Arg::I32((f64::from(drop.p) * f64::from(1 << 24)).ceil() as i32),
             Arg::F32((1.0 / (1.0 - f64::from(drop.p))) as f32),
-        ])
+        ]
     }
 }
 

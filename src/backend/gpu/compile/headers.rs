@@ -12,6 +12,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/columns.cuh",
     "common/convolution.cuh",
     "common/device.cuh",
+    "common/dropping.cuh",
     "common/dtype.cuh",
     "common/elementwise.cuh",
     "common/groups.cuh",

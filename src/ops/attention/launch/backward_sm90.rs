@@ -20,7 +20,11 @@ static END: Kernel = Kernel::new(SOURCE, "attention_bwd_end");
 
 macro_rules! specialised {
     ($($d:literal)*) => {
-        &[$(&[("D", $d), ("HAS_BIAS", 0)], &[("D", $d), ("HAS_BIAS", 1)]),*]
+        &[$(
+            &[("D", $d), ("HAS_BIAS", 0), ("HAS_DROPOUT", 0)],
+            &[("D", $d), ("HAS_BIAS", 1), ("HAS_DROPOUT", 0)],
+            &[("D", $d), ("HAS_BIAS", 0), ("HAS_DROPOUT", 1)],
+        )*]
     };
 }
 
@@ -53,7 +57,6 @@ pub(super) fn fits(plan: &Plan<'_>, gpu: &Gpu, tensors: &[&dyn Operand]) -> bool
     let is_wide = |p: &Place| p.offset.is_multiple_of(8) && p.row.is_multiple_of(8);
     gpu.driver().info().arch == Arch::SM_90A
         && tensors.iter().all(|t| t.spec().dtype() != Dtype::F32 && t.address().is_none_or(|at| at.is_multiple_of(16)))
-        && plan.op.dropping().is_none()
         && g.d.is_multiple_of(8)
         && (16..=128).contains(&g.d)
         && [g.q, g.k, g.v].iter().all(is_wide)
@@ -141,7 +144,10 @@ pub(super) fn run(
     let has_mask = plan.op.causal != Causal::None || plan.lengths.is_some();
     let (tiles, heads) = (g.nq.div_ceil(QUERIES), g.batch * g.heads);
     let rows = heads * tiles * QUERIES;
-    let variant = Variant::of(dy.spec().dtype()).with("D", g.d as i64).with("HAS_BIAS", i64::from(bias.is_some()));
+    let variant = Variant::of(dy.spec().dtype())
+        .with("D", g.d as i64)
+        .with("HAS_BIAS", i64::from(bias.is_some()))
+        .with("HAS_DROPOUT", i64::from(plan.op.dropping().is_some()));
     let ints = |n: usize| gpu.scratch(Spec::new(Dtype::I32, [n])?);
     let exponent = gpu.scratch(Spec::f32([rows])?)?;
     let inner = gpu.scratch(Spec::f32([rows])?)?;
@@ -192,6 +198,7 @@ pub(super) fn run(
     args.extend([g.k.offset, g.v.offset, g.k.row, g.v.row].map(|n| Arg::I64(n as i64)));
     args.extend([nq()?, nk()?, int("heads", g.heads)?, int("heads", g.group())?, int("samples", g.batch)?]);
     args.extend([Arg::F32(g.scale), causal(), int("heads", section)?, add_dk, add_dv]);
+    args.extend(plan.dropping());
     let grid = blocks("keys of all heads", g.nk.div_ceil(KEYS) * g.kv_heads * g.batch)?;
     BWD.launch_as(gpu, &variant, Launch::linear(grid, 384).with_shared(shared_bytes(g.d)), &mut args)?;
 

@@ -19,11 +19,16 @@ macro_rules! specialised {
     ($($d:literal)*; $($wide:literal)*) => {
         &[
             $(
-                &[("D", $d), ("GROUPS", 2), ("HAS_BIAS", 0)],
-                &[("D", $d), ("GROUPS", 2), ("HAS_BIAS", 1)],
-                &[("D", $d), ("GROUPS", 3), ("HAS_BIAS", 0)],
+                &[("D", $d), ("GROUPS", 2), ("HAS_BIAS", 0), ("HAS_DROPOUT", 0)],
+                &[("D", $d), ("GROUPS", 2), ("HAS_BIAS", 1), ("HAS_DROPOUT", 0)],
+                &[("D", $d), ("GROUPS", 3), ("HAS_BIAS", 0), ("HAS_DROPOUT", 0)],
+                &[("D", $d), ("GROUPS", 2), ("HAS_BIAS", 0), ("HAS_DROPOUT", 1)],
             )*
-            $(&[("D", $wide), ("GROUPS", 2), ("HAS_BIAS", 0)], &[("D", $wide), ("GROUPS", 2), ("HAS_BIAS", 1)]),*
+            $(
+                &[("D", $wide), ("GROUPS", 2), ("HAS_BIAS", 0), ("HAS_DROPOUT", 0)],
+                &[("D", $wide), ("GROUPS", 2), ("HAS_BIAS", 1), ("HAS_DROPOUT", 0)],
+                &[("D", $wide), ("GROUPS", 2), ("HAS_BIAS", 0), ("HAS_DROPOUT", 1)],
+            )*
         ]
     };
 }
@@ -37,7 +42,7 @@ pub(super) const UNIT: Unit = Unit {
 
 /// Rows of a slab of queries, which is marked for the general kernel as a whole.
 const SLAB: usize = 64;
-/// Head sizes of which three warpgroups have the registers.
+/// Head sizes of which three warpgroups have the registers, unless they draw numbers.
 const NARROW: usize = 64;
 /// Bytes of the cache that keys and values of heads side by side may fill.
 const SECTION_BYTES: usize = 32 << 20;
@@ -56,7 +61,8 @@ impl Tiles {
         let d = plan.g.d;
         // Three warpgroups share each block of keys, unless that leaves more than a tenth of their rows empty.
         let fills = |groups: usize| 10 * plan.g.nq >= 9 * plan.g.nq.next_multiple_of(groups * SLAB);
-        let groups = if d <= NARROW && plan.g.bias.is_none() && fills(3) { 3 } else { 2 };
+        let is_plain = plan.g.bias.is_none() && plan.op.dropping().is_none();
+        let groups = if d <= NARROW && is_plain && fills(3) { 3 } else { 2 };
         let keys = match d {
             0..=128 => 128,
             129..=192 => 112,
@@ -75,7 +81,6 @@ pub(super) fn fits(plan: &Plan<'_>, gpu: &Gpu, tensors: &[&dyn Operand]) -> bool
     let is_wide = |p: &Place| p.offset.is_multiple_of(8) && p.row.is_multiple_of(8);
     gpu.driver().info().arch == Arch::SM_90A
         && tensors.iter().all(|t| t.spec().dtype() != Dtype::F32 && t.address().is_none_or(|at| at.is_multiple_of(16)))
-        && plan.op.dropping().is_none()
         && g.d.is_multiple_of(8)
         && (16..=256).contains(&g.d)
         && [g.q, g.k, g.v].iter().all(is_wide)
@@ -100,7 +105,8 @@ pub(super) fn run(
     let variant = Variant::of(q.spec().dtype())
         .with("D", g.d as i64)
         .with("GROUPS", tiles.groups as i64)
-        .with("HAS_BIAS", i64::from(bias.is_some()));
+        .with("HAS_BIAS", i64::from(bias.is_some()))
+        .with("HAS_DROPOUT", i64::from(plan.op.dropping().is_some()));
     let has_mask = plan.op.causal != Causal::None || plan.lengths.is_some();
     let ints = |n: usize| gpu.scratch(Spec::new(Dtype::I32, [n])?);
     let (mut counter, mut spoiled) = (None, None);
@@ -131,6 +137,7 @@ pub(super) fn run(
     args.extend([int("queries", g.nq)?, int("keys", g.nk)?, int("heads", g.heads)?, int("heads", g.group())?]);
     args.extend([int("samples", g.batch)?, Arg::F32(g.scale), Arg::I32(plan.op.causal as i32)]);
     args.extend([int("heads", section)?, int("blocks", blocks)?]);
+    args.extend(plan.dropping());
     let grid = u32::try_from(blocks).map_err(|_| Error::too_large("attention", "blocks", blocks))?;
     let launch = Launch::linear(grid, 128 * (tiles.groups as u32 + 1)).with_shared(tiles.shared as u32);
     FWD.launch_as(gpu, &variant, launch, &mut args)?;
