@@ -13,7 +13,7 @@
 // order     keys ascending, queries ascending, samples ascending: same input, same bits; no atomics
 // occupancy sm_90 at d = 64, 144 tokens: fwd 4 blocks of 55 KB and 3 warps, bwd 2 blocks of 113 KB and 6 warps: 3 warps of 168
 //           registers on each quarter of a multiprocessor
-// budget    sm_80 232 registers, sm_90a 232, gfx90a 256, gfx942 256; no spills
+// budget    sm_80 255 registers, sm_90a 232, gfx90a 256, gfx942 256; no spills
 // source    Dao et al. 2022, algorithms 1 and 4; the maximum is renewed only when it grows by 2^8: Zadouri et al. 2025
 
 #include "common/math.cuh"
@@ -34,8 +34,14 @@
 #ifndef FW
 #define FW 3
 #endif
+#if defined(ON_NVIDIA) && __CUDA_ARCH__ < 900
+// Shared memory of A100 holds fewer heads than Hopper's.
+constexpr int FWD_BLOCKS = 2, BWD_BLOCKS = 1;
+#else
+constexpr int FWD_BLOCKS = D <= 64 ? 4 : 3, BWD_BLOCKS = D <= 64 ? 2 : 1;
+#endif
 #ifndef BLOCKS
-#define BLOCKS (D <= 64 ? 4 : 3)
+#define BLOCKS FWD_BLOCKS
 #endif
 
 // Warps of a block of the gradients.
@@ -320,7 +326,7 @@ DEVICE void store_rows(T* to, i64 row, const Panel<T>& from, int r, int count, i
 
 // A block's heads are `each` apart from those of its next round, and `all` at the end: with a bias a block stays with one of its heads,
 // and sums its gradient over the samples of its rounds in `partial`, keys by queries.
-extern "C" __global__ void __launch_bounds__(BWD_THREADS, D <= 64 ? 2 : 1)
+extern "C" __global__ void __launch_bounds__(BWD_THREADS, BWD_BLOCKS)
     attention_short_bwd(T* dq, T* dk, T* dv, f32* partial, f32* stats, int* seats, const T* q, const T* k, const T* v, const T* y, const T* dy,
                         const f32* bias, const f32* lse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
                         i64 v_row, i64 q_tokens, i64 k_tokens, int nq, int nk, int heads, int d, float scale, i64 all, int each,
