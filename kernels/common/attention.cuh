@@ -127,13 +127,20 @@ DEVICE bool stage_transposed(T* to, const Vectors& v, i64 r0, int c0) {
 // d += a * b^T for 16 rows of each and `depth` of at most K numbers, a multiple of 16 or K, out of shared memory.
 template <int K, typename U> DEVICE void multiply(Tile16& d, const U* a, int a_stride, const U* b, int b_stride, int depth) {
     if constexpr (HAS_MATRIX_UNIT) {
+        // Sums of f32 err by their length: every other step is summed apart.
+        Tile16 apart;
+        apart.clear();
 #pragma unroll
         for (int k = 0; k < K; k += 16) {
             if (k >= depth) break;
             Frag16<U> fa, fb;
             fa.load_a(a + k, a_stride);
             fb.load_b(b + k, b_stride);
-            mma16<U>(d, fa, fb);
+            mma16<U>(sizeof(U) == 4 && k % 32 ? apart : d, fa, fb);
+        }
+        if constexpr (sizeof(U) == 4) {
+#pragma unroll
+            for (int i = 0; i < Tile16::NUMBERS; ++i) d.v[i] += apart.v[i];
         }
     } else {
 #pragma unroll 4
