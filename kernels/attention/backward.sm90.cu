@@ -321,7 +321,7 @@ DEVICE void add_bias(float (&s)[QUERIES / 2], const f32* bias, int first_query, 
 #pragma unroll
     for (int i = 0; i < QUERIES / 2; ++i) {
         int r = first_query + i / 4 * 8 + lane() % 4 * 2 + i % 2, c = first_key + i / 2 % 2 * 8;
-        float b = r < of.nq && c < of.nk ? bias[(i64)r * of.nk + c] : 0.0f;
+        float b = r < of.nq && c < of.nk ? bias[r * of.nk + c] : 0.0f;
         s[i] = fmaf(s[i], factor, b * LOG2_E);
     }
 }

@@ -62,6 +62,8 @@ pub(super) fn fits(plan: &Plan<'_>, gpu: &Gpu, tensors: &[&dyn Operand]) -> bool
         && [g.q, g.k, g.v].iter().all(is_wide)
         && g.nq.max(g.nk) <= 1 << 24
         && g.nq.min(g.nk) > 0
+        // Places in a head's bias are counted in 32 bits: 64 leave no registers.
+        && (g.bias.is_none() || g.nq.saturating_mul(g.nk) < 1 << 31)
         && g.batch * g.heads * g.nq.max(g.nk).div_ceil(MARKED) < 1 << 30
 }
 
