@@ -9,6 +9,10 @@
 // traffic   q and y once; k and v once for ROWS queries, out of the cache where heads follow each other
 // dropout   drawn while products run: a lane draws four neighbouring keys of one of its rows, and trades bits with its neighbour for
 //           two keys of each; the factor comes with the division
+// floor     two products of 2 Nq Nk D FLOPs a head: a pair takes 4 D / 4096 clocks of a multiprocessor's matrix units and 1 / 16 of its
+//           exponentials, so that both take as long at D of 64, and below it the exponentials decide
+// left      ncu, 2048 tokens: at D of 128 the matrix units run 72 % of the time, at D of 64 they and the issue slots 47 %: three warps of
+//           a scheduler wait for their own results
 // order     keys descending in blocks of KEYS, ascending inside: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithm 1; Shah et al. 2024, sections 3.1 and 3.2
