@@ -139,7 +139,7 @@ fn every_model_case_is_met_in_f32_and_bf16() {
 
 #[test]
 fn models_have_no_bounds_in_f16_and_that_is_a_miss() {
-    let report = Draft::of("model-weather_vit_bilinear_small").run(Dtype::F16);
+    let report = Draft::of("model-weather_vit_bilinear").run(Dtype::F16);
     assert!(!report.passed && report.reasons[0].contains("f32 and bf16, found f16"), "{report:?}");
 }
 
@@ -151,9 +151,9 @@ fn a_wrong_number_is_a_miss_of_its_tensor_only() {
         ("op-attention_bias", "grad.bias"),
         ("op-cross_entropy", "grad.logits"),
         ("optimizer-adamw", "out.exp_avg_sq.1"),
-        ("model-weather_vit_bilinear_small", "out.loss"),
-        ("model-weather_vit_bilinear_small", "grad.blocks.0.attn.qkv.bias"),
-        ("model-weather_vit_bilinear_small", "out.train_losses"),
+        ("model-weather_vit_bilinear", "out.loss"),
+        ("model-weather_vit_bilinear", "grad.blocks.0.attn.qkv.bias"),
+        ("model-weather_vit_bilinear", "out.train_losses"),
     ] {
         let draft = Draft::of(case);
         let wrong = draft.number(key, 0) * 1.01 + 1e-3;
@@ -183,11 +183,11 @@ fn a_missing_tensor_is_a_miss() {
     let reason = Draft::of("op-gelu").without("out.y").misses_at("out.y");
     assert_eq!(reason, "expected this tensor in the file, found none");
     Draft::of("op-attention_bias").without("grad.bias").misses_at("grad.bias");
-    Draft::of("model-weather_vit_bilinear_small").without("grad.pos_embed").misses_at("grad.pos_embed");
+    Draft::of("model-weather_vit_bilinear").without("grad.pos_embed").misses_at("grad.pos_embed");
     Draft::of("op-gelu").without("in.x").cannot_run("in.x: expected a tensor of this name, found none");
     Draft::of("op-gelu").without("gradout.y").cannot_run("gradout.y: expected a tensor of this name");
     Draft::of("optimizer-adamw").without("in.grad.3.1").cannot_run("in.grad.3.1: expected a tensor");
-    let model = Draft::of("model-weather_vit_bilinear_small").without("weight.head.bias");
+    let model = Draft::of("model-weather_vit_bilinear").without("weight.head.bias");
     model.cannot_run("weight.head.bias: expected [2], found nothing of that name");
 }
 
@@ -225,13 +225,13 @@ fn what_is_unknown_is_a_miss_with_its_name() {
         .change(|d| d.header["kind"] = json!("dataset"))
         .cannot_run("kind: expected op, optimizer or model");
     Draft::of("op-conv1d").attr("dims", json!(3)).cannot_run("dims of 1 or 2 with a size each, found 3 and [31]");
-    let model = Draft::of("model-weather_vit_bilinear_small");
+    let model = Draft::of("model-weather_vit_bilinear");
     model.attr("model", json!("oracle")).cannot_run("model: expected weather_vit, found `oracle`");
 }
 
 #[test]
 fn sizes_that_no_file_justifies_are_a_miss_before_anything_is_allocated() {
-    let vit = || Draft::of("model-weather_vit_bilinear_small");
+    let vit = || Draft::of("model-weather_vit_bilinear");
     vit().attr("num_layers", json!(1_000_000)).cannot_run("num_layers: expected at most the");
     let report = vit().attr("embed_dim", json!(1 << 20)).run(Dtype::F32);
     assert!(!report.passed && report.reasons.iter().all(|r| r.contains("expected")), "{report:?}");

@@ -3,8 +3,8 @@
 // types     T in {f32, bf16, f16}; sums in f32
 // launch    CONV_THREADS threads a 64 x 64 tile of a product: fwd, bwd_dx [places, channels, groups], bwd_dw [taps, channels, groups *
 //           stretches]; _thin: fwd, bwd_dx a thread a number, bwd_dw [weights, stretches]; bwd_dbias [O, stretches]: common/convolution.cuh
-// paths     single numbers, gathered; neighbouring threads neighbouring places. That is why forward has 0.38 of the speed of PyTorch
-//           eager (cuDNN) in 16-bit types and 0.42 in f32 (H200, 4 x 64 x 56 x 56): a stage of windows is fetched number by number, and
+// paths     single numbers, gathered; neighbouring threads neighbouring places. That is why forward has 0.39 of the speed of PyTorch
+//           eager (cuDNN) in 16-bit types and 0.43 in f32 (H200, 4 x 64 x 56 x 56): a stage of windows is fetched number by number, and
 //           products wait for it
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types; f32 on NVIDIA is FFMA, 4 x 8 a thread
 // traffic   a tile reads 64 rows of one operand and 64 columns of the other for every k, through the caches; y once
