@@ -337,20 +337,6 @@ DEVICE void keep(unsigned char* ds, const u32 (&p)[QUERIES / 16][4], int group) 
     }
 }
 
-// Whether a thread of the warpgroup says so.
-DEVICE bool any_of_group(bool yes, int group) {
-    u32 any;
-    asm volatile(
-        "{ .reg .pred p, q;\n\t"
-        "setp.ne.u32 p, %1, 0;\n\t"
-        "barrier.red.or.pred q, %2, 128, p;\n\t"
-        "selp.u32 %0, 1, 0, q; }"
-        : "=r"(any)
-        : "r"((u32)yes), "r"(2 + group)
-        : "memory");
-    return any != 0;
-}
-
 // Whether a number is infinite or NaN.
 template <int R> DEVICE bool is_any_odd(const float (&d)[R]) {
     bool is_odd = false;
@@ -469,7 +455,7 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
     int first_key = first_key_of(done, group);
     if (to.spoiled) {
         // The general kernels set or add what is left out here.
-        bool is_odd = any_of_group(is_any_odd(dk) || is_any_odd(dv), group);
+        bool is_odd = named_any(2 + group, 128, is_any_odd(dk) || is_any_odd(dv));
         int tile = 2 * done.block + group, tiles = (of.nk + 63) / 64, kv_heads = of.heads / of.group;
         if (thread() % 128 == 0 && tile < tiles) to.spoiled[(i64)(done.sample * kv_heads + done.kv_head) * tiles + tile] = is_odd;
         if (is_odd) return;

@@ -263,20 +263,6 @@ DEVICE void copy_keys(Shared& s, const Problem& of, const TensorMap& k, const Te
     }
 }
 
-// Whether a thread of the warpgroup says so.
-DEVICE bool any_of_group(bool yes, int group) {
-    u32 any;
-    asm volatile(
-        "{ .reg .pred p, q;\n\t"
-        "setp.ne.u32 p, %1, 0;\n\t"
-        "barrier.red.or.pred q, %2, 128, p;\n\t"
-        "selp.u32 %0, 1, 0, q; }"
-        : "=r"(any)
-        : "r"((u32)yes), "r"(1 + group)
-        : "memory");
-    return any != 0;
-}
-
 // A tile's results, written where its queries were: then boxes leave with what lies outside the tensor dropped.
 DEVICE void store_rows(unsigned char* q, const TensorMap& y, const float (&o)[D / 2], int group, const Tile& tile) {
     int r = lane() % 8 + lane() / 8 % 2 * 8, row = 64 * group + warp_id() % 4 * 16 + r;
@@ -407,7 +393,7 @@ struct Weigher {
         // A hidden value that is infinite or NaN times a weight of 0.
         if (spoiled) {
             bool hides = slab.certain < of.nk && slab.certain < tile.blocks * KEYS;
-            is_odd = any_of_group(is_odd && hides, group);
+            is_odd = named_any(1 + group, 128, is_odd && hides);
             if (thread() % 128 == 0 && slab.first < of.nq) spoiled[head * ((of.nq + 63) / 64) + slab.first / 64] = is_odd;
         }
 #pragma unroll

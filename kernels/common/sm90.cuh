@@ -198,6 +198,20 @@ DEVICE void store_to(u32 rank, float* p, float v) {
 DEVICE void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 DEVICE void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
+// The same barrier, and whether any of its threads says yes.
+DEVICE bool named_any(int id, int threads, bool yes) {
+    u32 any;
+    asm volatile(
+        "{ .reg .pred p, q;\n\t"
+        "setp.ne.u32 p, %1, 0;\n\t"
+        "barrier.red.or.pred q, %2, %3, p;\n\t"
+        "selp.u32 %0, 1, 0, q; }"
+        : "=r"(any)
+        : "r"((u32)yes), "r"(id), "r"(threads)
+        : "memory");
+    return any != 0;
+}
+
 // Registers a thread from here on, for all four warps of a group: 24 to 256, a multiple of 8.
 template <int N> DEVICE void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> DEVICE void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }

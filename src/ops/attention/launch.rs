@@ -2,6 +2,7 @@
 
 mod backward_sm90;
 mod forward_sm90;
+mod operands_sm90;
 
 use super::gathered;
 use super::geometry::Geometry;

@@ -1,10 +1,11 @@
 //! Backward on Hopper in 16-bit types: one kernel for the gradients of q, k and v, between one that prepares rows of queries and one
 //! that turns the sums for q into its gradient. `kernels/attention/backward.sm90.cu` has the numbers that are repeated here.
 
+use super::operands_sm90::{Vectors, maybe, operands_fit};
 use super::{Plan, to_i32};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
-use crate::backend::gpu::driver::{Arch, Launch, MapType, Swizzle, TENSOR_MAP_BYTES, TensorMapSpec};
+use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
 use crate::ops::attention::Causal;
@@ -54,14 +55,7 @@ pub(super) struct Done {
 /// Whether these kernels compute this application: `tensors` are all that they read or write 16 bytes at a time.
 pub(super) fn fits(plan: &Plan<'_>, gpu: &Gpu, tensors: &[&dyn Operand]) -> bool {
     let g = &plan.g;
-    let is_wide = |p: &Place| p.offset.is_multiple_of(8) && p.row.is_multiple_of(8);
-    gpu.driver().info().arch == Arch::SM_90A
-        && tensors.iter().all(|t| t.spec().dtype() != Dtype::F32 && t.address().is_none_or(|at| at.is_multiple_of(16)))
-        && g.d.is_multiple_of(8)
-        && (16..=128).contains(&g.d)
-        && [g.q, g.k, g.v].iter().all(is_wide)
-        && g.nq.max(g.nk) <= 1 << 24
-        && g.nq.min(g.nk) > 0
+    operands_fit(plan, gpu, tensors, 128)
         // Places in a head's bias are counted in 32 bits: 64 leave no registers.
         && (g.bias.is_none() || g.nq.saturating_mul(g.nk) < 1 << 31)
         && g.batch * g.heads * g.nq.max(g.nk).div_ceil(MARKED) < 1 << 30
@@ -79,47 +73,6 @@ fn shared_bytes(d: usize) -> u32 {
     (tiles + twice * sums + 2 * stages * QUERIES * 4 + 256 + 1024) as u32
 }
 
-/// Where vectors of one operand lie, for boxes of `rows` tokens of a head.
-pub(super) struct Vectors<'a> {
-    of: &'a dyn Operand,
-    offset: usize,
-    row: usize,
-    heads: usize,
-    tokens: usize,
-    rows: usize,
-}
-
-impl<'a> Vectors<'a> {
-    /// Of `heads` heads of `tokens` tokens a sample, the first at `offset`, `row` numbers apart.
-    pub(super) fn new(
-        of: &'a dyn Operand,
-        offset: usize,
-        row: usize,
-        heads: usize,
-        tokens: usize,
-        rows: usize,
-    ) -> Self {
-        Vectors { of, offset, row, heads, tokens, rows }
-    }
-
-    /// Axes numbers, heads, tokens, samples; 64 numbers of one head a box, zeros beyond the head's size and the last token.
-    pub(super) fn map(&self, gpu: &Gpu, batch: usize, d: usize) -> Result<[u8; TENSOR_MAP_BYTES]> {
-        let dtype = if self.of.spec().dtype() == Dtype::F16 { MapType::F16 } else { MapType::Bf16 };
-        let start =
-            self.of.address().ok_or_else(|| Error::argument("attention: a tensor outside the device's memory"))?;
-        let bytes = |numbers: usize| 2 * numbers as u64;
-        gpu.driver().tensor_map(&TensorMapSpec {
-            dtype,
-            address: start + bytes(self.offset),
-            dims: [d, self.heads, self.tokens, batch].map(|n| n as u64).to_vec(),
-            strides: vec![bytes(d), bytes(self.row), bytes(self.tokens * self.row)],
-            box_dims: vec![64, 1, self.rows as u32, 1],
-            swizzle: Swizzle::B128,
-            is_nan_filled: false,
-        })
-    }
-}
-
 /// Destination and whether it is added to; null where the gradient is not wanted.
 fn out<'a>(slot: Option<&'a GradSlot<'_>>) -> (Arg<'a>, Arg<'a>) {
     match slot {
@@ -127,11 +80,6 @@ fn out<'a>(slot: Option<&'a GradSlot<'_>>) -> (Arg<'a>, Arg<'a>) {
         Some(GradSlot::Add(to)) => (Arg::Out(to), Arg::I32(1)),
         Some(GradSlot::Unwanted) | None => (Arg::Null, Arg::I32(0)),
     }
-}
-
-/// Memory between launches, where there is some.
-pub(super) fn maybe(t: Option<&Tensor>) -> Arg<'_> {
-    t.map_or(Arg::Null, Arg::Scratch)
 }
 
 /// Gradients of q, k and v into their slots.

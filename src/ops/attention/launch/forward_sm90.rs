@@ -1,10 +1,10 @@
 //! Forward on Hopper in 16-bit types. `kernels/attention/forward.sm90.cu` has the numbers that are repeated here.
 
-use super::backward_sm90::{Vectors, maybe};
+use super::operands_sm90::{Vectors, maybe, operands_fit};
 use super::{Plan, to_i32};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
-use crate::backend::gpu::driver::{Arch, Launch};
+use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
 use crate::ops::attention::Causal;
@@ -78,16 +78,9 @@ impl Tiles {
 /// Whether this kernel computes this application: `tensors` are all that it reads or writes 16 bytes at a time.
 pub(super) fn fits(plan: &Plan<'_>, gpu: &Gpu, tensors: &[&dyn Operand]) -> bool {
     let g = &plan.g;
-    let is_wide = |p: &Place| p.offset.is_multiple_of(8) && p.row.is_multiple_of(8);
-    gpu.driver().info().arch == Arch::SM_90A
-        && tensors.iter().all(|t| t.spec().dtype() != Dtype::F32 && t.address().is_none_or(|at| at.is_multiple_of(16)))
-        && g.d.is_multiple_of(8)
-        && (16..=256).contains(&g.d)
-        && [g.q, g.k, g.v].iter().all(is_wide)
+    operands_fit(plan, gpu, tensors, 256)
         // The largest score is that of the largest product.
         && g.scale > 0.0
-        && g.nq.max(g.nk) <= 1 << 24
-        && g.nq.min(g.nk) > 0
         && g.batch * g.heads * g.nq.div_ceil(SLAB) < 1 << 30
 }
 
