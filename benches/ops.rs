@@ -89,7 +89,7 @@ fn all() -> Result<(), Box<dyn Error>> {
                 left_out += 1;
                 continue;
             }
-            for &dtype in room.dtypes.iter().take(if once { 1 } else { usize::MAX }) {
+            for dtype in room.timed_dtypes(&case).take(if once { 1 } else { usize::MAX }) {
                 bench(&mut c, &setting, room, &case, dtype)?;
             }
         }

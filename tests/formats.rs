@@ -1,5 +1,8 @@
 //! Files written by h5py and NumPy (`tests/golden/*/make_*.py`) are read right, through every engine.
 
+// Clippy knows tests by their attribute; here everything is a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

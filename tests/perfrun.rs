@@ -3,6 +3,7 @@
 mod bad_lines;
 mod kernels;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -118,6 +119,40 @@ fn a_bench_names_its_cases_and_leaves_a_record() {
     assert!(machine["device"].is_null(), "{machine}");
     let again = perfrun(dir.path(), line);
     assert_eq!(again.status.code(), Some(2), "a record is not overwritten");
+}
+
+#[test]
+fn a_bench_answers_requests_one_by_one() {
+    let dir = folder();
+    let list = done(dir.path(), "bench relu --list");
+    let case = list.lines().last().and_then(|l| l.strip_prefix("relu: ")).unwrap();
+    let ask = |lines: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_perfrun"));
+        let pipes = command.args(["bench", "relu", "--requests"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut asked = pipes.stderr(Stdio::piped()).spawn().unwrap();
+        asked.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        asked.wait_with_output().unwrap()
+    };
+    let request = |dtype: &str, pass: &str| {
+        let of = serde_json::json!({"room": "relu", "case": case, "dtype": dtype, "pass": pass, "seconds": 0.001});
+        format!("{of}\n")
+    };
+    let answer = ask(&[request("f32", "backward"), request("f32", "forward"), request("bf16", "forward")].concat());
+    let text = String::from_utf8(answer.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines[0]["copy_bytes_per_s"].as_f64() > Some(0.0), "{text}");
+    let asked: Vec<_> = lines[1..].iter().map(|m| (m["dtype"].as_str(), m["pass"].as_str())).collect();
+    assert_eq!(asked, [("f32", "backward"), ("f32", "forward"), ("bf16", "forward")].map(|(d, p)| (Some(d), Some(p))));
+    for (lines, why) in [
+        (request("f64", "forward"), "line 1 of the requests: dtype: expected f32, bf16 or f16, found f64"),
+        (request("f32", "sideways"), "line 1 of the requests"),
+        (request("f32", "forward").replace("0.001", "0"), "seconds: expected a number above 0"),
+        (request("f32", "forward").replace(case, "x"), "that `perfrun bench --list` has, found forward x of relu"),
+    ] {
+        let refused = ask(&lines);
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && error.contains(why), "{why}: {error}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::device::{DeviceArgs, print_notices};
 use crate::outcome::Outcome;
 use crate::output;
 use crate::record::Record;
+use crate::requests;
 use crate::units::{flops, seconds, three_digits};
 
 /// Flags of `perfrun bench`.
@@ -42,6 +43,11 @@ pub(crate) struct BenchArgs {
     /// One line of JSON for each measurement
     #[arg(long)]
     json: bool,
+    /// Time what each line of standard input asks for, as it comes, and answer in JSON: so another program can measure in
+    /// turns with this one. A line is `{"room": .., "case": .., "dtype": .., "pass": "forward" | "backward", "seconds": ..}`,
+    /// its case as --list prints it
+    #[arg(long, conflicts_with_all = ["list", "once", "json", "record"])]
+    requests: bool,
     /// Write a record into this new folder: machine, command, raw lines and a summary
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -75,7 +81,19 @@ impl RecordArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let RecordArgs { folder, rooms, case, dtype, seconds, device } = self;
         let record = Some(folder);
-        BenchArgs { rooms, case, dtype, seconds, list: false, once: false, json: false, record, device }.run()
+        BenchArgs {
+            rooms,
+            case,
+            dtype,
+            seconds,
+            list: false,
+            once: false,
+            json: false,
+            requests: false,
+            record,
+            device,
+        }
+        .run()
     }
 }
 
@@ -87,11 +105,11 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 /// What one case of one room in one type is timed with.
-struct Setting {
-    exec: Exec,
-    effort: Effort,
-    rates: Rates,
-    rotate: usize,
+pub(crate) struct Setting {
+    pub(crate) exec: Exec,
+    pub(crate) effort: Effort,
+    pub(crate) rates: Rates,
+    pub(crate) rotate: usize,
 }
 
 impl BenchArgs {
@@ -114,6 +132,9 @@ impl BenchArgs {
             let effort = Effort { warm_up_seconds: self.seconds / 5.0, ..effort };
             let rates = Rates::measure(&exec, &types(&cases))?;
             let setting = Setting { effort, rates, rotate: rotated_bytes(&exec, &machine), exec };
+            if self.requests {
+                return requests::answer(&setting, &cases);
+            }
             let (mut all, mut failed) = (Vec::new(), Vec::new());
             for (room, case, dtypes) in &cases {
                 if !self.json {
@@ -138,12 +159,14 @@ impl BenchArgs {
 
     /// What the flags choose. Nothing chosen is a mistake.
     fn cases(&self) -> anyhow::Result<Vec<(&'static Room, Case, Vec<Dtype>)>> {
-        let mut found = Vec::new();
+        let mut found: Vec<(&'static Room, Case, Vec<Dtype>)> = Vec::new();
         for room in chosen(&self.rooms) {
-            let dtypes: Vec<Dtype> =
-                room.dtypes.iter().copied().filter(|d| self.dtype.is_none_or(|only| only == *d)).collect();
+            let asked = |d: &Dtype| self.dtype.is_none_or(|only| only == *d);
             let fits = |c: &Case| self.case.as_ref().is_none_or(|text| c.label.contains(text.as_str()));
-            found.extend((room.bench_cases)().into_iter().filter(fits).map(|c| (room, c, dtypes.clone())));
+            for case in (room.bench_cases)().into_iter().filter(fits) {
+                let dtypes = room.timed_dtypes(&case).filter(asked).collect();
+                found.push((room, case, dtypes));
+            }
         }
         found.retain(|(_, _, dtypes)| !dtypes.is_empty());
         if found.is_empty() {

@@ -21,6 +21,7 @@ mod output;
 mod plan;
 mod predict;
 mod record;
+mod requests;
 mod shell;
 mod synth;
 mod train;

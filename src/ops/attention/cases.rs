@@ -252,4 +252,33 @@ pub(super) fn bench_cases() -> Vec<Case> {
         packed(Attention::full(8), [1, 4050, 8, 48], false),
         packed(Attention { causal: Causal::TopLeft, ..Attention::full(8) }, [1, 1024, 8, 64], false),
     ]
+    .into_iter()
+    .chain(compared())
+    .collect()
+}
+
+/// Where attention is set beside other libraries (`benches/beside`): 16,384 tokens of 2,048 numbers cut into heads of 64 and of 128 and
+/// into sequences of 512 to 16,384 tokens, full and causal; then shapes of the weather transformers, and of climate tokens that
+/// read a text.
+fn compared() -> Vec<Case> {
+    let case = |causal, sizes| {
+        let mut case = separate(Attention { causal, ..Attention::full(1) }, sizes, false);
+        case.x.iter_mut().for_each(|x| x.fill = Fill::Normal);
+        case.timed_in(Dtype::Bf16)
+    };
+    let mut all = Vec::new();
+    for (d, h) in [(64, 32), (128, 16)] {
+        for n in [512, 2048, 8192, 16_384] {
+            all.extend([Causal::None, Causal::TopLeft].map(|causal| case(causal, [16_384 / n, n, n, h, h, d])));
+        }
+    }
+    let models = [
+        [32, 2048, 2048, 8, 8, 48],
+        [32, 512, 512, 16, 16, 48],
+        [2048, 144, 144, 8, 8, 64],
+        [4, 512, 2048, 32, 32, 128],
+        [8, 4050, 4050, 16, 16, 96],
+    ];
+    all.extend(models.map(|sizes| case(Causal::None, sizes)));
+    all
 }

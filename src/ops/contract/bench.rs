@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::backend::Exec;
 use crate::cost::Cost;
@@ -18,7 +18,7 @@ use crate::rng::Stream;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 
 /// Which way an operator is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pass {
     /// Results from inputs.
@@ -86,6 +86,8 @@ pub struct Measurement {
     pub seconds: Seconds,
     /// FLOPs and bytes of one run: the mathematics, what is recomputed on purpose not counted.
     pub cost: Cost,
+    /// Most bytes of memory that a run had besides its operands.
+    pub workspace_bytes: usize,
     /// Bytes moved a second in units of 1e9, at the median.
     pub gbytes_per_s: f64,
     /// Operations (matrix and elementwise) a second in units of 1e9, at the median.
@@ -195,6 +197,14 @@ impl<'a> Bench<'a> {
         op.backward(&self.exec, Backward { specs: &specs, x: &x, y: &y, saved: &saved, dy: &dy, dx: &mut dx })
     }
 
+    /// Most bytes of memory in use during a run, above what was in use before.
+    fn workspace(&mut self, pass: Pass) -> Result<usize> {
+        let before = self.exec.memory().now;
+        self.exec.reset_peak();
+        self.run(pass)?;
+        Ok(self.exec.memory().peak.saturating_sub(before))
+    }
+
     /// Times one pass: on a device between events of its stream, on the CPU by the clock. The floor follows from
     /// `matmul_rate` (FLOP/s) and `copy_rate` (bytes/s, reads and writes together).
     ///
@@ -206,6 +216,7 @@ impl<'a> Bench<'a> {
             Some(gpu) => sample_queued(effort, &mut |runs| gpu.time(runs, &mut || self.run(pass)))?,
             None => sample(effort, &mut || start.elapsed().as_secs_f64(), &mut || self.run(pass))?,
         };
+        let workspace_bytes = self.workspace(pass)?;
         let (runs, seconds, cost) = (times.len(), spread(times), cost(self.case, self.dtype, pass)?);
         Ok(Measurement {
             room: self.room,
@@ -216,6 +227,7 @@ impl<'a> Bench<'a> {
             runs,
             seconds,
             cost,
+            workspace_bytes,
             gbytes_per_s: cost.bytes as f64 / seconds.median / 1e9,
             gflop_per_s: cost.flops.total() as f64 / seconds.median / 1e9,
             percent_of_floor: 100.0 * cost.floor_seconds(matmul_rate, copy_rate) / seconds.median,

@@ -14,6 +14,8 @@ use crate::tensor::{Dtype, Spec, Tensor};
 pub enum Fill {
     /// Uniform in [lo, hi).
     Uniform(f32, f32),
+    /// Normal, of mean 0 and variance 1: how much power a chip draws, and so its clock, depends on the numbers.
+    Normal,
     /// Exactly these, repeated to the length of the input.
     Values(Vec<f32>),
     /// Exactly these integers, for an i32 input.
@@ -95,6 +97,7 @@ impl Input {
         let (n, to) = (self.spec.len(), self.spec_in(dtype).dtype());
         match &self.fill {
             Fill::Uniform(lo, hi) => drawn(n, |i| round_to(to, lo + (hi - lo) * stream.uniform(i))),
+            Fill::Normal => drawn(n, |i| round_to(to, stream.normal(i) as f32)),
             Fill::Values(v) => v.iter().map(|x| round_to(to, *x)).cycle().take(n).collect(),
             Fill::Ints(_) | Fill::IntsIn(..) => Vec::new(),
         }
@@ -110,7 +113,7 @@ impl Input {
                 let width = hi.abs_diff(*lo);
                 (0..n as u64).map(|i| lo.wrapping_add(stream.below(i, u64::from(width)) as i32)).collect()
             }
-            Fill::Uniform(..) | Fill::Values(_) => Vec::new(),
+            Fill::Uniform(..) | Fill::Normal | Fill::Values(_) => Vec::new(),
         }
     }
 
@@ -136,6 +139,8 @@ pub struct Case {
     pub subject: Arc<dyn Subject>,
     /// Inputs, in the operator's order.
     pub x: Vec<Input>,
+    /// The only storage type that it is timed in; `None` is each of the room's.
+    pub timed_in: Option<Dtype>,
 }
 
 impl Case {
@@ -151,7 +156,14 @@ impl Case {
 
     fn of(subject: Arc<dyn Subject>, x: Vec<Input>) -> Case {
         let shapes: Vec<String> = x.iter().map(|i| format!("{} {:?}", i.name, i.spec.shape())).collect();
-        Case { label: format!("{:?}: {}", subject.operator(), shapes.join(", ")), subject, x }
+        Case { label: format!("{:?}: {}", subject.operator(), shapes.join(", ")), subject, x, timed_in: None }
+    }
+
+    /// The same, timed in one storage type alone: for shapes that another library is compared at in this type.
+    #[must_use]
+    pub fn timed_in(mut self, dtype: Dtype) -> Case {
+        self.timed_in = Some(dtype);
+        self
     }
 
     /// The operator.

@@ -37,6 +37,12 @@ pub struct Check {
 pub type Verdict = Result<(), String>;
 
 impl Room {
+    /// The storage types that `case` is timed in.
+    pub fn timed_dtypes(&self, case: &Case) -> impl Iterator<Item = Dtype> {
+        let only = case.timed_in;
+        self.dtypes.iter().copied().filter(move |d| only.is_none_or(|only| only == *d))
+    }
+
     /// The whole contract: the mathematics, then [`check_on`](Room::check_on) the device.
     pub fn check(&self, exec: &Exec, reach: Reach) -> Vec<Check> {
         let mut all = vec![
