@@ -6,15 +6,21 @@ crate::room_tests!(ROOM);
 
 /// Result and the gradients of all inputs for a gradient of ones.
 pub(super) fn run(op: &Attention, x: &[Tensor]) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let exec = Exec::cpu();
+    run_on(&Exec::cpu(), op, x)
+}
+
+/// The same on any device.
+fn run_on(exec: &Exec, op: &Attention, x: &[Tensor]) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let x: Vec<Tensor> = x.iter().map(|x| exec.import(x).unwrap()).collect();
     let specs: Vec<&Spec> = x.iter().map(|x| x.spec()).collect();
     let out = op.infer(&specs).unwrap();
-    let zeros = |s: &Spec| Tensor::zeros(s.clone());
+    let zeros = |s: &Spec| exec.import(&Tensor::zeros(s.clone())).unwrap();
     let (mut y, mut lse) = (zeros(&out.y[0]), zeros(&out.saved[0]));
     let views: Vec<View<'_>> = x.iter().map(Tensor::view).collect();
     let io = Forward { x: &views, y: &mut [y.view_mut().unwrap()], saved: &mut [lse.view_mut().unwrap()] };
-    op.forward(&exec, io).unwrap();
-    let ones = Tensor::from_f32(out.y[0].shape(), &vec![1.0; out.y[0].len()]).unwrap();
+    op.forward(exec, io).unwrap();
+    let ones = Tensor::from_f32_as(out.y[0].clone(), &vec![1.0; out.y[0].len()]).unwrap();
+    let ones = exec.import(&ones).unwrap();
     let mut dx: Vec<Tensor> = specs.iter().map(|s| zeros(s)).collect();
     {
         let mut slots: Vec<GradSlot<'_>> = dx.iter_mut().map(|d| GradSlot::Set(d.view_mut().unwrap())).collect();
@@ -26,7 +32,7 @@ pub(super) fn run(op: &Attention, x: &[Tensor]) -> (Vec<f32>, Vec<Vec<f32>>) {
             dy: &[Some(ones.view())],
             dx: &mut slots,
         };
-        op.backward(&exec, io).unwrap();
+        op.backward(exec, io).unwrap();
     }
     (y.to_f32().unwrap(), dx.iter().map(|d| d.to_f32().unwrap()).collect())
 }
@@ -139,4 +145,34 @@ fn causal_cost_counts_the_visible_pairs_alone() {
     assert_eq!(cost.forward.flops.matmul, 4 * 64 * pairs);
     assert_eq!(cost.backward.flops.matmul, 8 * 64 * pairs);
     assert_eq!(cost.recomputed.matmul, 2 * 64 * pairs);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn a_thousand_runs_give_the_same_bits_on_a_cuda_device() {
+    let exec = crate::ops::trial::device("cuda:0");
+    let (full, causal) = (Attention::full(2), Attention { causal: Causal::TopLeft, ..Attention::full(2) });
+    let dropout = Some(ProbabilityDropout { p: 0.2, stream: Stream::new(7, 9) });
+    let cases = [
+        (full.clone(), [1, 640, 2, 64], None),
+        (full.clone(), [2, 144, 2, 64], None),
+        (Attention { dropout, ..full.clone() }, [1, 300, 2, 48], None),
+        (full, [1, 385, 2, 128], Some([2, 385, 385])),
+        (causal, [1, 513, 2, 128], None),
+    ];
+    for (op, shape, bias) in cases {
+        let halves = |seed| {
+            let x = numbers(&shape, seed);
+            Tensor::from_f32_as(x.spec().with_dtype(Dtype::Bf16), &x.to_f32().unwrap()).unwrap()
+        };
+        let mut x = vec![halves(1), halves(2), halves(3)];
+        x.extend(bias.map(|shape: [usize; 3]| numbers(&shape, 4)));
+        let bits = |(y, dx): (Vec<f32>, Vec<Vec<f32>>)| -> Vec<u32> {
+            y.iter().chain(dx.iter().flatten()).map(|v| v.to_bits()).collect()
+        };
+        let first = bits(run_on(&exec, &op, &x));
+        for again in 1..1000 {
+            assert!(bits(run_on(&exec, &op, &x)) == first, "{op:?}: run {again}");
+        }
+    }
 }
