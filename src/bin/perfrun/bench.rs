@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use perfrun::backend::Exec;
+use perfrun::backend::emulator::Counters;
 use perfrun::backend::machine::Machine;
 use perfrun::error::Error;
-use perfrun::ops::contract::bench::{Bench, Effort, Measurement, passes};
+use perfrun::ops::contract::bench::{Bench, Effort, Measurement, Pass, passes};
 use perfrun::ops::contract::rates::Rates;
 use perfrun::ops::contract::{Case, Room};
 use perfrun::tensor::Dtype;
+use serde::Serialize;
 
-use crate::check::{chosen, names};
+use crate::check::{chosen, names, words};
 use crate::device::{DeviceArgs, print_notices};
 use crate::outcome::Outcome;
 use crate::output;
@@ -37,8 +39,8 @@ pub(crate) struct BenchArgs {
     /// Print the cases that would be timed
     #[arg(long, conflicts_with_all = ["once", "json", "record"])]
     list: bool,
-    /// Run each pass once after one warm run, without a report: what a profiler wants
-    #[arg(long, conflicts_with_all = ["json", "record"])]
+    /// Run each pass once after one warm run, without times: what a profiler wants. An emulator says what the run executed
+    #[arg(long, conflicts_with = "record")]
     once: bool,
     /// One line of JSON for each measurement
     #[arg(long)]
@@ -104,6 +106,17 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// What one run of a case executed on an emulated device.
+#[derive(Serialize)]
+struct Executed<'a> {
+    room: &'a str,
+    case: &'a str,
+    dtype: String,
+    pass: Pass,
+    device: &'a str,
+    executed: Counters,
+}
+
 /// What one case of one room in one type is timed with.
 pub(crate) struct Setting {
     pub(crate) exec: Exec,
@@ -126,7 +139,7 @@ impl BenchArgs {
         let pool = rayon::ThreadPoolBuilder::new().build()?;
         pool.install(|| {
             if self.once {
-                return once(&cases, &exec);
+                return self.once(&cases, &exec);
             }
             let (machine, effort) = (Machine::here(), Effort { seconds: self.seconds, ..Effort::default() });
             let effort = Effort { warm_up_seconds: self.seconds / 5.0, ..effort };
@@ -199,6 +212,30 @@ impl BenchArgs {
         }
         Ok(found)
     }
+
+    fn once(&self, cases: &[(&'static Room, Case, Vec<Dtype>)], exec: &Exec) -> anyhow::Result<Outcome> {
+        for (room, case, dtypes) in cases {
+            for &dtype in dtypes {
+                let mut bench = Bench::prepare(room, case, dtype, exec, 0)?;
+                for &pass in passes(case) {
+                    bench.run(pass)?;
+                    exec.take_executed();
+                    bench.run(pass)?;
+                    let Some(executed) = exec.take_executed() else { continue };
+                    if self.json {
+                        let (room, case, dtype) = (room.name, &case.label, dtype.to_string());
+                        output::json(&Executed { room, case, dtype, pass, device: &self.device.device, executed })?;
+                        continue;
+                    }
+                    output::line(format!("{}: {}, {dtype}, {}", room.name, case.label, pass.name()))?;
+                    for line in words(&executed) {
+                        output::line(format!("  executed: {line}"))?;
+                    }
+                }
+            }
+        }
+        Ok(Outcome::Done)
+    }
 }
 
 /// The types of all cases, each once.
@@ -214,19 +251,6 @@ fn rotated_bytes(exec: &Exec, machine: &Machine) -> usize {
         Some(_) if exec.is_emulated() => 0,
         Some(gpu) => usize::try_from(2 * gpu.driver().info().cache_bytes).unwrap_or(usize::MAX),
     }
-}
-
-fn once(cases: &[(&'static Room, Case, Vec<Dtype>)], exec: &Exec) -> anyhow::Result<Outcome> {
-    for (room, case, dtypes) in cases {
-        for &dtype in dtypes {
-            let mut bench = Bench::prepare(room, case, dtype, exec, 0)?;
-            for &pass in passes(case) {
-                bench.run(pass)?;
-                bench.run(pass)?;
-            }
-        }
-    }
-    Ok(Outcome::Done)
 }
 
 fn row(m: &Measurement) -> String {

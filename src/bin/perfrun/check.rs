@@ -105,7 +105,7 @@ impl CheckArgs {
 }
 
 /// What was executed, in two lines: instructions of warps by class and FLOPs; bytes, banks and barriers.
-fn words(c: &Counters) -> [String; 2] {
+pub(crate) fn words(c: &Counters) -> [String; 2] {
     let total = c.total();
     let mut classes: Vec<_> = Class::ALL.into_iter().map(|k| (c.instructions[k as usize], k.name())).collect();
     classes.sort_unstable_by(|a, b| b.cmp(a));
