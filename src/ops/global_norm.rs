@@ -14,7 +14,7 @@ use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::launch;
 use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
 use crate::scalar::{Scalar, sum};
-use crate::tensor::{Arena, Dtype, Layout, Spec, View, ViewMut, expect_dtype};
+use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View, ViewMut, expect_dtype};
 
 /// The 2-norm of a flat arena of gradients, without the loss scale; the factor that undoes the loss scale and clips; and
 /// whether every number is finite.
@@ -26,7 +26,8 @@ use crate::tensor::{Arena, Dtype, Layout, Spec, View, ViewMut, expect_dtype};
 /// ```
 ///
 /// Sums are f64 in a fixed order, and squares of finite numbers do not overflow them. An infinite gradient gives norm
-/// infinity and factor 0, NaN gives NaN: look at `finite` first. Training calls [`measure`](GlobalNorm::measure).
+/// infinity and factor 0, NaN gives NaN: look at `finite` first. Training calls [`find`](GlobalNorm::find), which waits for
+/// nobody.
 ///
 /// # Shapes
 /// `grad [..]` → `norm []`, `factor []`, `finite []`, in f32.
@@ -62,6 +63,68 @@ pub struct Measured {
     pub finite: bool,
 }
 
+/// What [`GlobalNorm::find`] leaves where the gradients lie. On a device nobody has waited for it yet.
+#[derive(Debug)]
+pub struct Found(Place);
+
+#[derive(Debug)]
+enum Place {
+    Here(Measured),
+    /// Norm, factor and finite.
+    There(Arena),
+}
+
+impl Found {
+    /// The numbers; waits for the device.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn read(&self) -> Result<Measured> {
+        let found = match &self.0 {
+            Place::Here(measured) => return Ok(*measured),
+            Place::There(found) => found,
+        };
+        let numbers = found.flat().to_f32()?;
+        let at = |i| found.layout().range(i).and_then(|r| numbers.get(r.start)).copied().unwrap_or(f32::NAN);
+        Ok(Measured { norm: at(0).into(), factor: at(1).into(), finite: at(2) == 1.0 })
+    }
+
+    /// `finite` stays true only if this number, a loss for instance, is finite, too.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `x` is one number, [`Error::Dtype`] unless in f32; what the device reports.
+    pub fn also(&mut self, exec: &Exec, x: &Tensor) -> Result<()> {
+        expect_dtype("global_norm", "x", x.spec(), &[Dtype::F32])?;
+        if x.spec().len() != 1 {
+            return Err(Error::shape(format!("global_norm: x: expected one number, found {}", x.spec())));
+        }
+        match (&mut self.0, exec.gpu()) {
+            (Place::There(found), Some(gpu)) => {
+                let mut finite = found.views_mut(&[2])?;
+                let args = &mut [Arg::Out(&finite[0]), Arg::In(x)];
+                ALSO.launch(gpu, Dtype::F32, Launch::linear(1, ONE), args)?;
+                finite.clear();
+            }
+            (Place::Here(measured), _) => measured.finite &= x.item()?.is_finite(),
+            (Place::There(_), None) => return Err(elsewhere()),
+        }
+        Ok(())
+    }
+
+    /// The numbers, if they are here, else where they lie on the device: factor and finite.
+    pub(super) fn here_or_there(&self) -> std::result::Result<Measured, Option<[View<'_>; 2]>> {
+        match &self.0 {
+            Place::Here(measured) => Ok(*measured),
+            Place::There(found) => Err(found.view(1).zip(found.view(2)).map(|(a, b)| [a, b])),
+        }
+    }
+}
+
+/// The numbers of one device are asked for on another.
+pub(super) fn elsewhere() -> Error {
+    Error::argument("global_norm: expected the device on which the norm was found")
+}
+
 /// Added to the norm, so that a norm of 0 divides.
 const TINY: f64 = 1e-6;
 /// Numbers of a narrow type that are widened at a time.
@@ -70,6 +133,9 @@ const BLOCK: usize = 1024;
 const SOURCE: Source = crate::source!("global_norm/global_norm.cu");
 static PARTIAL: Kernel = Kernel::new(SOURCE, "global_norm_fwd_partial");
 static FWD: Kernel = Kernel::new(SOURCE, "global_norm_fwd");
+static ALSO: Kernel = Kernel::new(SOURCE, "global_norm_fwd_also");
+/// Threads of a kernel in which one works.
+const ONE: u32 = 64;
 const THREADS: u32 = 256;
 /// Packs of a thread that are under way at once.
 const PACKS: usize = 4;
@@ -82,9 +148,17 @@ impl GlobalNorm {
     /// # Errors
     /// As the operator's; [`Error::Argument`] for a planned operand.
     pub fn measure(&self, exec: &Exec, grad: &View<'_>) -> Result<Measured> {
+        self.find(exec, grad)?.read()
+    }
+
+    /// The same, left where the gradients lie: the update reads it there, and the host when it must know.
+    ///
+    /// # Errors
+    /// As [`measure`](GlobalNorm::measure).
+    pub fn find(&self, exec: &Exec, grad: &View<'_>) -> Result<Found> {
         self.infer(&[grad.spec()])?;
         if let Some(gpu) = exec.gpu() {
-            return self.measure_there(gpu, grad);
+            return self.find_there(gpu, grad);
         }
         let square = match grad.spec().dtype() {
             Dtype::F32 => squares(grad.f32()?, vector::sum_squares),
@@ -94,20 +168,19 @@ impl GlobalNorm {
         };
         let norm = square.sqrt() / self.loss_scale;
         let clip = self.max_norm.map_or(1.0, |max| if norm.is_nan() { norm } else { (max / (norm + TINY)).min(1.0) });
-        Ok(Measured { norm, factor: clip / self.loss_scale, finite: square.is_finite() })
+        let measured = Measured { norm, factor: clip / self.loss_scale, finite: square.is_finite() };
+        Ok(Found(Place::Here(measured)))
     }
 }
 
 impl GlobalNorm {
-    /// On a device with its own memory: one pass there, three numbers back at once.
-    fn measure_there(&self, gpu: &Gpu, grad: &View<'_>) -> Result<Measured> {
+    /// On a device with its own memory: one pass there.
+    fn find_there(&self, gpu: &Gpu, grad: &View<'_>) -> Result<Found> {
         let layout = Layout::new(Dtype::F32, [(); 3].map(|()| [].into()))?;
         let storage = gpu.alloc(layout.len() * layout.dtype().bytes())?;
         let mut found = Arena::from_storage(layout, storage)?;
         self.launch(gpu, grad, &mut found.views_mut(&[0, 1, 2])?)?;
-        let numbers = found.flat().to_f32()?;
-        let at = |i| found.layout().range(i).and_then(|r| numbers.get(r.start)).copied().unwrap_or(f32::NAN);
-        Ok(Measured { norm: at(0).into(), factor: at(1).into(), finite: at(2) == 1.0 })
+        Ok(Found(Place::There(found)))
     }
 
     /// Sums of pieces, then one block over them.

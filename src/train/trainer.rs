@@ -8,8 +8,8 @@ use crate::cost::{Cost, Flops};
 use crate::error::{Error, Result};
 use crate::models::Model;
 use crate::nn::Pass;
-use crate::ops::adamw::AdamW;
-use crate::ops::global_norm::GlobalNorm;
+use crate::ops::adamw::{AdamW, Clock};
+use crate::ops::global_norm::{Found, GlobalNorm};
 use crate::ops::operator::{Mask, Operator};
 use crate::tape::{Grads, Profile, StepCost, Tape};
 use crate::tensor::{Arena, Dtype, Tensor};
@@ -27,6 +27,8 @@ pub struct Trainer<M> {
     compute: Dtype,
     seed: u64,
     progress: Progress,
+    /// The updates of `progress` where they run; made by the first step.
+    clock: Option<Clock>,
     loss_scale: LossScale,
 }
 
@@ -105,6 +107,7 @@ impl<M: Model> Trainer<M> {
             compute: compute_dtype(config.precision),
             seed: config.seed,
             progress: Progress::default(),
+            clock: None,
             loss_scale: LossScale::new(config),
         })
     }
@@ -137,6 +140,7 @@ impl<M: Model> Trainer<M> {
     /// Goes on from another trainer's place.
     pub fn resume(&mut self, progress: Progress, loss_scale: LossScale) {
         self.progress = progress;
+        self.clock = None;
         self.loss_scale = loss_scale;
     }
 
@@ -175,9 +179,14 @@ impl<M: Model> Trainer<M> {
             cost += profile.total();
         }
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
-        let grads = self.grads.settled()?;
-        // The only place where a step waits for its device: the losses lie there finished now, too.
-        let measured = norm.measure(&self.exec, &grads.flat())?;
+        let mut found = norm.find(&self.exec, &self.grads.settled()?.flat())?;
+        for loss in &losses {
+            found.also(&self.exec, loss)?;
+        }
+        // The device decides whether it updates: what is not finite leaves all as it is.
+        let cost_of_update = self.apply(learning_rate, &found, &norm)?;
+        // The only place where a step waits for its device: all of it is done now.
+        let measured = found.read()?;
         let loss = mean_loss(step, &losses)?;
         let is_skipped = !measured.finite;
         if is_skipped && !self.loss_scale.skips() {
@@ -191,7 +200,7 @@ impl<M: Model> Trainer<M> {
         }
         let mut update = Cost::ZERO;
         if !is_skipped {
-            update = self.apply(learning_rate, measured.factor, &norm)?;
+            update = cost_of_update;
             self.progress.updates += 1;
         }
         self.progress.step = step;
@@ -201,20 +210,19 @@ impl<M: Model> Trainer<M> {
         Ok(StepReport { step, loss, grad_norm, learning_rate, loss_scale: scale, is_skipped, seconds, cost, update })
     }
 
-    fn apply(&mut self, lr: f64, gradient_factor: f64, norm: &GlobalNorm) -> Result<Cost> {
+    fn apply(&mut self, lr: f64, found: &Found, norm: &GlobalNorm) -> Result<Cost> {
         let UpdateRule { betas, eps, weight_decay, .. } = self.update;
-        let step = self.progress.updates + 1;
-        let op = AdamW { lr, betas, eps, weight_decay, step, gradient_factor, undecayed: Arc::new([]) };
+        let clock = match &mut self.clock {
+            Some(clock) => clock,
+            none => none.insert(Clock::new(&self.exec, self.progress.updates)?),
+        };
+        clock.set_rate(lr)?;
+        // The learning rate, the step and the factor are those of the clock and of what was found.
+        let op = AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed: Arc::new([]) };
         let cost = update_cost(&op, norm, self.model.params().arena());
-        let grads = self.grads.settled()?;
+        let (param, grads) = (self.model.params_mut().arena_mut().flat_mut(), self.grads.settled()?);
         let (m, v) = (&mut self.moments.exp_avg, &mut self.moments.exp_avg_sq);
-        op.update(
-            &self.exec,
-            self.model.params_mut().arena_mut().flat_mut(),
-            grads.flat(),
-            m.flat_mut(),
-            v.flat_mut(),
-        )?;
+        op.update_by(&self.exec, param, grads.flat(), m.flat_mut(), v.flat_mut(), found, clock)?;
         Ok(cost)
     }
 

@@ -89,10 +89,12 @@ keys! {
         "gradient_accumulation" ["gradient_accumulation_steps"] gradient_accumulation;
         "precision" ["mixed_precision"] precision;
         "allow_tf32" allow_tf32;
-        "loss_scale_init" loss_scale_init;
+        "loss_scale_init" ["init_scale"] loss_scale_init;
         "loss_scale_dynamic" loss_scale_dynamic;
-        "loss_scale_window" loss_scale_window;
-        "loss_scale_min" loss_scale_min;
+        "loss_scale_window" ["growth_interval"] loss_scale_window;
+        "loss_scale_min" ["min_loss_scale"] loss_scale_min;
+        "loss_scale_hysteresis" ["hysteresis"] loss_scale_hysteresis;
+        "loss_scale_consecutive_hysteresis" ["consecutive_hysteresis"] loss_scale_consecutive_hysteresis;
         "seed" seed;
         "validate_every" ["val_frequency"] validate_every;
         "early_stopping_patience" early_stopping_patience;

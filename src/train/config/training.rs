@@ -47,8 +47,12 @@ pub struct TrainingConfig {
     pub loss_scale_dynamic: bool,
     /// Good steps before a dynamic loss scale doubles.
     pub loss_scale_window: u64,
-    /// A dynamic loss scale never falls below this; an overflow there is an error.
+    /// A dynamic loss scale never falls below this; an overflow there is an error. 0 = none, as in PyTorch.
     pub loss_scale_min: f64,
+    /// Which overflow lowers a dynamic loss scale: 1 = the first, as in PyTorch; DeepSpeed's is 2.
+    pub loss_scale_hysteresis: u64,
+    /// Whether every good step starts the count of overflows anew, instead of only those that raise the loss scale.
+    pub loss_scale_consecutive_hysteresis: bool,
     /// Seed of initialisation, shuffling, dropout and drop path.
     pub seed: u64,
     /// Epochs between two validations.
@@ -170,6 +174,8 @@ impl Default for TrainingConfig {
             loss_scale_dynamic: true,
             loss_scale_window: 2000,
             loss_scale_min: 1.0,
+            loss_scale_hysteresis: 1,
+            loss_scale_consecutive_hysteresis: false,
             seed: 0,
             validate_every: 1,
             early_stopping_patience: None,
@@ -204,6 +210,7 @@ impl TrainingConfig {
             ("save_every", self.save_every as u64),
             ("log_frequency", self.log_frequency),
             ("loss_scale_window", self.loss_scale_window),
+            ("loss_scale_hysteresis", self.loss_scale_hysteresis),
             ("max_steps", self.max_steps.unwrap_or(1)),
             ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
             ("flops_profiler.profile_step", self.flops_profiler.profile_step),
@@ -266,8 +273,8 @@ impl TrainingConfig {
             (
                 "loss_scale_min",
                 self.loss_scale_min,
-                above_zero(self.loss_scale_min) && self.loss_scale_min <= self.loss_scale_init,
-                "a number above 0 and at most loss_scale_init; 1 is usual",
+                from_zero(self.loss_scale_min) && self.loss_scale_min <= self.loss_scale_init,
+                "a number of at least 0 and at most loss_scale_init; 1 is usual",
             ),
             (
                 "early_stopping_min_delta",

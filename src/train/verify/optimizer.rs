@@ -7,10 +7,10 @@ use serde::Deserialize;
 use super::{Case, Computed};
 use crate::backend::Exec;
 use crate::error::{Error, Result};
-use crate::ops::adamw::AdamW;
+use crate::ops::adamw::{AdamW, Clock};
 use crate::ops::global_norm::GlobalNorm;
 use crate::tensor::{Arena, Dtype, Layout};
-use crate::train::loss_scale::LossScale;
+use crate::train::loss_scale::{Hysteresis, LossScale};
 
 /// `attrs` of an optimiser case.
 #[derive(Debug, Deserialize)]
@@ -41,7 +41,8 @@ impl OptimizerCase {
         let (Some(growth), Some(backoff), Some(window)) = (self.growth, self.backoff, self.growth_interval) else {
             return Err(Error::argument("attrs: expected growth, backoff and growth_interval beside init_scale"));
         };
-        Ok(LossScale { scale, good_steps: 0, backoff, growth, window, min: f64::MIN_POSITIVE })
+        let hysteresis = Hysteresis::default();
+        Ok(LossScale { scale, good_steps: 0, backoff, growth, window, min: 0.0, hysteresis })
     }
 }
 
@@ -54,6 +55,7 @@ struct Steps<'a> {
     grads: Arena,
     exp_avg: Arena,
     exp_avg_sq: Arena,
+    clock: Clock,
     scale: LossScale,
     /// Scale, norm and whether it was skipped, a step each.
     log: Vec<f64>,
@@ -73,17 +75,17 @@ pub(super) fn run(case: &Case, exec: &Exec) -> Result<Vec<Computed>> {
         }
     }
     let scale = attrs.loss_scale()?;
-    let mut steps = Steps { case, exec, attrs, params, grads, exp_avg, exp_avg_sq, scale, log: Vec::new() };
-    let mut updates = 0;
+    let clock = Clock::new(exec, 0)?;
+    let mut steps = Steps { case, exec, attrs, params, grads, exp_avg, exp_avg_sq, clock, scale, log: Vec::new() };
     for step in 0..steps.attrs.steps {
-        updates = steps.step(step, updates)?;
+        steps.step(step)?;
     }
     steps.computed()
 }
 
 impl Steps<'_> {
-    /// One step after `updates` that were not skipped; how many there are then.
-    fn step(&mut self, step: usize, updates: u64) -> Result<u64> {
+    /// One step, as the trainer does it.
+    fn step(&mut self, step: usize) -> Result<()> {
         let scale = self.scale.scale;
         for (i, shape) in self.attrs.shapes.iter().enumerate() {
             let mut grad = self.case.floats(&format!("in.grad.{step}.{i}"), shape, Dtype::F32)?.to_f32()?;
@@ -94,7 +96,14 @@ impl Steps<'_> {
             }
         }
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.attrs.max_norm.filter(|n| *n != 0.0) };
-        let measured = norm.measure(self.exec, &self.grads.flat())?;
+        let found = norm.find(self.exec, &self.grads.flat())?;
+        let OptimizerCase { lr, betas, eps, weight_decay, .. } = self.attrs;
+        let op = AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed: Arc::new([]) };
+        let (m, v) = (self.exp_avg.flat_mut(), self.exp_avg_sq.flat_mut());
+        self.clock.set_rate(lr)?;
+        let clock = &mut self.clock;
+        op.update_by(self.exec, self.params.flat_mut(), self.grads.flat(), m, v, &found, clock)?;
+        let measured = found.read()?;
         let is_skipped = !measured.finite;
         if is_skipped && !self.scale.skips() {
             return Err(Error::non_finite(format!(
@@ -106,15 +115,7 @@ impl Steps<'_> {
         if !self.scale.update(is_skipped) {
             return Err(Error::non_finite(format!("step {step}: the loss scale cannot fall any further")));
         }
-        if is_skipped {
-            return Ok(updates);
-        }
-        let OptimizerCase { lr, betas, eps, weight_decay, .. } = self.attrs;
-        let (step, gradient_factor) = (updates + 1, measured.factor);
-        let op = AdamW { lr, betas, eps, weight_decay, step, gradient_factor, undecayed: Arc::new([]) };
-        let (m, v) = (self.exp_avg.flat_mut(), self.exp_avg_sq.flat_mut());
-        op.update(self.exec, self.params.flat_mut(), self.grads.flat(), m, v)?;
-        Ok(step)
+        Ok(())
     }
 
     fn computed(self) -> Result<Vec<Computed>> {

@@ -27,18 +27,30 @@ pub struct Adamw {
 impl Adamw {
     /// The numbers of step `step` (the first is 1) for a learning rate, (β₁, β₂), ε, weight decay and gradient factor.
     pub fn new(step: u64, rate: f64, (beta1, beta2): (f64, f64), eps: f64, decay: f64, scale: f64) -> Adamw {
-        let t = step as f64;
         Adamw {
             scale: scale as f32,
             keep: (1.0 - rate * decay) as f32,
             follow: (1.0 - beta1) as f32,
             beta2: beta2 as f32,
             take: (1.0 - beta2) as f32,
-            rate: (rate / (1.0 - beta1.powf(t))) as f32,
-            root: (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32,
+            rate: (rate / (1.0 - power(beta1, step))) as f32,
+            root: (1.0 / (1.0 - power(beta2, step)).sqrt()) as f32,
             eps: eps as f32,
         }
     }
+}
+
+/// bᵗ by squaring: the same bits on every machine, which a library's power does not promise.
+fn power(mut b: f64, mut t: u64) -> f64 {
+    let mut all = 1.0;
+    while t > 0 {
+        if t & 1 == 1 {
+            all *= b;
+        }
+        b *= b;
+        t >>= 1;
+    }
+    all
 }
 
 wide! {

@@ -1,5 +1,9 @@
 //! `adamw`: one step of Adam with decoupled weight decay over a flat arena.
 
+mod clock;
+
+pub use clock::Clock;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,7 +31,8 @@ use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype};
 /// ```
 ///
 /// In this order, with the factors computed in f64 and the rest in f32. Training updates in place with
-/// [`update`](AdamW::update); as an operator it leaves its inputs alone and has no gradient.
+/// [`update_by`](AdamW::update_by), which takes learning rate, step and factor from where the device has them; as an operator it
+/// leaves its inputs alone and has no gradient.
 ///
 /// # Shapes
 /// `param`, `grad`, `m`, `v`, all of one shape → new `param`, `m`, `v`. All are f32, only `grad` may be narrower.
@@ -176,7 +181,7 @@ impl AdamW {
         }
         if let Some(gpu) = exec.gpu() {
             let new = [&param, &m, &v];
-            return self.launch(exec, gpu, new, [&param, &m, &v], &grad);
+            return self.launch(exec, gpu, new, [&param, &m, &v], &grad, None);
         }
         let (param, m, v) = (param.f32()?, m.f32()?, v.f32()?);
         match grad.spec().dtype() {
@@ -194,7 +199,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// One launch over the arena, in place or not.
+    /// One launch over the arena, in place or not; with `ready` the numbers of the step are those that the device has made.
     fn launch(
         &self,
         exec: &Exec,
@@ -202,6 +207,7 @@ impl AdamW {
         [param, m, v]: [&ViewMut<'_>; 3],
         old: [&dyn Operand; 3],
         grad: &View<'_>,
+        ready: Option<&Tensor>,
     ) -> Result<()> {
         let n = param.spec().len();
         let spared = self.spared()?.map(|edges| exec.import(&edges)).transpose()?;
@@ -213,6 +219,7 @@ impl AdamW {
         args.push(launch::length("adamw", "elements", n)?);
         args.push(spared.as_ref().map_or(Arg::Null, Arg::Scratch));
         args.push(Arg::I32(launch::short("adamw", "undecayed", ranges)?));
+        args.push(ready.map_or(Arg::Null, Arg::Scratch));
         args.extend([scale, keep, follow, beta2, take, rate, root, eps].map(Arg::F32));
         FWD.launch(gpu, grad.spec().dtype(), launch, &mut args)
     }
@@ -298,7 +305,7 @@ impl Operator for AdamW {
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         let ([param, grad, m, v], [p_out, m_out, v_out]) = (io.x, io.y) else { return Ok(()) };
         if let Some(gpu) = exec.gpu() {
-            return self.launch(exec, gpu, [p_out, m_out, v_out], [param, m, v], grad);
+            return self.launch(exec, gpu, [p_out, m_out, v_out], [param, m, v], grad, None);
         }
         for (to, from) in [(&mut *p_out, param), (&mut *m_out, m), (&mut *v_out, v)] {
             to.copy_from(from)?;

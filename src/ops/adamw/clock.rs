@@ -1,0 +1,230 @@
+//! A step whose learning rate, number and gradient factor lie on the device: nobody waits between the norm and the update, and what was
+//! launched once can be launched again.
+
+use super::{AdamW, SOURCE};
+use crate::backend::Exec;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::driver::Launch;
+use crate::backend::gpu::kernel::{Arg, Kernel};
+use crate::error::{Error, Result};
+use crate::ops::global_norm::{Found, elsewhere};
+use crate::ops::operator::Operator;
+use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View, ViewMut};
+
+static READY: Kernel = Kernel::new(SOURCE, "adamw_fwd_ready");
+/// Threads of the block in which one works.
+const THREADS: u32 = 64;
+/// Numbers that the device makes for a step: eight factors, and whether it is skipped.
+const READY_NUMBERS: usize = 9;
+
+/// The learning rate of the next step and how many updates were done, where the updates run.
+#[derive(Debug)]
+pub struct Clock {
+    lr: f64,
+    /// Of the host.
+    updates: u64,
+    /// Of a device: the learning rate, then the updates, 64 bits each.
+    there: Option<Arena>,
+}
+
+impl Clock {
+    /// After `updates` updates, with a learning rate of 0.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn new(exec: &Exec, updates: u64) -> Result<Clock> {
+        let there = match exec.gpu() {
+            Some(_) => {
+                let layout = Layout::new(Dtype::I32, [[2].into(), [2].into()] as [Box<[usize]>; 2])?;
+                let mut there = exec.arena(layout)?;
+                write(&mut there, 1, updates.to_le_bytes())?;
+                Some(there)
+            }
+            None => None,
+        };
+        Ok(Clock { lr: 0.0, updates, there })
+    }
+
+    /// Sets the learning rate of the next steps.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless it is a number of 0 or more; what the device reports.
+    pub fn set_rate(&mut self, lr: f64) -> Result<()> {
+        if !(lr >= 0.0 && lr.is_finite()) {
+            return Err(Error::argument(format!("adamw: lr: expected a number of 0 or more, found {lr:?}")));
+        }
+        if let Some(there) = self.there.as_mut().filter(|_| lr != self.lr) {
+            write(there, 0, lr.to_le_bytes())?;
+        }
+        self.lr = lr;
+        Ok(())
+    }
+
+    /// Updates done; waits for the device.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn updates(&self) -> Result<u64> {
+        let Some(bytes) =
+            self.there.as_ref().and_then(|t| t.view(1)).map(|v| v.read().map(|b| b.to_vec())).transpose()?
+        else {
+            return Ok(self.updates);
+        };
+        Ok(bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b)))
+    }
+}
+
+fn write(there: &mut Arena, which: usize, bytes: [u8; 8]) -> Result<()> {
+    there.view_mut(which).map_or(Ok(()), |mut v| v.write(&bytes))
+}
+
+impl AdamW {
+    /// The step in place as [`update`](AdamW::update) does it, with the learning rate and the number of `clock`, which goes on by one, and
+    /// the factor of `found`. Nothing is read or written, and the clock stays, if what was found is not finite. `lr`, `step` and
+    /// `gradient_factor` of the operator are not read. Nobody waits for a device.
+    ///
+    /// # Errors
+    /// As [`update`](AdamW::update); [`Error::Argument`] if `found` or `clock` are of another device.
+    #[allow(clippy::too_many_arguments, reason = "an update has as many operands")]
+    pub fn update_by(
+        &self,
+        exec: &Exec,
+        param: ViewMut<'_>,
+        grad: View<'_>,
+        m: ViewMut<'_>,
+        v: ViewMut<'_>,
+        found: &Found,
+        clock: &mut Clock,
+    ) -> Result<()> {
+        let now = AdamW { lr: clock.lr, step: 1, gradient_factor: 1.0, ..self.clone() };
+        now.infer(&[param.spec(), grad.spec(), m.spec(), v.spec()])?;
+        match (found.here_or_there(), exec.gpu(), &mut clock.there) {
+            (Ok(measured), None, None) => {
+                if !measured.finite {
+                    return Ok(());
+                }
+                let step = clock.updates.saturating_add(1);
+                AdamW { step, gradient_factor: measured.factor, ..now }.update(exec, param, grad, m, v)?;
+                clock.updates = step;
+                Ok(())
+            }
+            (Err(Some(found)), Some(gpu), Some(there)) => {
+                let ready = now.ready(gpu, &found, there)?;
+                now.launch(exec, gpu, [&param, &m, &v], [&param, &m, &v], &grad, Some(&ready))
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+
+    /// The numbers of the step, made by the device, which also counts it.
+    fn ready(&self, gpu: &Gpu, [factor, finite]: &[View<'_>; 2], clock: &mut Arena) -> Result<Tensor> {
+        let ready = gpu.scratch(Spec::f32([READY_NUMBERS])?)?;
+        let [b1, b2] = self.betas;
+        let rule: Vec<u8> = [b1, b2, self.eps, self.weight_decay].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let [lr, updates] = &clock.views_mut(&[0, 1])?[..] else { return Err(elsewhere()) };
+        let args = &mut [
+            Arg::Scratch(&ready),
+            Arg::Out(updates),
+            Arg::In(lr),
+            Arg::In(factor),
+            Arg::In(finite),
+            Arg::Bytes(&rule),
+        ];
+        READY.launch(gpu, Dtype::F32, Launch::linear(1, THREADS), args)?;
+        Ok(ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Device;
+    use crate::ops::global_norm::GlobalNorm;
+    use std::sync::Arc;
+
+    fn op() -> AdamW {
+        let betas = [0.9, 0.999];
+        let undecayed = Arc::new([]);
+        AdamW { lr: f64::NAN, betas, eps: 1e-8, weight_decay: 0.01, step: 0, gradient_factor: f64::NAN, undecayed }
+    }
+
+    /// Parameters and moments after a step for each of the gradients, and what was counted; `by` steps as the trainer does.
+    fn steps(exec: &Exec, gradients: &[Vec<f32>], by: bool) -> (Vec<Vec<u32>>, u64) {
+        let n = gradients[0].len();
+        let start: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+        let put = |x: &[f32]| exec.import(&Tensor::from_f32([n], x).unwrap()).unwrap();
+        let mut state = [put(&start), put(&vec![0.0; n]), put(&vec![0.0; n])];
+        let (mut clock, mut updates) = (Clock::new(exec, 0).unwrap(), 0);
+        let norm = GlobalNorm { loss_scale: 2.0, max_norm: Some(1.0) };
+        for (i, g) in gradients.iter().enumerate() {
+            let (g, lr) = (put(g), 0.1 / (i + 1) as f64);
+            let [p, m, v] = &mut state;
+            let [p, m, v] = [p, m, v].map(|t| t.view_mut().unwrap());
+            if by {
+                clock.set_rate(lr).unwrap();
+                let found = norm.find(exec, &g.view()).unwrap();
+                op().update_by(exec, p, g.view(), m, v, &found, &mut clock).unwrap();
+                continue;
+            }
+            let measured = norm.measure(exec, &g.view()).unwrap();
+            if measured.finite {
+                updates += 1;
+                let now = AdamW { lr, step: updates, gradient_factor: measured.factor, ..op() };
+                now.update(exec, p, g.view(), m, v).unwrap();
+            }
+        }
+        let bits = |t: &Tensor| t.to_f32().unwrap().iter().map(|x| x.to_bits()).collect();
+        (state.iter().map(bits).collect(), if by { clock.updates().unwrap() } else { updates })
+    }
+
+    /// Good steps, one with an infinity, one with NaN, and good ones again.
+    fn gradients(n: usize) -> Vec<Vec<f32>> {
+        let mut all: Vec<Vec<f32>> =
+            (0..6).map(|k| (0..n).map(|i| ((i + k) as f32 * 0.11).cos() * 10.0).collect()).collect();
+        all[1][n / 2] = f32::INFINITY;
+        all[3][0] = f32::NAN;
+        all
+    }
+
+    #[test]
+    fn a_step_by_the_clock_is_the_step_that_the_host_would_ask_for() {
+        for n in [1, 7, 300] {
+            let (got, want) = (steps(&Exec::cpu(), &gradients(n), true), steps(&Exec::cpu(), &gradients(n), false));
+            assert_eq!(got, want, "{n}");
+            assert_eq!(got.1, 4);
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_keeps_the_parameters_as_they_are() {
+        let exec = Exec::cpu();
+        let g = Tensor::from_f32([2], &[1.0, 2.0]).unwrap();
+        let mut found = GlobalNorm { loss_scale: 1.0, max_norm: None }.find(&exec, &g.view()).unwrap();
+        found.also(&exec, &Tensor::from_f32([], &[3.0]).unwrap()).unwrap();
+        assert!(found.read().unwrap().finite);
+        found.also(&exec, &Tensor::from_f32([], &[f32::INFINITY]).unwrap()).unwrap();
+        assert!(!found.read().unwrap().finite);
+        assert!(found.also(&exec, &g).is_err());
+    }
+
+    #[test]
+    fn a_learning_rate_that_is_none_is_refused() {
+        let mut clock = Clock::new(&Exec::cpu(), 3).unwrap();
+        assert!(clock.set_rate(f64::NAN).is_err() && clock.set_rate(-1.0).is_err() && clock.set_rate(0.0).is_ok());
+        assert_eq!(clock.updates().unwrap(), 3);
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC and clang-19: see ci/install"]
+    fn a_device_steps_by_itself_bit_for_bit_as_the_host_asks_it_to() {
+        for arch in ["sm_80", "sm_90a", "gfx90a", "gfx942"] {
+            let exec = Exec::open(format!("emu:{arch}").parse::<Device>().unwrap()).unwrap();
+            let (got, want) = (steps(&exec, &gradients(301), true), steps(&exec, &gradients(301), false));
+            assert_eq!(got, want, "{arch}");
+            let g = exec.import(&Tensor::from_f32([2], &[1.0, 2.0]).unwrap()).unwrap();
+            let mut found = GlobalNorm { loss_scale: 1.0, max_norm: None }.find(&exec, &g.view()).unwrap();
+            found.also(&exec, &exec.import(&Tensor::from_f32([], &[f32::NAN]).unwrap()).unwrap()).unwrap();
+            assert!(!found.read().unwrap().finite, "{arch}");
+        }
+    }
+}
