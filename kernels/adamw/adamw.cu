@@ -7,7 +7,7 @@
 // paths     packs of 4 numbers, 2 a thread, where all arenas are aligned to them, else single numbers
 // traffic   reads param, m, v, grad, writes param, m, v, each once; a pack looks the ranges up by halving
 // order     every number alone, rounded as on the CPU: same input, same bits
-// budget    sm_80 56 registers, sm_90a 56, gfx90a 48, gfx942 48; no spills
+// budget    sm_80 64 registers, sm_90a 64, gfx90a 48, gfx942 48; no spills
 // source    Loshchilov, Hutter 2019, algorithm 2
 
 #include "common/totals.cuh"
