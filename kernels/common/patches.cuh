@@ -2,13 +2,16 @@
 // tile      rows of the image and patches next to each other: of one row of patches all channels where they lie together in a token,
 //           else some channels with all their rows
 // launch    PATCH_THREADS threads a tile, 16 to 48 KB of shared memory, whose tokens lie `pitch` numbers apart: an odd number of banks
-// paths     image: 16 bytes at a time, or single numbers; tokens: 16, 4 or 2 bytes, as lengths and places allow
+// paths     image: 16 bytes at a time, or single numbers; tokens: 16, 4 or 2 bytes, as lengths and places allow; shared memory by packs,
+//           words or single numbers, as the order of features allows
 // order     every number alone: same input, same bits
 
 #pragma once
 #include "common/pack.cuh"
 
 constexpr int PATCH_THREADS = 256;
+// Packs of a thread that are under way before the first is used.
+constexpr int PATCH_PACKS = 2;
 
 // An image [B, c, h * p, width] and its tokens [B, h * (width / q), features], features in the order [c][p][q] or [p][q][c].
 struct Patches {
@@ -22,20 +25,19 @@ struct Patches {
     int channels_last;
 };
 
-// Division of small numbers by one that stays.
+// Division of numbers below 2^16 by one that stays.
 struct Divisor {
-    u32 by;
-    u64 magic;
-    DEVICE explicit Divisor(u32 by) : by(by), magic((u64)(0xffffffffu / by) + 1) {}
-    // Exact for numbers below 2^16.
-    DEVICE u32 quotient(u32 n) const { return (u32)((n * magic) >> 32); }
+    u32 by, magic;
+    DEVICE explicit Divisor(u32 by) : by(by), magic(0xffffffffu / by + 1) {}
+    DEVICE u32 quotient(u32 n) const { return by == 1 ? n : (u32)(((u64)n * magic) >> 32); }
 };
 
 struct PatchTile {
     i64 image, token;  // the first number on both sides
     u32 first;         // the first row, counted through all channels, where features are [c][p][q]
     u32 rows, tokens;
-    DEVICE explicit PatchTile(const Patches& s) {
+    Divisor by_p;
+    DEVICE explicit PatchTile(const Patches& s) : by_p(s.p) {
         u32 rest = block_x() / s.strips, left = (block_x() - rest * s.strips) * s.tokens;
         u32 line = rest / s.slabs, slab = rest - line * s.slabs, b = line / s.h, i = line - b * s.h, across = s.width / s.q;
         first = s.channels_last ? 0 : slab * s.rows;
@@ -44,7 +46,7 @@ struct PatchTile {
         image = (i64)b * s.c * s.plane + (i64)(i * s.p + (s.channels_last ? slab : 0)) * s.width + (i64)left * s.q;
         token = ((i64)line * across + left) * s.features + (s.channels_last ? slab * s.q * s.c : first * s.q);
     }
-    DEVICE u32 channel(const Patches& s, u32 row) const { return s.channels_last ? row : (first + row) / s.p; }
+    DEVICE u32 channel(const Patches& s, u32 row) const { return s.channels_last ? row : by_p.quotient(first + row); }
     // Where a row begins, after the tile's first number.
     DEVICE i64 place(const Patches& s, u32 row) const {
         u32 c = channel(s, row);
@@ -79,6 +81,14 @@ template <typename U, int W> DEVICE Pack<U, W> pack_of(const U (&v)[W]) {
     return p;
 }
 
+// V numbers of a pack, from number i on.
+template <int V, typename U, int W> DEVICE Pack<U, V> part_of(const Pack<U, W>& p, int i) {
+    U v[V];
+#pragma unroll
+    for (int g = 0; g < V; ++g) v[g] = number_of(p, i + g);
+    return pack_of(v);
+}
+
 // A pack is stored as it is; when it is added to what is there, as numbers.
 template <typename U, int W> DEVICE void leave(U* to, const Pack<U, W>& p, int add) {
     if (add) {
@@ -90,115 +100,188 @@ template <typename U, int W> DEVICE void leave(U* to, const Pack<U, W>& p, int a
     }
 }
 
-// Calls `visit(row, column, patch, q)` for groups of W columns of every row of the tile: which patch they begin in, and where in it.
-template <int W, class Visit> DEVICE void visit_rows(const Patches& s, const PatchTile& t, Visit visit) {
-    u32 across = t.tokens * s.q / W;
-    Divisor by_across(across), by_q(s.q);
-    for (u32 k = thread(); k < t.rows * across; k += PATCH_THREADS) {
+// Some neighbours in a row of the tile: their row, the patch in which they begin, and where in it.
+struct RowSpot {
+    u32 row, column, patch, q;
+};
+template <int W> struct RowSpots {
+    u32 across, count;
+    Divisor by_across, by_q;
+    DEVICE RowSpots(const Patches& s, const PatchTile& t)
+        : across(t.tokens * s.q / W), count(t.rows * (t.tokens * s.q / W)), by_across(t.tokens * s.q / W), by_q(s.q) {}
+    DEVICE RowSpot at(u32 k) const {
         u32 row = by_across.quotient(k), column = (k - row * across) * W, patch = by_q.quotient(column);
-        visit(row, column, patch, column - patch * s.q);
+        return {row, column, patch, column - patch * by_q.by};
+    }
+};
+
+// How numbers of a row lie in shared memory: W neighbours of the image at a time, of which G are neighbours there, too.
+template <int G_, int W_, bool IS_WITHIN_> struct RowWay {
+    static constexpr int G = G_, W = W_;
+    static constexpr bool IS_WITHIN = IS_WITHIN_;  // none of the W is of another patch, and channels come last
+};
+
+template <class Way, class Each> DEVICE void along_row(const Patches& s, u32 rows, RowSpot at, Each each) {
+    if constexpr (Way::IS_WITHIN) {
+        u32 first = at.patch * s.pitch + at.q * rows + at.row;
+#pragma unroll
+        for (int i = 0; i < Way::W; ++i) each(i, first + i * rows);
+    } else {
+#pragma unroll
+        for (int i = 0; i < Way::W; i += Way::G) {
+            each(i, at.patch * s.pitch + (s.channels_last ? at.q * rows + at.row : at.row * s.q + at.q));
+            at.q += Way::G;
+            if (at.q == s.q) at.q = 0, ++at.patch;
+        }
     }
 }
 
-// Numbers of a row and those of the tokens in shared memory, G neighbours of both at a time.
-template <int G, int W, class Each> DEVICE void along_row(const Patches& s, u32 pitch, u32 rows, u32 row, u32 patch, u32 q, Each each) {
+template <class Way, typename X, class Map> DEVICE void take_rows(T* room, const X* x, const Patches& s, const PatchTile& t, Map map) {
+    constexpr int G = Way::G, W = Way::W;
+    RowSpots<W> spots(s, t);
+    for (u32 first = thread(); first < spots.count; first += PATCH_PACKS * PATCH_THREADS) {
+        Pack<X, W> taken[PATCH_PACKS];
+        RowSpot spot[PATCH_PACKS];
 #pragma unroll
-    for (int i = 0; i < W; i += G) {
-        each(i, patch * pitch + (s.channels_last ? q * rows + row : row * s.q + q));
-        q += G;
-        if (q == s.q) q = 0, ++patch;
+        for (int k = 0; k < PATCH_PACKS; ++k) {
+            if (first + k * PATCH_THREADS >= spots.count) break;
+            spot[k] = spots.at(first + k * PATCH_THREADS);
+            taken[k] = load_once<X, W>(x + t.image + t.place(s, spot[k].row) + spot[k].column);
+        }
+#pragma unroll
+        for (int k = 0; k < PATCH_PACKS; ++k) {
+            if (first + k * PATCH_THREADS >= spots.count) break;
+            auto of_row = map.row(t.channel(s, spot[k].row));
+            along_row<Way>(s, t.rows, spot[k], [&](int i, u32 at) {
+                T v[G];
+#pragma unroll
+                for (int g = 0; g < G; ++g) v[g] = of_row(number_of(taken[k], i + g));
+                *(Pack<T, G>*)(room + at) = pack_of(v);
+            });
+        }
     }
 }
 
-template <int G, int W, typename X, class Map>
-DEVICE void take_rows(T* room, const X* x, const Patches& s, const PatchTile& t, Map map) {
-    visit_rows<W>(s, t, [&](u32 row, u32 column, u32 patch, u32 q) {
-        Pack<X, W> taken = load_once<X, W>(x + t.image + t.place(s, row) + column);
-        u32 c = t.channel(s, row);
-        along_row<G, W>(s, s.pitch, t.rows, row, patch, q, [&](int i, u32 at) {
-            T v[G];
-#pragma unroll
-            for (int g = 0; g < G; ++g) v[g] = map(c, number_of(taken, i + g));
-            *(Pack<T, G>*)(room + at) = pack_of(v);
-        });
-    });
-}
-
-template <int G, int W, typename X, class Map>
+template <class Way, typename X, class Map>
 DEVICE void leave_rows(X* y, const T* room, const Patches& s, const PatchTile& t, int add, Map map) {
-    visit_rows<W>(s, t, [&](u32 row, u32 column, u32 patch, u32 q) {
+    constexpr int G = Way::G, W = Way::W;
+    RowSpots<W> spots(s, t);
+    for (u32 k = thread(); k < spots.count; k += PATCH_THREADS) {
+        RowSpot spot = spots.at(k);
         X v[W];
-        u32 c = t.channel(s, row);
-        along_row<G, W>(s, s.pitch, t.rows, row, patch, q, [&](int i, u32 at) {
+        auto of_row = map.row(t.channel(s, spot.row));
+        along_row<Way>(s, t.rows, spot, [&](int i, u32 at) {
             Pack<T, G> p = *(const Pack<T, G>*)(room + at);
 #pragma unroll
-            for (int g = 0; g < G; ++g) v[i + g] = map(c, number_of(p, g));
+            for (int g = 0; g < G; ++g) v[i + g] = of_row(number_of(p, g));
         });
-        leave(y + t.image + t.place(s, row) + column, pack_of(v), add);
-    });
-}
-
-// Calls `visit(place of the token's pack, place in shared memory)` for all packs of W numbers of the tile's tokens.
-template <int W, class Visit> DEVICE void visit_tokens(const Patches& s, const PatchTile& t, Visit visit) {
-    u32 packs = t.rows * s.q / W;
-    Divisor by_packs(packs);
-    for (u32 k = thread(); k < t.tokens * packs; k += PATCH_THREADS) {
-        u32 token = by_packs.quotient(k), at = (k - token * packs) * W;
-        visit(t.token + (i64)token * s.features + at, token * s.pitch + at);
+        leave(y + t.image + t.place(s, spot.row) + spot.column, pack_of(v), add);
     }
 }
 
-// The widest packs that tokens allow: 16 bytes, a word, or a number.
-template <class Run> DEVICE void with_token_width(const T* tokens, const Patches& s, const PatchTile& t, Run run) {
-    u64 steps = (u64)t.token | s.features | s.pitch | t.rows * s.q;
-    if (steps % WIDE<T> == 0 && is_aligned<16>(tokens)) {
-        run(Pack<T, WIDE<T>>{});
-    } else if (sizeof(T) == 2 && steps % 2 == 0 && is_aligned<4>(tokens)) {
-        run(Pack<T, sizeof(T) == 2 ? 2 : 1>{});
-    } else {
-        run(Pack<T, 1>{});
+// Packs of W numbers of the tile's tokens, which lie in shared memory in pieces of V.
+template <int W> struct TokenSpots {
+    u32 packs, count;
+    Divisor by_packs;
+    DEVICE TokenSpots(const Patches& s, const PatchTile& t)
+        : packs(t.rows * s.q / W), count(t.tokens * (t.rows * s.q / W)), by_packs(t.rows * s.q / W) {}
+};
+template <int V, int W> DEVICE void take_tokens(T* room, const T* x, const Patches& s, const PatchTile& t) {
+    TokenSpots<W> spots(s, t);
+    for (u32 first = thread(); first < spots.count; first += PATCH_PACKS * PATCH_THREADS) {
+        Pack<T, W> taken[PATCH_PACKS];
+        u32 at[PATCH_PACKS];
+#pragma unroll
+        for (int k = 0; k < PATCH_PACKS; ++k) {
+            u32 pack = first + k * PATCH_THREADS;
+            if (pack >= spots.count) break;
+            u32 token = spots.by_packs.quotient(pack), along = (pack - token * spots.packs) * W;
+            at[k] = token * s.pitch + along;
+            taken[k] = load_once<T, W>(x + t.token + (i64)token * s.features + along);
+        }
+#pragma unroll
+        for (int k = 0; k < PATCH_PACKS; ++k) {
+            if (first + k * PATCH_THREADS >= spots.count) break;
+#pragma unroll
+            for (int i = 0; i < W; i += V) *(Pack<T, V>*)(room + at[k] + i) = part_of<V>(taken[k], i);
+        }
     }
 }
-template <typename U, int W> constexpr int width_of(const Pack<U, W>&) { return W; }
+template <int V, int W> DEVICE void leave_tokens(T* y, const T* room, const Patches& s, const PatchTile& t, int add) {
+    TokenSpots<W> spots(s, t);
+    for (u32 k = thread(); k < spots.count; k += PATCH_THREADS) {
+        u32 token = spots.by_packs.quotient(k), along = (k - token * spots.packs) * W;
+        T v[W];
+#pragma unroll
+        for (int i = 0; i < W; i += V) {
+            Pack<T, V> p = *(const Pack<T, V>*)(room + token * s.pitch + along + i);
+#pragma unroll
+            for (int g = 0; g < V; ++g) v[i + g] = number_of(p, g);
+        }
+        leave(y + t.token + (i64)token * s.features + along, pack_of(v), add);
+    }
+}
 
-// The widest packs that the image allows, and how many neighbours lie together in shared memory, too.
-template <typename X, class Run> DEVICE void with_image_width(const X* image, const Patches& s, const PatchTile& t, Run run) {
+// Numbers of a word of shared memory.
+constexpr int WORD = sizeof(T) == 2 ? 2 : 1;
+
+// What tokens are moved by: 0 single numbers, 1 words, 2 packs of 16 bytes and words of shared memory, 3 packs on both sides.
+DEVICE int token_way(const T* tokens, const Patches& s, const PatchTile& t) {
+    u64 steps = (u64)t.token | s.features | t.rows * s.q;
+    if (steps % WIDE<T> == 0 && is_aligned<16>(tokens) && s.pitch % WORD == 0) return s.pitch % WIDE<T> == 0 ? 3 : 2;
+    return (steps | s.pitch) % WORD == 0 && is_aligned<4>(tokens) ? 1 : 0;
+}
+
+// What rows are moved by: 0 single numbers, else packs of 16 bytes: 1 on both sides, 2 words of shared memory, 3 and 4 single numbers of it.
+template <typename X> DEVICE int row_way(const X* image, const Patches& s, const PatchTile& t) {
     constexpr int W = WIDE<X>;
-    bool is_wide = ((u64)t.image | (u64)s.plane | s.width | t.tokens * s.q) % W == 0 && is_aligned<16>(image);
-    if (!is_wide) {
-        run(Pack<X, 1>{}, Pack<T, 1>{});
-    } else if (!s.channels_last && s.q % W == 0 && s.pitch % W == 0) {
-        run(Pack<X, W>{}, Pack<T, W>{});
-    } else if (sizeof(T) == 2 && !s.channels_last && s.q % 2 == 0) {
-        run(Pack<X, W>{}, Pack<T, sizeof(T) == 2 ? 2 : 1>{});
-    } else {
-        run(Pack<X, W>{}, Pack<T, 1>{});
+    if (((u64)t.image | (u64)s.plane | s.width | t.tokens * s.q) % W != 0 || !is_aligned<16>(image)) return 0;
+    if (s.channels_last) return s.q % W == 0 ? 4 : 3;
+    return s.q % W == 0 && s.pitch % W == 0 ? 1 : s.q % WORD == 0 && s.pitch % WORD == 0 ? 2 : 3;
+}
+
+// `map.row(channel)(number of the image)` as tokens.
+template <typename X, class Map> DEVICE void image_to_tokens(T* y, const X* x, const Patches& s, int add, T* room, Map map) {
+    constexpr int W = WIDE<X>;
+    PatchTile t(s);
+    switch (row_way(x, s, t)) {
+    case 1: take_rows<RowWay<W, W, false>>(room, x, s, t, map); break;
+    case 2: take_rows<RowWay<WORD, W, false>>(room, x, s, t, map); break;
+    case 3: take_rows<RowWay<1, W, false>>(room, x, s, t, map); break;
+    case 4: take_rows<RowWay<1, W, true>>(room, x, s, t, map); break;
+    default: take_rows<RowWay<1, 1, false>>(room, x, s, t, map);
+    }
+    block_sync();
+    switch (token_way(y, s, t)) {
+    case 3: leave_tokens<WIDE<T>, WIDE<T>>(y, room, s, t, add); break;
+    case 2: leave_tokens<WORD, WIDE<T>>(y, room, s, t, add); break;
+    case 1: leave_tokens<WORD, WORD>(y, room, s, t, add); break;
+    default: leave_tokens<1, 1>(y, room, s, t, add);
     }
 }
 
-// `map(channel, number of the image)` as tokens.
-template <typename X, class Map> DEVICE void image_to_tokens(T* y, const X* x, const Patches& s, int add, T* room, Map map) {
-    PatchTile t(s);
-    with_image_width(x, s, t, [&](auto image, auto group) { take_rows<width_of(group), width_of(image)>(room, x, s, t, map); });
-    block_sync();
-    with_token_width(y, s, t, [&](auto pack) {
-        constexpr int W = width_of(pack);
-        visit_tokens<W>(s, t, [&](i64 to, u32 at) { leave(y + to, *(const Pack<T, W>*)(room + at), add); });
-    });
-}
-
-// `map(channel, number of a token)` as an image.
+// `map.row(channel)(number of a token)` as an image.
 template <typename X, class Map> DEVICE void tokens_to_image(X* y, const T* x, const Patches& s, int add, T* room, Map map) {
+    constexpr int W = WIDE<X>;
     PatchTile t(s);
-    with_token_width(x, s, t, [&](auto pack) {
-        constexpr int W = width_of(pack);
-        visit_tokens<W>(s, t, [&](i64 from, u32 at) { *(Pack<T, W>*)(room + at) = load_once<T, W>(x + from); });
-    });
+    switch (token_way(x, s, t)) {
+    case 3: take_tokens<WIDE<T>, WIDE<T>>(room, x, s, t); break;
+    case 2: take_tokens<WORD, WIDE<T>>(room, x, s, t); break;
+    case 1: take_tokens<WORD, WORD>(room, x, s, t); break;
+    default: take_tokens<1, 1>(room, x, s, t);
+    }
     block_sync();
-    with_image_width(y, s, t, [&](auto image, auto group) { leave_rows<width_of(group), width_of(image)>(y, room, s, t, add, map); });
+    switch (row_way(y, s, t)) {
+    case 1: leave_rows<RowWay<W, W, false>>(y, room, s, t, add, map); break;
+    case 2: leave_rows<RowWay<WORD, W, false>>(y, room, s, t, add, map); break;
+    case 3: leave_rows<RowWay<1, W, false>>(y, room, s, t, add, map); break;
+    case 4: leave_rows<RowWay<1, W, true>>(y, room, s, t, add, map); break;
+    default: leave_rows<RowWay<1, 1, false>>(y, room, s, t, add, map);
+    }
 }
 
 // As it is.
 struct Same {
-    template <typename U> DEVICE U operator()(u32, U v) const { return v; }
+    DEVICE Same row(u32) const { return *this; }
+    template <typename U> DEVICE U operator()(U v) const { return v; }
 };

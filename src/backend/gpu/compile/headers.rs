@@ -23,6 +23,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/movement.cuh",
     "common/pack.cuh",
     "common/panel.cuh",
+    "common/patches.cuh",
     "common/reduce.cuh",
     "common/rng.cuh",
     "common/rows.cuh",
