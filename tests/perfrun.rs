@@ -99,6 +99,10 @@ fn a_checked_room_is_a_line_of_json_for_each_check() {
     let checks: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert!(checks.len() > 4 && checks.iter().all(|c| c["room"] == "relu" && c["passed"] == true), "{lines}");
     assert!(done(dir.path(), "check relu").ends_with("1 rooms, 0 failed, on cpu\n"));
+    assert_eq!(done(dir.path(), "check relu --list"), "relu f32 bf16 f16\n");
+    assert_eq!(done(dir.path(), "check relu --list --dtype f16"), "relu f16\n");
+    let one = done(dir.path(), "check relu --only device --dtype bf16 --json");
+    assert!(one.lines().count() == 1 && one.contains("\"check\":\"device\""), "{one}");
 }
 
 #[test]

@@ -4,8 +4,10 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use perfrun::backend::emulator::Counters;
 use perfrun::backend::emulator::counters::{Bytes, Class};
+use perfrun::error::Error;
 use perfrun::ops::ROOMS;
-use perfrun::ops::contract::{Reach, Room};
+use perfrun::ops::contract::{CHECKS, Reach, Room};
+use perfrun::tensor::Dtype;
 use serde::Serialize;
 
 use crate::device::{DeviceArgs, print_notices};
@@ -22,6 +24,15 @@ pub(crate) struct CheckArgs {
     /// On the device only the small cases of each room: where a run is slow, under a sanitizer or on an emulator
     #[arg(long)]
     small: bool,
+    /// Only this check of the contract, as often as wanted
+    #[arg(long, value_name = "CHECK", value_parser = PossibleValuesParser::new(CHECKS.map(|c| c.0)))]
+    only: Vec<String>,
+    /// Only this storage type: f32, bf16 or f16; rooms without it are left out
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<Dtype>,
+    /// Print the rooms that would be checked, with their storage types
+    #[arg(long, conflicts_with = "json")]
+    list: bool,
     /// One line of JSON for each check
     #[arg(long)]
     json: bool,
@@ -59,13 +70,17 @@ pub(crate) fn chosen(names: &[String]) -> Vec<&'static Room> {
 
 impl CheckArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
+        let rooms = self.chosen()?;
+        if self.list {
+            return list(&rooms);
+        }
         let exec = self.device.open()?;
         let pool = rayon::ThreadPoolBuilder::new().build()?;
-        let rooms = chosen(&self.rooms);
+        let checks: Vec<_> = CHECKS.into_iter().filter(|c| self.asks_for(c.0)).collect();
         let reach = if self.small { Reach::Small } else { Reach::Whole };
         let mut failed = 0;
         for room in &rooms {
-            let checks = pool.install(|| room.check(&exec, reach));
+            let checks = pool.install(|| room.run(&checks, &exec, reach));
             print_notices(&exec);
             let bad: Vec<_> = checks.iter().filter_map(|c| c.verdict.as_ref().err().map(|e| (c.name, e))).collect();
             let executed = exec.take_executed();
@@ -102,6 +117,30 @@ impl CheckArgs {
         }
         Ok(if failed == 0 { Outcome::Done } else { Outcome::Failed })
     }
+
+    fn asks_for(&self, check: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|o| o == check)
+    }
+
+    /// The rooms that the flags choose, in the type that they choose. None is a mistake.
+    fn chosen(&self) -> anyhow::Result<Vec<Room>> {
+        let in_type = |room: &Room| self.dtype.map_or(Some(*room), |dtype| room.in_dtype(dtype));
+        let rooms: Vec<Room> = chosen(&self.rooms).into_iter().filter_map(in_type).collect();
+        match self.dtype {
+            Some(dtype) if rooms.is_empty() => {
+                Err(Error::argument(format!("check: no room named has the storage type {dtype}")).into())
+            }
+            _ => Ok(rooms),
+        }
+    }
+}
+
+fn list(rooms: &[Room]) -> anyhow::Result<Outcome> {
+    for room in rooms {
+        let dtypes: Vec<String> = room.dtypes.iter().map(ToString::to_string).collect();
+        output::line(format!("{} {}", room.name, dtypes.join(" ")))?;
+    }
+    Ok(Outcome::Done)
 }
 
 /// What was executed, in two lines: instructions of warps by class and FLOPs; bytes, banks and barriers.

@@ -15,7 +15,7 @@ pub use cases::{BadCase, Case, Fill, Input};
 pub use device::{Reach, accumulate, cases_on, device, repeatable};
 pub use oracle::{Draw, Subject};
 pub use prove::{cost_is_counted, gradient_rule, shapes};
-pub use room::{Check, Room, Verdict};
+pub use room::{CHECKS, Check, Prove, Room, Verdict};
 
 /// The contract as tests of one room: `room_tests!(ROOM)` inside the room's `mod tests`.
 #[macro_export]

@@ -37,6 +37,12 @@ pub struct Check {
 pub type Verdict = Result<(), String>;
 
 impl Room {
+    /// The same room with this storage type alone, if it accepts it.
+    pub fn in_dtype(&self, dtype: Dtype) -> Option<Room> {
+        let at = self.dtypes.iter().position(|d| *d == dtype)?;
+        Some(Room { dtypes: &self.dtypes[at..=at], ..*self })
+    }
+
     /// The storage types that `case` is timed in.
     pub fn timed_dtypes(&self, case: &Case) -> impl Iterator<Item = Dtype> {
         let only = case.timed_in;
@@ -45,21 +51,29 @@ impl Room {
 
     /// The whole contract: the mathematics, then [`check_on`](Room::check_on) the device.
     pub fn check(&self, exec: &Exec, reach: Reach) -> Vec<Check> {
-        let mut all = vec![
-            Check { name: "shapes", verdict: super::shapes(self) },
-            Check { name: "cost_is_counted", verdict: super::cost_is_counted(self) },
-            Check { name: "gradient_rule", verdict: super::gradient_rule(self) },
-        ];
-        all.extend(self.check_on(exec, reach));
-        all
+        self.run(&CHECKS, exec, reach)
     }
 
     /// The half of the contract that is about a device.
     pub fn check_on(&self, exec: &Exec, reach: Reach) -> Vec<Check> {
-        vec![
-            Check { name: "device", verdict: super::device(self, exec, reach) },
-            Check { name: "repeatable", verdict: super::repeatable(self, exec, reach) },
-            Check { name: "accumulate", verdict: super::accumulate(self, exec, reach) },
-        ]
+        self.run(&CHECKS[3..], exec, reach)
+    }
+
+    /// Some of [`CHECKS`], in this order.
+    pub fn run(&self, checks: &[(&'static str, Prove)], exec: &Exec, reach: Reach) -> Vec<Check> {
+        checks.iter().map(|&(name, prove)| Check { name, verdict: prove(self, exec, reach) }).collect()
     }
 }
+
+/// A check of a room on a device.
+pub type Prove = fn(&Room, &Exec, Reach) -> Verdict;
+
+/// The contract: three checks of the mathematics, three of the device.
+pub const CHECKS: [(&str, Prove); 6] = [
+    ("shapes", |room, _, _| super::shapes(room)),
+    ("cost_is_counted", |room, _, _| super::cost_is_counted(room)),
+    ("gradient_rule", |room, _, _| super::gradient_rule(room)),
+    ("device", super::device),
+    ("repeatable", super::repeatable),
+    ("accumulate", super::accumulate),
+];
