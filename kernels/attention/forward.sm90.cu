@@ -5,20 +5,23 @@
 // launch    as many blocks as multiprocessors, each walks tiles of ROWS queries; a warpgroup copies, 2 or 3 multiply
 // paths     where nothing is hidden a block of keys has no mask; a tile whose sums a hidden number may have spoiled is marked for
 //           the general kernel, which runs behind this one
+// maxima    a block of keys is weighed with the maxima of the blocks before, and looks for its own only where a row has none yet or a
+//           sum of weights grows large; then the warp computes its scores once more
 // matrix    HGMMA on sm_90a
 // traffic   q and y once; k and v once for ROWS queries, out of the cache where heads follow each other
 // dropout   drawn while products run: a lane draws four neighbouring keys of one of its rows, and trades bits with its neighbour for
 //           two keys of each; the factor comes with the division
 // floor     two products of 2 Nq Nk D FLOPs a head: a pair takes 4 D / 4096 clocks of a multiprocessor's matrix units and 1 / 16 of its
 //           exponentials, so that both take as long at D of 64, and below it the exponentials decide
-// left      ncu, 2048 tokens: at D of 128 the matrix units run 72 % of the time, at D of 64 they and the issue slots 47 %: three warps of
-//           a scheduler wait for their own results
+// left      measured on an H200, 2026-11-22, beside cuDNN in the same run: 16384 tokens 1.25 at D of 64, 1.09 at 128, but 512 tokens
+//           1.02, 0.93 with a causal mask: the end of a tile, 1,000 clocks of a warpgroup, runs only beside the other warpgroups
 // order     keys descending in blocks of KEYS, ascending inside: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithm 1; Shah et al. 2024, sections 3.1 and 3.2
 
 #include "common/dropping.cuh"
 #include "common/math.cuh"
+#include "common/panel.cuh"
 #include "common/wgmma.cuh"
 
 #ifndef D
@@ -37,15 +40,18 @@
 #endif
 
 constexpr int KEYS = D <= 128 ? 128 : D <= 192 ? 112 : 80;  // of a block
-constexpr int AHEAD = D <= 64 ? 4 : 2;                        // blocks of keys on their way
+constexpr int AHEAD = D <= 64 ? 4 : 2;                        // blocks of keys on their way, a power of 2
 constexpr int QUEUE = D <= 128 ? 3 : 1;                       // tiles of queries: there, leaving, on their way
+constexpr bool TRUSTS = D <= 128;                             // maxima of blocks before: wider heads have no registers to mend it
+constexpr float MOST = 32768.0f;                              // of the weights that a thread adds up; f16 has twice that
 constexpr float FOLLOWED = 8.0f;                              // by how much a maximum grows before the sums follow, as a power of 2
-constexpr bool LEAVES_LATE = QUEUE > 1 && GROUPS == 2;
+constexpr int BATCH = 16;                                     // exponentials of a thread whose arguments are computed together
 constexpr int ROWS = 64 * GROUPS;
 constexpr int THREADS = 128 * (GROUPS + 1);
 constexpr int PANELS = (D + 63) / 64;                                              // of 64 numbers, 128 bytes a row
 constexpr int DEPTH = (D + 15) / 16;                                               // steps of the scores' products
 constexpr int COPIER_REGISTERS = GROUPS == 3 ? 32 : 24, REGISTERS = GROUPS == 3 ? 160 : 240;
+
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
@@ -58,8 +64,6 @@ DEVICE int take_number(int* counter) {
     asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
     return before;
 }
-
-DEVICE bool any_lane(bool yes) { return __any_sync(0xffffffffu, yes); }
 
 DEVICE float exp2_fast(float x) {
     float y;
@@ -108,6 +112,12 @@ DEVICE float reciprocal_fast(float x) {
     return y;
 }
 
+DEVICE float log2_fast(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 struct Shared {
     unsigned char q[QUEUE][PANELS * ROW_PANEL];
     unsigned char k[AHEAD][PANELS * KEY_PANEL];
@@ -117,23 +127,23 @@ struct Shared {
 };
 
 // Issues the scores of 64 queries with a block of keys.
-DEVICE void issue_scores(float (&s)[KEYS / 2], u64 q, u64 k) {
+DEVICE void issue_scores(float (&s)[KEYS / 2], u32 q, u32 k) {
     pin(s);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < DEPTH; ++step) {
         int panel = step / 4, within = step % 4 * 2;
-        multiply<T>(s, q + panel * (ROW_PANEL >> 4) + within, k + panel * (KEY_PANEL >> 4) + within, step > 0);
+        multiply<T>(s, swizzled(q + panel * (ROW_PANEL >> 4) + within), swizzled(k + panel * (KEY_PANEL >> 4) + within), step > 0);
     }
     wgmma_commit();
 }
 
 // Issues what a block of values adds to the sums.
-DEVICE void issue_sums(float (&o)[D / 2], const u32 (&p)[KEYS / 16][4], u64 v, bool add) {
+DEVICE void issue_sums(float (&o)[D / 2], const u32 (&p)[KEYS / 16][4], u32 v, bool add) {
     pin(o);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < KEYS / 16; ++step) multiply<T, 1>(o, p[step], v + step * 128, add || step > 0);
+    for (int step = 0; step < KEYS / 16; ++step) multiply<T, 1>(o, p[step], swizzled(v + step * 128), add || step > 0);
     wgmma_commit();
 }
 
@@ -142,8 +152,9 @@ struct Rows {
     float top[2] = {-infinity(), -infinity()};
     float sum[2] = {0.0f, 0.0f};
 
-    // Scores to probabilities before the division; by how much the sums so far shrink.
-    DEVICE void next(float (&s)[KEYS / 2], float scale, float (&fade)[2]) {
+    DEVICE bool knows_nothing() const { return any_lane(top[0] == -infinity() || top[1] == -infinity()); }
+    // Lets the maxima follow these scores; by how much the sums so far shrink.
+    DEVICE void follow(const float (&s)[KEYS / 2], float scale, float (&fade)[2]) {
         // Several chains a row: one alone would wait for itself.
         constexpr int CHAINS = 4;
         float most[2][CHAINS];
@@ -152,7 +163,6 @@ struct Rows {
             float pair = fmaxf(s[i], s[i + 1]), &so_far = most[i / 2 % 2][i / 4 % CHAINS];
             so_far = i / 4 < CHAINS ? pair : fmaxf(so_far, pair);
         }
-        float shift[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) most[h][0] = fmaxf(fmaxf(most[h][0], most[h][1]), fmaxf(most[h][2], most[h][3]));
 #pragma unroll
@@ -162,28 +172,36 @@ struct Rows {
             float top_now = fmaxf(most[h][0], lane_xor(most[h][0], 2)) * scale;
             // A maximum that grows little is not followed: weights up to 2^FOLLOWED lose nothing, and the sums need not shrink.
             top_now = top_now > top[h] + FOLLOWED ? top_now : top[h];
-            // Where every score is -inf all probabilities are 0.
-            shift[h] = top_now == -infinity() ? 0.0f : top_now;
-            fade[h] = exp2_fast(top[h] - shift[h]);
+            fade[h] = exp2_fast(top[h] - (top_now == -infinity() ? 0.0f : top_now));
             top[h] = top_now;
+            sum[h] *= fade[h];
         }
-        float part[2][2] = {{0.0f, 0.0f}, {0.0f, 0.0f}};
+    }
+    // Scores to probabilities before the division.
+    DEVICE void weigh(float (&s)[KEYS / 2], float scale) const {
+        // Where every score is -inf all probabilities are 0.
+        float shift[2] = {top[0] == -infinity() ? 0.0f : top[0], top[1] == -infinity() ? 0.0f : top[1]};
 #pragma unroll
         for (int i = 0; i < KEYS / 2; ++i) {
+            // Each batch waits for the first exponentials of the one before, by adding 0: else the compiler puts all products first.
+            if (i >= BATCH && i % BATCH < 4 && i % 2 == 0) shift[i / 2 % 2] += fminf(s[i - BATCH], 0.0f);
             s[i] = exp2_fast(fmaf(s[i], scale, -shift[i / 2 % 2]));
-            part[i / 2 % 2][i % 2] += s[i];
         }
-#pragma unroll
-        for (int h = 0; h < 2; ++h) sum[h] = fmaf(sum[h], fade[h], part[h][0] + part[h][1]);
     }
 };
 
 // What a thread's rows do not see becomes -inf. `c0` is the block's first key.
-DEVICE void hide(float (&s)[KEYS / 2], int c0, int first, int second) {
-    int limit[2] = {first, second}, c = c0 + lane() % 4 * 2;
+DEVICE void hide(float (&s)[KEYS / 2], int c0, int first, int second, int certain) {
+    int c = c0 + lane() % 4 * 2, limit[2] = {first - c, second - c};
+    if (c0 + KEYS / 2 / 8 * 8 > certain) {
 #pragma unroll
-    for (int i = 0; i < KEYS / 2; ++i) {
-        if (c + i / 4 * 8 + i % 2 >= limit[i / 2 % 2]) s[i] = -infinity();
+        for (int i = 0; i < KEYS / 16 * 4; ++i) {
+            if (limit[i / 2 % 2] <= i / 4 * 8 + i % 2) s[i] = -infinity();
+        }
+    }
+#pragma unroll
+    for (int i = KEYS / 16 * 4; i < KEYS / 2; ++i) {
+        if (limit[i / 2 % 2] <= i / 4 * 8 + i % 2) s[i] = -infinity();
     }
 }
 
@@ -221,9 +239,17 @@ struct Kept {
     }
 };
 
-DEVICE void to_operand(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2], const Kept& kept) {
+// Weights as the operand of the next product, and the sums of a thread's two rows of them.
+DEVICE void to_operand(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2], const Kept& kept, float (&all)[2]) {
+    float part[2][2];
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; ++i) p[i / 4][i % 4] = narrow_pair<T>(kept.of(s[2 * i], 2 * i), kept.of(s[2 * i + 1], 2 * i + 1));
+    for (int i = 0; i < KEYS / 4; ++i) {
+        float a = s[2 * i], b = s[2 * i + 1];
+        p[i / 4][i % 4] = narrow_pair<T>(kept.of(a, 2 * i), kept.of(b, 2 * i + 1));
+        part[i % 2][0] = i < 2 ? a : part[i % 2][0] + a;
+        part[i % 2][1] = i < 2 ? b : part[i % 2][1] + b;
+    }
+    for (int h = 0; h < 2; ++h) all[h] = part[h][0] + part[h][1];
 }
 
 // Copies queries, a thread's task: tile after tile, and at last word that there is none.
@@ -264,32 +290,34 @@ DEVICE void copy_keys(Shared& s, const Problem& of, const TensorMap& k, const Te
 }
 
 // A tile's results, written where its queries were: then boxes leave with what lies outside the tensor dropped.
-DEVICE void store_rows(unsigned char* q, const TensorMap& y, const float (&o)[D / 2], int group, const Tile& tile) {
-    int r = lane() % 8 + lane() / 8 % 2 * 8, row = 64 * group + warp_id() % 4 * 16 + r;
+DEVICE void store_rows(unsigned char* q, const float (&o)[D / 2], int group) {
+    int t = thread_again(), l = t % 32, r = l % 16, row = 64 * group + t / 32 % 4 * 16 + r;
+    // Where chunk l / 16 of the row lies; an even number of chunks further is an exclusive or.
+    u32 first = shared_address(q + row * 128 + (l / 16 ^ r % 8) * 16);
 #pragma unroll
     for (int g = 0; g < D / 8; g += 2) {
-        int chunk = g + lane() / 16;
-        unsigned char* to = q + chunk / 8 * ROW_PANEL + row * 128 + (chunk % 8 ^ r % 8) * 16;
+        u32 to = (first ^ g % 8 * 16) + g / 8 * ROW_PANEL;
         bool is_pair = g + 1 < D / 8;
         u32 c = is_pair ? narrow_pair<T>(o[(4 * g + 4) % (D / 2)], o[(4 * g + 5) % (D / 2)]) : 0;
         u32 d = is_pair ? narrow_pair<T>(o[(4 * g + 6) % (D / 2)], o[(4 * g + 7) % (D / 2)]) : 0;
-        store_matrices(shared_address(to), narrow_pair<T>(o[4 * g], o[4 * g + 1]), narrow_pair<T>(o[4 * g + 2], o[4 * g + 3]), c, d);
+        store_matrices(to, narrow_pair<T>(o[4 * g], o[4 * g + 1]), narrow_pair<T>(o[4 * g + 2], o[4 * g + 3]), c, d);
     }
+}
+
+// The same rows leave.
+DEVICE void send_rows(const unsigned char* q, const TensorMap& y, int group, const Tile& tile) {
     proxy_fence();
-    named_sync(1 + group, 128);
-    if (thread() % 128 == 0) {
-        for (int p = 0; p < PANELS; ++p)
-            store_box(y, q + p * ROW_PANEL + group * 8192, p * 64, tile.head, tile.first + 64 * group, tile.sample);
+    warp_sync();
+    if (lane() == 0) {
+        int slab = 64 * group + warp_id() % 4 * 16;
+        for (int p = 0; p < PANELS; ++p) store_box(y, q + p * ROW_PANEL + slab * 128, p * 64, tile.head, tile.first + slab, tile.sample);
         store_commit();
     }
 }
 
-// A warpgroup's 64 rows of a tile; the rest of what is known of it lies with its queries.
+// What a warpgroup remembers of a tile; the rest lies with its queries.
 struct Slab {
-    int stage, first, certain;  // certain: keys that every row sees
-
-    // A row of the thread.
-    DEVICE int row(int h) const { return first + warp_id() % 4 * 16 + lane() / 4 + 8 * h; }
+    int stage, certain;  // keys that every row sees
 };
 
 // Multiplies: 64 queries of each tile with all keys that they see. Scores of a block are issued together with the sums of the block
@@ -303,177 +331,241 @@ struct Weigher {
     const f32* bias;
     float scale;
     int group;
-    Ring<AHEAD> ks, vs;
+    u32 block = 0;  // the block whose scores are computed; the values of the one before are added
     Ring<QUEUE> qs;
-    int leaving = -1;  // the place whose results are being stored
+    DEVICE static u32 stage(u32 block) { return block % AHEAD; }
+    DEVICE static u32 parity(u32 block) { return block / AHEAD % 2; }
 
-    // Waits for the next tile, and says where its queries are; false if there is none.
-    DEVICE bool take(u64& q) {
+    // Waits for the next tile; false if there is none.
+    DEVICE bool take(Slab& slab, int& j) {
         s.q_full[qs.stage].wait(qs.parity);
-        q = matrix_along_k(s.q[qs.stage] + group * 8192);
-        return s.tile[qs.stage].blocks > 0;
+        const Tile& tile = s.tile[qs.stage];
+        j = tile.blocks - 1;
+        slab = {qs.stage, of.visible(tile.first + 64 * group, of.length(tile.sample))};
+        qs.next();
+        return j >= 0;
     }
-    DEVICE Slab slab_at(int stage) const {
-        int first = s.tile[stage].first + 64 * group;
-        return {stage, first, of.visible(first, of.length(s.tile[stage].sample))};
-    }
+    // The first of the thread's two rows.
+    DEVICE int row(int stage) const { return s.tile[stage].first + 64 * group + thread_again() / 4 % 32 / 8 * 16 + thread_again() / 4 % 8; }
+    // Its place in lse.
+    DEVICE i64 head_of(const Tile& tile) const { return (i64)tile.sample * of.heads + tile.head; }
     // The place of a tile is free once what left from there has been read.
-    DEVICE void let_go() {
-        if (leaving >= 0 && thread() % 128 == 0) {
+    DEVICE void let_go(int stage) {
+        if (lane() == 0) {
             store_wait_read<0>();
-            s.q_empty[leaving].arrive();
+            s.q_empty[stage].arrive();
         }
-        leaving = -1;
     }
-    DEVICE void scores(float (&x)[KEYS / 2], u64 q) {
-        s.k_full[ks.stage].wait(ks.parity);
-        issue_scores(x, q, matrix_along_k(s.k[ks.stage]));
+    DEVICE void scores(float (&x)[KEYS / 2], int place) {
+        s.k_full[stage(block)].wait(parity(block));
+        u32 q = shared_address(s.q[place] + group * 8192);
+        asm volatile("" : "+r"(q));  // else descriptors of all steps are kept in registers where the place is always the same
+        issue_scores(x, low_along_k(q), low_along_k(shared_address(s.k[stage(block)])));
     }
-    DEVICE void have_scores(float (&x)[KEYS / 2]) {
-        pin(x);
-        if (lane() == 0) s.k_empty[ks.stage].arrive();
-        ks.next();
+    // The same for this warp's rows alone.
+    DEVICE void scores_again(float (&x)[KEYS / 2], int place) {
+#pragma unroll
+        for (int i = 0; i < KEYS / 2; ++i) x[i] = 0.0f;
+#pragma unroll 1
+        for (int step = 0; step < DEPTH; ++step) {
+            Panel<T> mine((T*)(s.q[place] + step / 4 * ROW_PANEL), 64), keys((T*)(s.k[stage(block)] + step / 4 * KEY_PANEL), 64);
+            Frag16<T> a, b;
+            load_own(a, mine, 64 * group + warp_id() % 4 * 16, step % 4 * 16);
+#pragma unroll
+            for (int n = 0; n < KEYS / 16; ++n) {
+                load_other(b, keys, 16 * n, step % 4 * 16);
+                Tile16 tile;
+#pragma unroll
+                for (int i = 0; i < 8; ++i) tile.v[i] = x[8 * n + i];
+                mma16<T>(tile, a, b);
+#pragma unroll
+                for (int i = 0; i < 8; ++i) x[8 * n + i] = tile.v[i];
+            }
+        }
     }
+    DEVICE void keys_read() { if (lane() == 0) s.k_empty[stage(block)].arrive(); }
     DEVICE void sums(float (&o)[D / 2], const u32 (&p)[KEYS / 16][4]) {
-        s.v_full[vs.stage].wait(vs.parity);
-        issue_sums(o, p, matrix_along_n(s.v[vs.stage], KEY_PANEL), true);
+        s.v_full[stage(block - 1)].wait(parity(block - 1));
+        issue_sums(o, p, low_along_n(shared_address(s.v[stage(block - 1)]), KEY_PANEL), true);
     }
-    DEVICE void have_sums(float (&o)[D / 2]) {
-        wgmma_wait<0>();
-        pin(o);
-        if (lane() == 0) s.v_empty[vs.stage].arrive();
-        vs.next();
-    }
+    DEVICE void values_read() { if (lane() == 0) s.v_empty[stage(block - 1)].arrive(); }
     DEVICE void draw(Kept& kept, const Slab& slab, int j) {
         if (!HAS_DROPOUT) return;
-        const Tile& tile = s.tile[slab.stage];
-        i64 head = (i64)tile.sample * of.heads + tile.head;
-        kept.draw(of.dropping, head * of.nq + slab.row(0), of.nk, j * KEYS);
+        kept.draw(of.dropping, head_of(s.tile[slab.stage]) * of.nq + row(slab.stage), of.nk, j * KEYS);
     }
-    DEVICE void weights(float (&x)[KEYS / 2], const Slab& slab, int j, Rows& rows, float (&fade)[2]) {
+    DEVICE void prepare(float (&x)[KEYS / 2], const Slab& slab, int j) {
         const Tile& tile = s.tile[slab.stage];
         if (HAS_BIAS) {
             const f32* of_head = bias + (i64)tile.head * of.nq * of.nk;
-            add_bias(x, of_head, j * KEYS, slab.row(0), of.nq, of.nk, scale * LOG2_E);
+            add_bias(x, of_head, j * KEYS, row(slab.stage), of.nq, of.nk, scale * LOG2_E);
         }
         if ((j + 1) * KEYS > slab.certain) {
-            int length = of.length(tile.sample);
-            hide(x, j * KEYS, of.visible(slab.row(0), length), of.visible(slab.row(1), length));
+            int length = of.length(tile.sample), r = row(slab.stage);
+            hide(x, j * KEYS, of.visible(r, length), of.visible(r + 8, length), slab.certain);
         }
-        rows.next(x, HAS_BIAS ? 1.0f : scale * LOG2_E, fade);
-        pin(x);
     }
-    // Divides the sums, and lets them leave; they are 0 afterwards.
-    DEVICE void finish(float (&o)[D / 2], const Rows& rows, const Slab& slab) {
-        Tile tile = s.tile[slab.stage];
-        bool is_odd = false;
-        float all[2];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            float sum = rows.sum[h];
-            sum += lane_xor(sum, 1);
-            sum += lane_xor(sum, 2);
-            float one = reciprocal_fast(sum == 0.0f ? 1.0f : sum) * (HAS_DROPOUT ? of.dropping.scale : 1.0f);
-#pragma unroll
-            for (int i = 2 * h; i < D / 2; i += 4) {
-                o[i] *= one, o[i + 1] *= one;
-                is_odd |= o[i] != o[i] || o[i + 1] != o[i + 1];
+    // Scores to weights, and by how much the sums so far shrink, which are complete afterwards. The maxima of blocks before serve as long
+    // as no weight grows large, which the weights' sum tells: then the scores, which are gone, are computed once more, and the maxima follow.
+    DEVICE void weights(float (&x)[KEYS / 2], u32 (&p)[KEYS / 16][4], float (&o)[D / 2], const Kept& kept, const Slab& slab, int j, Rows& rows, float (&fade)[2]) {
+        float factor = HAS_BIAS ? 1.0f : scale * LOG2_E, all[2];
+        bool follows = !TRUSTS || rows.knows_nothing();
+        fade[0] = fade[1] = 1.0f;
+#pragma unroll 1
+        for (;;) {
+            prepare(x, slab, j);
+            // Either way the wait stands behind a branch: in one piece the compiler would wait before the exponentials and overlap nothing.
+            if (follows) {
+                rows.follow(x, factor, fade);
+                rows.weigh(x, factor);
+            } else {
+                rows.weigh(x, factor);
+                pin(x);
             }
-            all[h] = sum == 0.0f ? -infinity() : (rows.top[h] == -infinity() ? 0.0f : rows.top[h] * LN_2) + log_f32(sum);
+            wgmma_wait<0>();
+            pin(o);
+            to_operand(p, x, kept, all);
+            pin(all);
+            if (follows || !any_lane(all[0] > MOST || all[1] > MOST)) break;
+            follows = true;
+            scores_again(x, slab.stage);
         }
-        let_go();
-        store_rows(s.q[slab.stage], y, o, group, tile);
-        leaving = slab.stage;
-        // Behind the fence of what leaves, which would wait for these.
-        i64 head = (i64)tile.sample * of.heads + tile.head;
+        rows.sum[0] += all[0], rows.sum[1] += all[1];
+        keys_read();
+    }
+    // What a tile's sums are divided by, as factors; writes the logarithms.
+    DEVICE void close(const Rows& rows, int stage, float (&one)[2]) {
+        const Tile& tile = s.tile[stage];
+        float sum[2], all[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) sum[h] = rows.sum[h] + lane_xor(rows.sum[h], 1);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) sum[h] += lane_xor(sum[h], 2);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            if (lane() % 4 == 0 && slab.row(h) < of.nq) lse[head * of.nq + slab.row(h)] = all[h];
+            one[h] = reciprocal_fast(sum[h] == 0.0f ? 1.0f : sum[h]) * (HAS_DROPOUT ? of.dropping.scale : 1.0f);
+            all[h] = ((rows.top[h] == -infinity() ? 0.0f : rows.top[h]) + log2_fast(sum[h])) * LN_2;
         }
+        int r = row(stage);
+        if (lane() % 4 == 0 && r < of.nq) {
+            f32* to = lse + head_of(tile) * of.nq + r;
+            to[0] = all[0];
+            if (r + 8 < of.nq) to[8] = all[1];
+        }
+    }
+    // Divides the sums, and puts them where they leave from; they are 0 afterwards.
+    DEVICE void finish(float (&o)[D / 2], const float (&one)[2], int stage) {
+        Tile tile = s.tile[stage];
+#pragma unroll
+        for (int i = 0; i < D / 2; ++i) o[i] *= one[i / 2 % 2];
+        store_rows(s.q[stage], o, group);
         // A hidden value that is infinite or NaN times a weight of 0.
         if (spoiled) {
-            bool hides = slab.certain < of.nk && slab.certain < tile.blocks * KEYS;
-            is_odd = named_any(1 + group, 128, is_odd && hides);
-            if (thread() % 128 == 0 && slab.first < of.nq) spoiled[head * ((of.nq + 63) / 64) + slab.first / 64] = is_odd;
-        }
+            int first = tile.first + 64 * group, certain = of.visible(first, of.length(tile.sample));
+            float odd[2] = {0.0f, 0.0f};
 #pragma unroll
-        for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
+            for (int i = 0; i < D / 2; ++i) odd[i % 2] = fmaf(o[i], 0.0f, odd[i % 2]);
+            bool hides = certain < of.nk && certain < tile.blocks * KEYS;
+            bool is_odd = named_any(1 + group, 128, odd[0] + odd[1] != 0.0f && hides);
+            if (thread() % 128 == 0 && first < of.nq) spoiled[head_of(tile) * ((of.nq + 63) / 64) + first / 64] = is_odd;
+        }
+        // A zero that the compiler does not know: of those that it knows it makes one register each, long before.
+        float zero;
+        asm volatile("mov.f32 %0, 0f00000000;" : "=f"(zero));
+#pragma unroll
+        for (int i = 0; i < D / 2; ++i) o[i] = zero;
+        pin(o);
     }
 
     DEVICE void run() {
-        float o[D / 2], x[KEYS / 2], fade[2];
+        float o[D / 2], x[KEYS / 2], fade[2], one[2];
         u32 p[KEYS / 16][4];
-        u64 q;
         Rows rows;
         Kept kept;
+        Slab slab;
+        int j;
 #pragma unroll
         for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
-        if (!take(q)) return;
-        Slab slab = slab_at(qs.stage);
-        int j = s.tile[qs.stage].blocks - 1;
-        qs.next();
+        if (!take(slab, j)) return;
         auto begin = [&] {
-            scores(x, q);
+            scores(x, slab.stage);
             draw(kept, slab, j);
             wgmma_wait<0>();
-            have_scores(x);
-            weights(x, slab, j, rows, fade);
-            to_operand(p, x, kept);
+            pin(x);
+            weights(x, p, o, kept, slab, j, rows, fade);
+            ++block;
         };
         auto end = [&] {
             sums(o, p);
-            have_sums(o);
-            finish(o, rows, slab);
+            close(rows, slab.stage, one);
+            wgmma_wait<0>();
+            pin(o);
+            values_read();
+            finish(o, one, slab.stage);
+            send_rows(s.q[slab.stage], y, group, s.tile[slab.stage]);
         };
         begin();
-        // A tile's last sums leave beside the next tile's scores, where registers suffice for both.
-        bool leaves = false;
-        int place = 0;
-        Rows done;
+        // A tile's last sums leave beside the next tile's scores.
+        enum { NONE, CLOSED, STORED } state = NONE;
+        int from = 0;
 #pragma unroll 1
         for (;;) {
-            let_go();
+            if (state == STORED) {
+                let_go(from);
+                state = NONE;
+            }
             bool ends = j == 0;
-            int from = slab.stage;
             --j;
+            int last = slab.stage;
             if (ends) {
                 if (QUEUE == 1) {
                     end();
-                    let_go();
+                    let_go(last);
                 }
-                if (!take(q)) break;
-                slab = slab_at(qs.stage);
-                j = s.tile[qs.stage].blocks - 1;
-                qs.next();
+                if (!take(slab, j)) {
+                    slab.stage = last;
+                    break;
+                }
                 if (QUEUE == 1) {
                     rows = Rows();
                     begin();
                     continue;
                 }
             }
-            scores(x, q);
-            if (LEAVES_LATE && leaves) finish(o, done, slab_at(place));
+            scores(x, slab.stage);
+            if (state == CLOSED) {
+                finish(o, one, from);
+            }
             sums(o, p);
+            if (state == CLOSED) {
+                send_rows(s.q[from], y, group, s.tile[from]);
+                state = STORED;
+            }
+            if (ends) {
+                if (state == STORED) let_go(from);
+                close(rows, last, one);
+                rows = Rows();
+                from = last;
+                state = CLOSED;
+            }
             draw(kept, slab, j);
             wgmma_wait<1>();
-            have_scores(x);
-            leaves = ends;
-            if (ends) done = rows, rows = Rows(), place = from;
-            weights(x, slab, j, rows, fade);
-            // The wait stands behind a branch: in one piece the compiler would wait before the exponentials and overlap nothing.
+            pin(x);
+            weights(x, p, o, kept, slab, j, rows, fade);
+            values_read();
             if (!ends && any_lane(fade[0] != 1.0f || fade[1] != 1.0f)) {
-                have_sums(o);
 #pragma unroll
                 for (int i = 0; i < D / 2; ++i) o[i] *= fade[i / 2 % 2];
-            } else {
-                have_sums(o);
             }
-            to_operand(p, x, kept);
-            if (!LEAVES_LATE && ends) finish(o, done, slab_at(place));
+            ++block;
         }
-        if (LEAVES_LATE && leaves) finish(o, done, slab_at(place));
-        if (QUEUE > 1) end();
-        if (thread() % 128 == 0) store_wait_read<0>();
+        if (QUEUE > 1) {
+            if (state == CLOSED) {
+                finish(o, one, from);
+                send_rows(s.q[from], y, group, s.tile[from]);
+            }
+            end();
+        }
+        if (lane() == 0) store_wait_read<0>();
     }
 };
 
@@ -485,7 +577,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
     if (thread() == 0) {
-        for (int i = 0; i < QUEUE; ++i) s.q_full[i].init(1), s.q_empty[i].init(GROUPS);
+        for (int i = 0; i < QUEUE; ++i) s.q_full[i].init(1), s.q_empty[i].init(4 * GROUPS);
         for (int i = 0; i < AHEAD; ++i) {
             s.k_full[i].init(1), s.v_full[i].init(1);
             s.k_empty[i].init(4 * GROUPS), s.v_empty[i].init(4 * GROUPS);
@@ -501,6 +593,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (warp_id() == 1 && elected()) copy_queries(s, of, q);
     } else {
         registers_up<REGISTERS>();
-        Weigher{s, of, y, lse, spoiled, bias, scale, warp_id() / 4 - 1}.run();
+        int group = uniform(warp_id() / 4) - 1;
+        Weigher{s, of, y, lse, spoiled, bias, scale, group}.run();
     }
 }

@@ -212,6 +212,15 @@ DEVICE bool named_any(int id, int threads, bool yes) {
     return any != 0;
 }
 
+// The same number in all lanes, and the compiler knows it.
+DEVICE int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
+// The thread's number, read here: what follows from it is not kept in registers from one use to the next.
+DEVICE int thread_again() {
+    int t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+}
+
 // Registers a thread from here on, for all four warps of a group: 24 to 256, a multiple of 8.
 template <int N> DEVICE void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> DEVICE void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }

@@ -24,6 +24,10 @@ DEVICE u64 matrix(const void* start, u32 leading, u32 stride, Swizzle swizzle) {
 DEVICE u64 matrix_along_k(const void* start) { return matrix(start, 16, 1024, Swizzle::B128); }
 // K rows of 128 bytes along M or N, panels of 64 elements one after the other, `panel` bytes each.
 DEVICE u64 matrix_along_n(const void* start, u32 panel) { return matrix(start, panel, 1024, Swizzle::B128); }
+// The same by the lower half, the only one that moves: 32-bit steps of 16 bytes.
+DEVICE u64 swizzled(u32 low) { return (u64)(1u << 30 | 1024 >> 4) << 32 | low; }
+DEVICE u32 low_along_k(u32 address) { return (address & 0x3ffff) >> 4 | 1 << 16; }
+DEVICE u32 low_along_n(u32 address, u32 panel) { return (address & 0x3ffff) >> 4 | panel >> 4 << 16; }
 
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

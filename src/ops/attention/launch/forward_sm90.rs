@@ -42,6 +42,8 @@ pub(super) const UNIT: Unit = Unit {
 
 /// Rows of a slab of queries, which is marked for the general kernel as a whole.
 const SLAB: usize = 64;
+/// Rows of results that a warp stores.
+const STORED: usize = 16;
 /// Head sizes of which three warpgroups have the registers, unless they draw numbers.
 const NARROW: usize = 64;
 /// Bytes of the cache that keys and values of heads side by side may fill.
@@ -113,7 +115,7 @@ pub(super) fn run(
     }
     let place = |of, p: Place, heads, tokens, rows| Vectors::new(of, p.offset, p.row, heads, tokens, rows);
     let maps = [
-        Vectors::new(y, 0, g.heads * g.d, g.heads, g.nq, SLAB),
+        Vectors::new(y, 0, g.heads * g.d, g.heads, g.nq, STORED),
         place(q, g.q, g.heads, g.nq, tiles.groups * SLAB),
         place(k, g.k, g.kv_heads, g.nk, tiles.keys),
         place(v, g.v, g.kv_heads, g.nk, tiles.keys),
