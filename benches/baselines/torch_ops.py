@@ -59,10 +59,27 @@ def relative_l2(p, y, weight):
     return (norm(p - y) / norm(y)).mean()
 
 
+def add_norm(x, residual, gamma, beta=None):
+    total = x + residual
+    return F.layer_norm(total, gamma.shape, gamma, beta) if beta is not None else rms_norm(total, gamma)
+
+
+def patch_embed(x, weight, bias, mean, std):
+    normal = ((x - mean[:, None, None]) / std[:, None, None]).to(weight.dtype)
+    return F.conv2d(normal, weight, bias, stride=weight.shape[2:]).flatten(2).transpose(1, 2)
+
+
+def patch_unembed(x, weight, bias, mean, std, grid, patch):
+    y = F.linear(x, weight, bias).view(x.shape[0], *grid, -1, *patch)
+    y = y.permute(0, 3, 1, 4, 2, 5).reshape(x.shape[0], -1, grid[0] * patch[0], grid[1] * patch[1])
+    return y * std[:, None, None] + mean[:, None, None]
+
+
 # What each room's case is in PyTorch: a function of the inputs, in the order of the record.
 ROOMS = {
     "absolute_error": weighted(lambda p, y: (p - y).abs()),
     "add": torch.add,
+    "add_norm": add_norm,
     "attention": lambda qkv: F.scaled_dot_product_attention(*heads_apart(qkv)),
     "batch_norm": lambda x, w, b, m, v: F.batch_norm(x, None, None, w, b, True, 0.1, 1e-5),
     "cast": lambda x: x.to(torch.bfloat16) if x.dtype != torch.bfloat16 else x.float(),
@@ -73,11 +90,14 @@ ROOMS = {
     "dropout": lambda x: F.dropout(x, 0.1),
     "gelu": F.gelu,
     "group_norm": lambda x, w, b, groups: F.group_norm(x.transpose(1, 2), groups, w, b),
+    "linear_cross_entropy": lambda x, w, labels: F.cross_entropy(F.linear(x, w), labels),
     "layer_norm": lambda x, w, b: F.layer_norm(x, w.shape, w, b),
     "matmul": F.linear,
     "mish": F.mish,
     "mul": torch.mul,
     "pad": lambda x: F.pad(x, (4, 4, 4, 4)),
+    "patch_embed": patch_embed,
+    "patch_unembed": patch_unembed,
     "patchify": patches,
     "permute": lambda x: x.permute(2, 0, 3, 1, 4).contiguous(),
     "reduce": lambda x: x.mean(1),
@@ -97,9 +117,17 @@ ROOMS = {
     "swiglu": lambda gate, up: F.silu(gate) * up,
 }
 # What a function takes besides, as the case has it.
-OPTIONS = {"group_norm": ("groups", r"groups: (\d+)"), "resize_bilinear": ("size", r"size: \[(\d+), (\d+)\]")}
-# No gradient: weights of rows in losses. (Labels and running statistics never have one.)
-CONSTANT = {("absolute_error", "weight"), ("squared_error", "weight"), ("relative_l2", "weight")}
+OPTIONS = {
+    "group_norm": {"groups": r"groups: (\d+)"},
+    "patch_unembed": {"grid": r"grid: \[(\d+), (\d+)\]", "patch": r"patch: \[(\d+), (\d+)\]"},
+    "resize_bilinear": {"size": r"size: \[(\d+), (\d+)\]"},
+}
+# No gradient: weights of rows in losses, statistics of channels. (Labels and running statistics never have one.)
+CONSTANT = {("absolute_error", "weight"), ("squared_error", "weight"), ("relative_l2", "weight")} | {
+    (room, name) for room in ("patch_embed", "patch_unembed") for name in ("mean", "std")
+}
+# In f32 whatever the type of the others: images before they are cut, and statistics.
+ALWAYS_F32 = {("patch_embed", "x")} | {(room, name) for room, name in CONSTANT if name in ("mean", "std")}
 
 
 def inputs(room, case, dtype):
@@ -108,20 +136,24 @@ def inputs(room, case, dtype):
     for name, shape in parts:
         shape = [int(n) for n in shape.split(",")]
         if name == "labels":
-            tensors.append(torch.randint(0, tensors[0].shape[-1], shape, device="cuda"))
+            # One of the classes: the last axis of logits, the first of the weight that makes them.
+            classes = tensors[1].shape[0] if room == "linear_cross_entropy" else tensors[0].shape[-1]
+            tensors.append(torch.randint(0, classes, shape, device="cuda"))
             continue
         is_running = name.startswith("running")
-        x = torch.randn(shape, device="cuda", dtype=torch.float32 if is_running else dtype)
+        is_f32 = is_running or (room, name) in ALWAYS_F32
+        x = torch.randn(shape, device="cuda", dtype=torch.float32 if is_f32 else dtype)
+        x = x.abs() + 0.5 if name == "std" else x
         tensors.append(x.requires_grad_(not is_running and (room, name) not in CONSTANT))
     return tensors
 
 
 def function_of(room, case):
-    if room not in OPTIONS:
-        return ROOMS[room]
-    name, pattern = OPTIONS[room]
-    numbers = tuple(int(n) for n in re.search(pattern, case).groups())
-    return functools.partial(ROOMS[room], **{name: numbers if len(numbers) > 1 else numbers[0]})
+    options = {}
+    for name, pattern in OPTIONS.get(room, {}).items():
+        numbers = tuple(int(n) for n in re.search(pattern, case).groups())
+        options[name] = numbers if len(numbers) > 1 else numbers[0]
+    return functools.partial(ROOMS[room], **options)
 
 
 def median_seconds(run, sets):

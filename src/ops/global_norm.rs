@@ -325,7 +325,7 @@ fn bad_cases() -> Vec<BadCase> {
 
 fn bench_cases() -> Vec<Case> {
     let unit = || Fill::Uniform(-1.0, 1.0);
-    vec![case(1.0, Some(1.0), 1 << 22, unit()), case(1.0, Some(1.0), 23_832_960, unit())]
+    [1 << 22, 23_832_960, 302_309_376].map(|n| case(1.0, Some(1.0), n, unit())).to_vec()
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use clap::Args;
 use perfrun::backend::Exec;
 use perfrun::backend::emulator::Counters;
 use perfrun::backend::machine::Machine;
+use perfrun::cost::Cost;
 use perfrun::error::Error;
-use perfrun::ops::contract::bench::{Bench, Effort, Measurement, Pass, passes};
+use perfrun::ops::contract::bench::{Bench, Effort, Measurement, Pass, cost, passes};
 use perfrun::ops::contract::rates::Rates;
 use perfrun::ops::contract::{Case, Room};
 use perfrun::tensor::Dtype;
@@ -36,8 +37,8 @@ pub(crate) struct BenchArgs {
     /// Seconds to measure each pass for
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = positive)]
     seconds: f64,
-    /// Print the cases that would be timed
-    #[arg(long, conflicts_with_all = ["once", "json", "record"])]
+    /// Print the cases that would be timed; with --json a line for each type and pass, with its FLOPs and bytes
+    #[arg(long, conflicts_with_all = ["once", "record"])]
     list: bool,
     /// Run each pass once after one warm run, without times: what a profiler wants. An emulator says what the run executed
     #[arg(long, conflicts_with = "record")]
@@ -106,6 +107,16 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// What one run of a case costs.
+#[derive(Serialize)]
+struct Listed<'a> {
+    room: &'a str,
+    case: &'a str,
+    dtype: String,
+    pass: Pass,
+    cost: Cost,
+}
+
 /// What one run of a case executed on an emulated device.
 #[derive(Serialize)]
 struct Executed<'a> {
@@ -127,14 +138,11 @@ pub(crate) struct Setting {
 
 impl BenchArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
-        let exec = self.device.open()?;
         let cases = self.cases()?;
         if self.list {
-            for (room, case, _) in &cases {
-                output::line(format!("{}: {}", room.name, case.label))?;
-            }
-            return Ok(Outcome::Done);
+            return self.print_cases(&cases);
         }
+        let exec = self.device.open()?;
         let record = self.record.as_deref().map(Record::create).transpose()?;
         let pool = rayon::ThreadPoolBuilder::new().build()?;
         pool.install(|| {
@@ -187,6 +195,22 @@ impl BenchArgs {
             return Err(Error::argument(text).into());
         }
         Ok(found)
+    }
+
+    fn print_cases(&self, cases: &[(&'static Room, Case, Vec<Dtype>)]) -> anyhow::Result<Outcome> {
+        for (room, case, dtypes) in cases {
+            if !self.json {
+                output::line(format!("{}: {}", room.name, case.label))?;
+                continue;
+            }
+            for &dtype in dtypes {
+                for &pass in passes(case) {
+                    let (cost, dtype) = (cost(case, dtype, pass)?, dtype.to_string());
+                    output::json(&Listed { room: room.name, case: &case.label, dtype, pass, cost })?;
+                }
+            }
+        }
+        Ok(Outcome::Done)
     }
 
     /// Times every pass and prints what was found; the inner error is of the operator or the device.

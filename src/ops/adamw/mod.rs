@@ -418,7 +418,8 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![case(op(10), 1 << 22), case(op(10), 23_832_960)]
+    // The last: a transformer of 24 blocks, 1,024 wide.
+    vec![case(op(10), 1 << 22), case(op(10), 23_832_960), case(op(10), 302_309_376)]
 }
 
 #[cfg(test)]
