@@ -92,9 +92,6 @@ template <int THREADS> DEVICE void copy_rows(const Panel<T>& to, int rows, const
     }
 }
 
-// This warp's number, which NVIDIA's compiler is told is the same for all lanes: so branches on what follows from it are one.
-DEVICE int warp_number() { return WARP == 32 ? lane_at(warp_id(), 0) : warp_id(); }
-
 // A head of a window of a sample. Without windows a sample is one.
 struct Head {
     i64 sample, head;

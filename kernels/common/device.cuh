@@ -21,6 +21,14 @@
 #define __launch_bounds__(threads, ...) __attribute__((amdgpu_flat_work_group_size(1, threads)))
 #endif
 
+// For AMD's compiler: warps at once on a quarter of a multiprocessor, so that a lane keeps to its share of 512 registers. With all of
+// them the results of matrix instructions lie where no other instruction reaches them.
+#ifdef ON_AMD
+#define __warps_at_once__(count) __attribute__((amdgpu_waves_per_eu(count)))
+#else
+#define __warps_at_once__(count)
+#endif
+
 #ifdef ON_AMD
 // A product and a sum are fused where the text says fmaf, as the text of NVIDIA's branch does with mul: see math.cuh.
 #pragma clang fp contract(off)

@@ -48,6 +48,9 @@ DEVICE void copies_end() {
 
 // ---- the lanes of a warp ----
 
+// This warp's number, which NVIDIA's compiler is told is the same for all lanes: so branches on what follows from it are one.
+DEVICE int warp_number() { return WARP == 32 ? lane_at(warp_id(), 0) : warp_id(); }
+
 DEVICE bool any_lane(bool yes) {
 #ifdef ON_NVIDIA
     return __any_sync(0xffffffffu, yes);

@@ -2,7 +2,10 @@
 
 mod backward_sm90;
 mod forward_sm90;
+mod long;
 mod operands_sm90;
+
+use long::Long;
 
 use super::gathered;
 use super::geometry::Geometry;
@@ -31,6 +34,8 @@ pub(super) const KERNELS: &[Unit] = &[
     short::UNIT,
     forward_sm90::UNIT,
     backward_sm90::UNIT,
+    long::UNIT,
+    long::BACKWARD_UNIT,
     gathered::UNIT,
 ];
 
@@ -181,12 +186,17 @@ impl Attention {
         if g.windows.is_some() {
             return Attention::windows_fwd(gpu, g, &io);
         }
-        let ([y], [lse]) = (io.y, io.saved) else { unreachable!("infer fixed the counts") };
+        let ([y], [lse]) = (&*io.y, &*io.saved) else { unreachable!("infer fixed the counts") };
         let [q, k, v] = [g.q, g.k, g.v].map(|place| &io.x[place.input]);
         let bias = g.bias.map(|i| &io.x[i]);
         let mut spoiled = None;
         if is_hoppers {
             spoiled = forward_sm90::run(&plan, gpu, [q, k, v], bias, y, lse)?;
+            if spoiled.is_none() {
+                return Ok(());
+            }
+        } else if let Some(long) = Long::of(&plan, gpu, &tensors) {
+            spoiled = long.fwd(gpu, [q, k, v], bias, y, lse)?;
             if spoiled.is_none() {
                 return Ok(());
             }
@@ -227,10 +237,14 @@ impl Attention {
         if g.windows.is_some() {
             return Attention::windows_bwd(gpu, g, [q, k, v, dy], bias, io.dx);
         }
-        // Hopper's own kernels leave the bias to the general ones, and tiles that they mark.
+        // The kernels of long sequences leave the bias to the general ones, and tiles that they mark.
         let (total, inverse, spoiled) = if is_hoppers {
             let done = backward_sm90::run(&plan, gpu, operands, bias, io.dx)?;
             (done.total, None, Some(done.spoiled))
+        } else if let Some(long) = Long::of(&plan, gpu, &tensors) {
+            let (total, _) = plan.row_sums(gpu, operands, bias)?;
+            let spoiled = long.bwd(gpu, [q, k, v, dy, lse], bias, &total, io.dx)?;
+            (Some(total), None, Some(spoiled))
         } else {
             let (total, inverse) = plan.row_sums(gpu, operands, bias)?;
             (Some(total), inverse, None)

@@ -74,7 +74,7 @@ fn shared_bytes(d: usize) -> u32 {
 }
 
 /// Destination and whether it is added to; null where the gradient is not wanted.
-fn out<'a>(slot: Option<&'a GradSlot<'_>>) -> (Arg<'a>, Arg<'a>) {
+pub(super) fn out<'a>(slot: Option<&'a GradSlot<'_>>) -> (Arg<'a>, Arg<'a>) {
     match slot {
         Some(GradSlot::Set(to)) => (Arg::Out(to), Arg::I32(0)),
         Some(GradSlot::Add(to)) => (Arg::Out(to), Arg::I32(1)),
