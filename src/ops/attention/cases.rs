@@ -141,6 +141,8 @@ fn long() -> Vec<Case> {
         separate(full(), [1, 63, 129, 2, 1, 16], false),
         separate(full(), [1, 65, 257, 1, 1, 48], false),
         separate(full(), [1, 1, 300, 2, 1, 64], false),
+        // A second tile of the largest that there is.
+        separate(full(), [1, 257, 40, 1, 1, 72], false),
         separate(full(), [1, 64, 127, 2, 1, 80], true),
         separate(causal(top), [1, 129, 129, 1, 1, 64], false),
         separate(causal(top), [1, 70, 140, 1, 1, 24], true),

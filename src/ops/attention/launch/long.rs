@@ -25,7 +25,11 @@ const SIZES: [i64; 3] = [64, 96, 128];
 pub(super) const UNIT: Unit = Unit {
     source: SOURCE,
     types: &[&[("T", Dtype::Bf16)], &[("T", Dtype::F16)]],
-    constants: &[&[("D", SIZES[0]), ("EXTRAS", 0)], &[("D", SIZES[2]), ("EXTRAS", 0)], &[("D", SIZES[2]), ("EXTRAS", 1)]],
+    constants: &[
+        &[("D", SIZES[0]), ("EXTRAS", 0)],
+        &[("D", SIZES[2]), ("EXTRAS", 0)],
+        &[("D", SIZES[2]), ("EXTRAS", 1)],
+    ],
 };
 pub(super) const BACKWARD_UNIT: Unit = Unit { source: BACKWARD, ..UNIT };
 
@@ -54,8 +58,9 @@ impl<'a> Long<'a> {
         let places = [g.q.offset, g.q.row, g.k.offset, g.k.row, g.v.offset, g.v.row, g.d];
         let is_whole = places.iter().all(|n| n.is_multiple_of(PIECE))
             && tensors.iter().all(|t| t.address().is_none_or(|at| at.is_multiple_of(16)));
-        let is_counted =
-            g.nq.min(g.nk) > 0 && g.nq.max(g.nk) <= 1 << 24 && g.batch * g.heads * g.nq.max(g.nk).div_ceil(16) < 1 << 30;
+        let is_counted = g.nq.min(g.nk) > 0
+            && g.nq.max(g.nk) <= 1 << 24
+            && g.batch * g.heads * g.nq.max(g.nk).div_ceil(16) < 1 << 30;
         let size = SIZES.into_iter().find(|&size| size as usize >= g.d)?;
         let has_extras = g.bias.is_some() || plan.op.dropping().is_some();
         let variant = Variant::of(dtype).with("D", size).with("EXTRAS", i64::from(has_extras));
