@@ -3,15 +3,15 @@
 // axes      q, y [B, Nq, H, d]; k, v [B, Nk, H / group, d]: a token's rows are `row` numbers apart, all multiples of 16 bytes; bias
 //           [H, Nq, Nk]; lse [B, H, Nq]; lengths [B]; spoiled [B, H, tiles of MARKED queries]
 // types     T in {bf16, f16}; scores, sums, bias, lse in f32; D in {64, 96, 128}: d is a multiple of 8, at most D
-// launch    a block has 128 queries of a head: 4 warps of 32 (with EXTRAS at D of 128 on NVIDIA 8 of 16) and FWD_KEYS * 16 keys a step; grid
-//           [tiles * B * H]; shared memory: on NVIDIA queries and two steps of keys and values, on AMD one step
+// launch    a block has 128 queries of a head: 4 warps of 32 (with EXTRAS at D of 128 on NVIDIA 8 of 16) and FWD_KEYS * 16 keys a step;
+//           grid [tiles * B * H]; shared memory: on NVIDIA queries and two steps of keys and values, on AMD one step
 // paths     where nothing is hidden a step has no mask; with a mask a tile whose sums a hidden number may have spoiled is marked for the
 //           general kernel, which runs behind this one
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for bf16 and f16
 // traffic   q and y once; k and v once for 128 queries, out of the cache where blocks of a head run at the same time
 // floor     two products: 4 D FLOPs a pair, in clocks of a multiprocessor D / 512 on A100, D / 256 on MI200, D / 512 on MI300
 // estimate  of clocks of a warp's step, counted in the code (bf16): matrix units / vector or issue / its share of shared memory.
-//           sm_80, 32 queries x 32 keys, of the whole multiprocessor: D 64: 128 / - / 64; D 128: 256 / - / 192
+//           sm_80, 32 queries x 32 keys, of the whole multiprocessor: D 64: 128 / - / 64; D 128: 256 / - / 192, 8 warps
 //           gfx90a, 32 x 64, of a SIMD: D 64: 2048 / 1600 / 640; D 128: 4096 / 1810 / 1280; two or three warps a SIMD: 60 to 70 % of the
 //           peak. gfx942: D 64: 1024 / 1600 / 640, bound by exponentials and rounding; D 128: 2048 / 1810 / 1280: 40 and 55 %. Not measured
 // conflicts none: 16 bytes a lane of 8 rows next to each other touch all banks, stored or read, as they lie or turned

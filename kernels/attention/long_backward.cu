@@ -3,17 +3,19 @@
 // axes      q, dq, dy [B, Nq, H, d]; k, v, dk, dv [B, Nk, H / group, d]: a token's rows are `row` numbers apart, all multiples of 16 bytes;
 //           bias [H, Nq, Nk]; lse, total [B, H, Nq]; lengths [B]; spoiled [B, H, tiles of MARKED queries] or [B, H / group, of keys]
 // types     T in {bf16, f16}; scores, sums, bias, lse in f32; D in {64, 96, 128}: d is a multiple of 8, at most D
-// launch    bwd_dkv: a block has 128 keys of a head, for all heads of its group; bwd_dq: 128 queries of a head. 4 or 8 warps, 32 rows of the
-//           other side a step; grid [tiles * B * heads]; shared memory as long.cu, own rows twice on NVIDIA
+// launch    bwd_dkv: a block has 128 keys of a head, for all heads of its group; bwd_dq: 128 queries of a head, at D above 64 on NVIDIA 256
+//           (with EXTRAS at 128 again 128). 4 or 8 warps, 32 rows of the other side a step; grid [tiles * B * heads]; shared memory: on
+//           NVIDIA own rows of two tensors and two steps, on AMD one step
 // paths     where nothing is hidden a step has no mask; where a hidden number may have spoiled a sum its tile is marked for the general
 //           kernels, which run behind these
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for bf16 and f16
 // traffic   own rows once; the other side's two tensors once for 128 own rows, out of the cache
 // floor     dq apart from dk and dv is 7 products in place of 5, but there are no sums in memory, and no order that blocks wait for
-// estimate  of clocks of a warp's step, counted in the code (bf16): matrix units / vector / its block's in shared memory.
-//           gfx90a D 128: dkv, 16 keys x 32 queries: 2048 / 930 / 2400 of two warps a SIMD; dq, 32 x 32: 3072 / 1270 / 1000; D 64: dkv, 32 x 32:
-//           2048 / 1200 / 640; dq 1536 / 1100 / 500. gfx942: matrix units in half the time, so that dkv at D of 128 is bound by shared memory.
-//           About 55 % of the peak for these products on gfx90a, 40 % on gfx942. Not measured
+// estimate  of clocks of a warp's step, counted in the code (bf16): matrix units / vector / its block's in shared memory. gfx90a at D of
+//           128: dkv, 16 keys x 32 queries: 2048 / 930 / 2400 of two warps a SIMD; dq, 32 x 32: 3072 / 1270 / 1000. At D of 64: dkv, 32 x
+//           32: 2048 / 1200 / 640; dq 1536 / 1100 / 500. On gfx942 matrix units take half the time: dkv at D of 128 is bound by shared
+//           memory. About 55 % of the peak for these products on gfx90a, 40 % on gfx942. Not measured. sm_80: dkv at D of
+//           128, of the whole multiprocessor: 256 / - / 288, for a fragment is used once; D of 64 and dq twice: 256 / - / 192
 // conflicts AMD stores rows that are turned at half the rate; otherwise none
 // order     the other side ascending, heads of a group ascending: same input, same bits; no atomics; no memory beyond what is there
 // budget    sm_80 255 registers, sm_90a 255, gfx90a 256, gfx942 256; no spills
@@ -142,8 +144,8 @@ template <int R, int COLUMNS> DEVICE void clear(Tile16 (&x)[R][COLUMNS]) {
 extern "C" __global__ void __launch_bounds__(DKV_THREADS, DKV_OWN) __warps_at_once__(2)
     attention_long_bwd_dkv(T* dk, T* dv, int* spoiled, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse,
                            const f32* total, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, int nq,
-                           int nk, int heads, int group, int batch, int d, float scale, int before, int after, i64 seed, i64 stream, int reach,
-                           float kept_scale, int add_dk, int add_dv) {
+                           int nk, int heads, int group, int batch, int d, float scale, int before, int after, i64 seed, i64 stream,
+                           int reach, float kept_scale, int add_dk, int add_dv) {
     constexpr int R = DKV_OWN, QT = DKV_TILES, STEP = 16 * QT;
     extern __shared__ T memory[];
     using Rows = Own<T, R, D, DKV_THREADS, DKV_HOLDS>;
@@ -265,8 +267,8 @@ extern "C" __global__ void __launch_bounds__(DKV_THREADS, DKV_OWN) __warps_at_on
 extern "C" __global__ void __launch_bounds__(DQ_THREADS, 8 / DQ_WARPS) __warps_at_once__(2)
     attention_long_bwd_dq(T* dq, int* spoiled, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse,
                           const f32* total, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, int nq,
-                          int nk, int heads, int group, int batch, int d, float scale, int before, int after, i64 seed, i64 stream, int reach,
-                          float kept_scale, int add_dq) {
+                          int nk, int heads, int group, int batch, int d, float scale, int before, int after, i64 seed, i64 stream,
+                          int reach, float kept_scale, int add_dq) {
     constexpr int R = DQ_OWN, KT = DQ_TILES, STEP = 16 * KT;
     extern __shared__ T memory[];
     using Rows = Own<T, R, D, DQ_THREADS, DQ_HOLDS>;
