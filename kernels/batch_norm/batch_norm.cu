@@ -81,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) batch_norm_fwd(
 }
 
 // Sums of a piece: of dy, and of dy * z with z = (x - mean) * rstd.
-extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 2) batch_norm_bwd_sums(
+extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 4) batch_norm_bwd_sums(
     float* sums, float* products, const T* x, const float* mean, const float* rstd, const T* dy, int batch, int channels, int space,
     int pieces) {
     __shared__ BlockScratch<GROUP_THREADS> scratch;
@@ -93,10 +93,9 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 2) batch_norm_bwd_su
     for (int k = 0; k < GROUP_PACKS; ++k) {
 #pragma unroll
         for (int i = 0; i < WIDE<T>; ++i) {
-            if (gradient.has(k, i)) {
-                sum += gradient.v[k][i];
-                product = fmaf(gradient.v[k][i], (number.v[k][i] - m) * s, product);
-            }
+            float d = gradient.get(k, i);
+            sum += d;
+            product = fmaf(d, (number.get(k, i) - m) * s, product);
         }
     }
     block_sum2(sum, product, scratch);
@@ -112,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 3)
 #pragma unroll
     for (int k = 0; k < GROUP_PACKS; ++k) {
 #pragma unroll
-        for (int i = 0; i < WIDE<T>; ++i) sum += gradient.has(k, i) ? gradient.v[k][i] : 0.0f;
+        for (int i = 0; i < WIDE<T>; ++i) sum += gradient.get(k, i);
     }
     sum = block_sum(sum, scratch);
     if (thread() == 0) sums[block_x()] = sum;

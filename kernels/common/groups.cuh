@@ -42,10 +42,10 @@ DEVICE i64 place(const Piece& p, u32 e) {
     return p.base + o * p.step + (e - o * p.inner);
 }
 
-// A piece in registers: f(v) for every number of this thread.
+// A piece in registers.
 template <typename U> struct HeldPiece {
     static constexpr int W = WIDE<U>;
-    float v[GROUP_PACKS][W];
+    Pack<U, W> pack[GROUP_PACKS];
     u32 first;
     u32 end;
     bool is_wide;
@@ -55,19 +55,31 @@ template <typename U> struct HeldPiece {
         first = p.begin + (is_wide ? thread() * W : thread());
 #pragma unroll
         for (int k = 0; k < GROUP_PACKS; ++k) {
-            if (is_wide) {
-                u32 e = first + k * GROUP_THREADS * W;
-                if (e < end) load_once<U, W>(x + place(p, e)).unpack(v[k]);
-            } else {
 #pragma unroll
-                for (int i = 0; i < W; ++i) {
-                    u32 e = first + (k * W + i) * GROUP_THREADS;
-                    if (e < end) v[k][i] = widen(x[place(p, e)]);
-                }
+            for (int i = 0; i < Pack<U, W>::WORDS; ++i) pack[k].word[i] = 0;
+        }
+        if (is_wide) {
+#pragma unroll
+            for (int k = 0; k < GROUP_PACKS; ++k) {
+                u32 e = first + k * GROUP_THREADS * W;
+                if (e < end) load_words_once(pack[k].word, x + place(p, e));
             }
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < GROUP_PACKS; ++k) {
+            float v[W];
+#pragma unroll
+            for (int i = 0; i < W; ++i) {
+                u32 e = first + (k * W + i) * GROUP_THREADS;
+                v[i] = e < end ? widen(x[place(p, e)]) : 0.0f;
+            }
+            pack[k].pack(v);
         }
     }
-    // Whether number i of pack k is one.
+    // Number i of pack k; 0 where there is none.
+    DEVICE float get(int k, int i) const { return pack[k].get(i); }
+    // Whether it is one.
     DEVICE bool has(int k, int i) const {
         return first + (is_wide ? k * GROUP_THREADS * W : (k * W + i) * GROUP_THREADS) < end;
     }
@@ -79,13 +91,20 @@ DEVICE void piece_moments(float* means, float* squares, const U* x, int outer, i
     __shared__ BlockScratch<GROUP_THREADS> scratch;
     Piece p = piece_of<U>(outer, groups, inner, pieces);
     HeldPiece<U> held(x, p, is_aligned<16>(x));
-    // In f64: the mean of numbers that nearly cancel keeps its digits.
+    // In f64: the mean of numbers that nearly cancel keeps its digits. Few numbers of 11 bits lose none in f32, and conversions are slow.
     double total[1] = {0.0};
     float square = 0.0f;
 #pragma unroll
     for (int k = 0; k < GROUP_PACKS; ++k) {
+        if constexpr (sizeof(U) == 2) {
+            float sum = 0.0f;
 #pragma unroll
-        for (int i = 0; i < WIDE<U>; ++i) total[0] += held.has(k, i) ? (double)held.v[k][i] : 0.0;
+            for (int i = 0; i < WIDE<U>; ++i) sum += held.get(k, i);
+            total[0] += (double)sum;
+        } else {
+#pragma unroll
+            for (int i = 0; i < WIDE<U>; ++i) total[0] += (double)held.get(k, i);
+        }
     }
     Team{GROUP_THREADS}.sum(total);
     float mean = (float)(total[0] / (double)(p.end - p.begin));
@@ -93,7 +112,7 @@ DEVICE void piece_moments(float* means, float* squares, const U* x, int outer, i
     for (int k = 0; k < GROUP_PACKS; ++k) {
 #pragma unroll
         for (int i = 0; i < WIDE<U>; ++i) {
-            float d = held.has(k, i) ? held.v[k][i] - mean : 0.0f;
+            float d = held.has(k, i) ? held.get(k, i) - mean : 0.0f;
             square = fmaf(d, d, square);
         }
     }

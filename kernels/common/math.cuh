@@ -41,6 +41,17 @@ DEVICE float square_root(float x) {
 // 1 / sqrt(x), both correctly rounded.
 DEVICE float inverse_root(float x) { return divide(1.0f, square_root(x)); }
 
+// The same to 2 units.
+DEVICE float inverse_root_near(float x) {
+#ifdef ON_NVIDIA
+    float y;
+    asm("rsqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return __builtin_amdgcn_rsqf(x);
+#endif
+}
+
 // 1 / x to 1 unit; 0 where x is beyond 2^126.
 DEVICE float reciprocal(float x) {
 #ifdef ON_NVIDIA

@@ -7,6 +7,7 @@
 // source    PTX ISA, "Matrix fragments for mma.m16n8k16", "ldmatrix"; AMD matrix instruction calculator, v_mfma_f32_16x16x16
 
 #pragma once
+#include "common/copies.cuh"
 #include "common/mma.cuh"
 #include "common/pack.cuh"
 
@@ -22,29 +23,6 @@ template <typename U> struct Panel {
     // Where number c of row r lies.
     DEVICE U* number(int r, int c) const { return piece(r, c / 8) + c % 8; }
 };
-
-// ---- copies ----
-
-// 16 bytes from global memory to a piece, or zeros. They are there after copies_end() and a barrier.
-template <typename U> DEVICE void copy_piece(U* to, const U* from, bool is_there) {
-#ifdef ON_NVIDIA
-    // With no bytes to read the address is not looked at.
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from),
-                 "r"(is_there ? 16 : 0)
-                 : "memory");
-#else
-    Pack<U, WIDE<U>> pack;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pack.word[i] = 0;
-    if (is_there) pack = load_kept<U, WIDE<U>>(from);
-    store<U, WIDE<U>>(to, pack);
-#endif
-}
-DEVICE void copies_end() {
-#ifdef ON_NVIDIA
-    asm volatile("cp.async.commit_group;\n\tcp.async.wait_group 0;" ::: "memory");
-#endif
-}
 
 // ---- the lanes of a warp ----
 

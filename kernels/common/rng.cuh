@@ -4,7 +4,15 @@
 #pragma once
 #include "common/device.cuh"
 
-DEVICE u32 high_product(u32 a, u32 b) { return (u32)(((u64)a * b) >> 32); }
+// Both halves of a product in one instruction.
+DEVICE void wide_product(u32& high, u32& low, u32 a, u32 b) {
+#ifdef ON_NVIDIA
+    asm("{ .reg .b64 p;\n\tmul.wide.u32 p, %2, %3;\n\tmov.b64 {%1, %0}, p; }" : "=r"(high), "=r"(low) : "r"(a), "r"(b));
+#else
+    u64 p = (u64)a * b;
+    high = (u32)(p >> 32), low = (u32)p;
+#endif
+}
 
 // The four words of one block of stream `stream` under the key `seed`.
 DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, i64 block) {
@@ -12,8 +20,9 @@ DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, i64 block) {
     u32 c0 = (u32)block, c1 = (u32)((u64)block >> 32), c2 = (u32)stream, c3 = (u32)((u64)stream >> 32);
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
-        u32 h0 = high_product(c0, 0xD2511F53u), l0 = c0 * 0xD2511F53u;
-        u32 h1 = high_product(c2, 0xCD9E8D57u), l1 = c2 * 0xCD9E8D57u;
+        u32 h0, l0, h1, l1;
+        wide_product(h0, l0, c0, 0xD2511F53u);
+        wide_product(h1, l1, c2, 0xCD9E8D57u);
         c0 = h1 ^ c1 ^ k0;
         c1 = l1;
         c2 = h0 ^ c3 ^ k1;

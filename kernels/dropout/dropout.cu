@@ -5,7 +5,7 @@
 // paths     16-byte packs, 4 a thread: one block of the stream for 4 numbers; else a block of the stream for each number
 // traffic   reads one tensor, writes one, which backward reads when adding; the mask is drawn again and never stored
 // order     every number alone: same input, same bits
-// budget    sm_80 56 registers, sm_90a 56, gfx90a 48, gfx942 48; no spills
+// budget    sm_80 48 registers, sm_90a 48, gfx90a 48, gfx942 48; no spills
 // source    Srivastava et al. 2014, section 10 (the inverted form)
 
 #include "common/elementwise.cuh"
@@ -30,12 +30,12 @@ struct Dropped {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
+extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 5)
     dropout_fwd(T* y, const T* x, i64 n, i64 seed, i64 stream, int reach, float scale) {
     map_packs(true, y, 0, n, Dropped{seed, stream, reach, scale}, x);
 }
 
-extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
+extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 5)
     dropout_bwd_dx(T* dx, const T* dy, i64 n, i64 seed, i64 stream, int reach, float scale, int add_dx) {
     map_packs(true, dx, add_dx, n, Dropped{seed, stream, reach, scale}, dy);
 }

@@ -3,108 +3,16 @@
 // types     T in {f32, bf16, f16}; weights and sums in f32
 // launch    THREADS threads; a warp has a tile of the columns of a plane and walks down a chunk of its rows: [planes * chunks * tiles]
 //           warps; bwd_dx_any, a thread a number, where one input goes to more columns than a warp has
-// paths     fwd: two 16-bit numbers a store where they divide the columns; bwd: 16-byte packs of dy where they do, else single numbers
+// paths     _whole: columns grow 2, 4 or 8 times or shrink to half, 16 bytes a lane (common/bilinear_whole.cuh); else fwd: two 16-bit
+//           numbers a store where they divide the columns; bwd: 16-byte packs of dy where they do, else single numbers
 // traffic   fwd reads a row of x once a chunk, and its first two again, and writes y; bwd reads a row of dy once a chunk, and those of
 //           one row of x again, and writes dx, which it reads when adding
 // order     every number of y alone; sums of dx: rows, then columns, both ascending: same input, same bits; no atomics
 // budget    sm_80 128 registers, sm_90a 128, gfx90a 128, gfx942 128; no spills
-// source    PyTorch's documentation of interpolate(mode="bilinear", antialias=False); quotients: Markstein 1990, theorem 8
+// source    PyTorch's documentation of interpolate(mode="bilinear", antialias=False)
 
-#include "common/math.cuh"
-#include "common/pack.cuh"
-
-constexpr int THREADS = 128;
-constexpr int WARPS = THREADS / WARP;
-
-// One axis: output o lies at (first + o * step) / below between the inputs, not before 0.
-struct Axis {
-    int inputs, outputs, first, step, below;
-    int whole_step, part_step;
-    float divisor, inverse;
-};
-DEVICE Axis axis_of(int inputs, int outputs, int aligned) {
-    int first = aligned ? 0 : inputs - outputs, step = aligned ? inputs - 1 : 2 * inputs, below = aligned ? outputs - 1 : 2 * outputs;
-    if (aligned && outputs == 1) step = 0, below = 1;
-    int whole_step = (u32)step / (u32)below;
-    float divisor = (float)below;
-    return {inputs, outputs, first, step, below, whole_step, step - whole_step * below, divisor, divide(1.0f, divisor)};
-}
-
-// Where an output lies, and the next one by additions alone, but for those that lie before 0.
-struct Place {
-    int above, whole, part;
-    DEVICE Place(const Axis& a, int o) : above(a.first + o * a.step) { split(a); }
-    DEVICE void split(const Axis& a) {
-        u32 place = above < 0 ? 0 : above;
-        whole = (int)(place / (u32)a.below);
-        part = (int)place - whole * a.below;
-    }
-    DEVICE void next(const Axis& a) {
-        bool was_before = above < 0;
-        above += a.step;
-        whole += a.whole_step;
-        part += a.part_step;
-        if (part >= a.below) part -= a.below, ++whole;
-        if (was_before) split(a);
-    }
-};
-
-// n / below, rounded once.
-DEVICE float share(const Axis& a, int n) {
-    float v = (float)n, q = mul(v, a.inverse);
-    return fmaf(fmaf(-q, a.divisor, v), a.inverse, q);
-}
-
-// The two inputs of an output and their weights.
-struct Tap {
-    int low, high;
-    float at_low, at_high;
-};
-DEVICE Tap tap_at(const Axis& a, const Place& p) {
-    int last = a.inputs - 1, low = p.whole < last ? p.whole : last, high = low < last ? low + 1 : last;
-    return {low, high, share(a, a.below - p.part), share(a, p.part)};
-}
-// As above; where the last input is both, it takes both weights at once.
-DEVICE Tap joined_tap_at(const Axis& a, const Place& p) {
-    Tap t = tap_at(a, p);
-    if (t.low == t.high) t.at_low += t.at_high, t.at_high = 0.0f;
-    return t;
-}
-
-// Taps of one output after another from `first` on: a warp works out WARP of them at once, one a lane.
-template <bool ARE_JOINED> struct Taps {
-    int first;
-    Tap mine;
-    DEVICE Tap at(const Axis& a, int o) {
-        int k = (o - first) % WARP, last = a.inputs - 1;
-        if (k == 0) {
-            Place place(a, o + lane() < a.outputs ? o + lane() : 0);
-            mine = ARE_JOINED ? joined_tap_at(a, place) : tap_at(a, place);
-        }
-        int low = lane_at(mine.low, k);
-        return {low, low < last ? low + 1 : last, lane_at(mine.at_low, k), lane_at(mine.at_high, k)};
-    }
-};
-
-// The first output that has input `low` or a later one as its lower one.
-DEVICE int first_from(const Axis& a, int low) {
-    if (low <= 0) return 0;
-    if (a.step == 0 || low >= a.inputs) return a.outputs;
-    int far = low * a.below - a.first;
-    u32 first = ((u32)far + (u32)a.step - 1) / (u32)a.step;
-    return first < (u32)a.outputs ? (int)first : a.outputs;
-}
-
-// The work of a warp.
-struct Part {
-    i64 plane;
-    int tile;
-    int chunk;
-};
-DEVICE Part part_of(int tiles, int chunks) {
-    i64 item = (i64)block_x() * WARPS + warp_id(), above = quotient(item, tiles), plane = quotient(above, chunks);
-    return {plane, (int)(item - above * tiles), (int)(above - plane * chunks)};
-}
+#include "common/bilinear.cuh"
+#include "common/bilinear_whole.cuh"
 
 // Columns of a warp's tile: SEGMENTS runs of EACH neighbours a lane, the lanes side by side, so that a warp stores neighbours.
 constexpr int SEGMENTS = 4;
@@ -188,6 +96,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_fwd(
         walk_forward<4 / (int)sizeof(T)>(y, x, part, rows, across, chunk);
     } else {
         walk_forward<1>(y, x, part, rows, across, chunk);
+    }
+}
+
+// Columns that grow `ratio` times, or shrink to half where it is 0: common/bilinear_whole.cuh.
+extern "C" __global__ void __launch_bounds__(THREADS, 6) resize_bilinear_fwd_whole(
+    T* y, const T* x, i64 planes, int h, int w, int to_h, int to_w, int ratio, int tiles, int chunk, int chunks) {
+    __shared__ RowTaps taps[WARPS];
+    Part part = part_of(tiles, chunks);
+    if (part.plane >= planes) return;
+    Axis rows = axis_of(h, to_h, 0);
+    Down down(y, x, part, rows, w, to_w, chunk);
+    if (ratio == 2) {
+        walk_grown<2>(taps[warp_id()], down, Grown<2>(part.tile, w, to_w), rows);
+    } else if (ratio == 4) {
+        walk_grown<4>(taps[warp_id()], down, Grown<4>(part.tile, w, to_w), rows);
+    } else if (ratio == 8) {
+        walk_grown<8>(taps[warp_id()], down, Grown<8>(part.tile, w, to_w), rows);
+    } else {
+        walk_halved(taps[warp_id()], down, Halved(part.tile, w, to_w), rows);
     }
 }
 
@@ -329,6 +256,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_bwd_dx(
         }
     }
     finish(past);
+}
+
+// Columns that grew `ratio` times, or shrank to half where it is 0: common/bilinear_whole.cuh.
+extern "C" __global__ void __launch_bounds__(THREADS, 6) resize_bilinear_bwd_dx_whole(
+    T* dx, const T* dy, i64 planes, int h, int w, int to_h, int to_w, int ratio, int tiles, int chunk, int chunks, int add_dx) {
+    __shared__ Gathering gathering[WARPS];
+    Part part = part_of(tiles, chunks);
+    if (part.plane >= planes) return;
+    Axis rows = axis_of(h, to_h, 0);
+    if (ratio == 2) {
+        gather_whole<Shares<2>>(gathering[warp_id()], dx, dy, part, rows, w, to_w, chunk, add_dx);
+    } else if (ratio == 4) {
+        gather_whole<Shares<4>>(gathering[warp_id()], dx, dy, part, rows, w, to_w, chunk, add_dx);
+    } else if (ratio == 8) {
+        gather_whole<Shares<8>>(gathering[warp_id()], dx, dy, part, rows, w, to_w, chunk, add_dx);
+    } else {
+        gather_whole<Doubled>(gathering[warp_id()], dx, dy, part, rows, w, to_w, chunk, add_dx);
+    }
 }
 
 // The same by a thread a number, for any sizes.

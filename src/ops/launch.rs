@@ -206,9 +206,9 @@ fn side(dtype: Dtype, rows: usize, width: usize) -> usize {
     lanes
 }
 
-/// The same of the second stage: lines of 128 bytes, so that the threads of a block read many stretches at once.
+/// The same of the second stage: lines of 64 bytes, so that the threads of a block read many stretches at once.
 fn total_lanes(width: usize) -> usize {
-    lanes(Dtype::F32, width).min(8)
+    lanes(Dtype::F32, width).min(4)
 }
 
 /// Blocks for tiles of `tile` columns.
@@ -218,17 +218,19 @@ fn grid(op: &str, tile: usize, [matrices, width, stretches]: [usize; 3]) -> Resu
     Ok(Launch::grid(grid, [THREADS, 1, 1]))
 }
 
-/// Teams that hold rows in registers and walk many of them: common/held.cuh.
+/// Teams that hold rows in registers, and backward walk many of them: common/held.cuh.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Held {
     /// Packs of a row that a thread has: the constant `PACKS`.
     packs: i64,
     /// Threads of a team.
     lanes: usize,
-    /// Rows of a block.
-    stretch: usize,
     /// How many blocks.
     blocks: usize,
+    /// Rows that all blocks take at once, if they take more than one turn.
+    step: Option<usize>,
+    /// Bytes of shared memory for the rows that are under way.
+    shared: u32,
     dtype: Dtype,
     rows: usize,
     c: usize,
@@ -257,40 +259,70 @@ pub(super) const fn held_units(source: Source) -> [Unit; 2] {
 /// Rows that a team walks at least, where there are so many: fewer do not pay for what a block does once.
 const LEAST_WALK: usize = 2;
 
+fn begin_at_packs(operands: &[&dyn Operand]) -> bool {
+    operands.iter().all(|o| o.address().is_some_and(|at| at % 16 == 0))
+}
+
+/// The packs and lanes that leave fewest places of a team without a number, of those the least by `key`; `None` if no team can hold
+/// a row.
+fn team<K: Ord>(dtype: Dtype, [rows, c]: [usize; 2], key: impl Fn(&(usize, usize)) -> K) -> Option<(usize, usize)> {
+    let packs = c / wide(dtype);
+    if !c.is_multiple_of(wide(dtype)) || rows == 0 {
+        return None;
+    }
+    let shape = |each: usize| (each, packs.div_ceil(each).next_power_of_two());
+    let fits = HELD_PACKS.iter().filter(|each| **each < 6 || dtype != Dtype::F32).map(|each| shape(*each));
+    let fits = fits.filter(|(_, lanes)| *lanes <= THREADS as usize);
+    fits.min_by_key(|shape| (shape.0 * shape.1, key(shape)))
+}
+
 impl Held {
-    /// For `rows` rows of `c` numbers in about `each` blocks a processor; `None` if a team cannot hold a row or an operand does
+    /// Forward over `rows` rows of `c` numbers, which each team has at once; `None` if a team cannot hold a row or an operand does
     /// not begin at a pack.
-    pub(super) fn new(
-        gpu: &Gpu,
-        dtype: Dtype,
-        [rows, c]: [usize; 2],
-        each: usize,
-        operands: &[&dyn Operand],
-    ) -> Option<Held> {
-        let is_aligned = operands.iter().all(|o| o.address().is_some_and(|at| at % 16 == 0));
-        if !is_aligned {
+    pub(super) fn forward(gpu: &Gpu, dtype: Dtype, size: [usize; 2], operands: &[&dyn Operand]) -> Option<Held> {
+        if !begin_at_packs(operands) {
             return None;
         }
-        let info = gpu.driver().info();
-        Held::over([info.processors as usize * each, gpu.warp() as usize], dtype, rows, c)
+        Held::at_once(gpu.warp() as usize, dtype, size)
     }
 
-    /// The packs and lanes that leave fewest places of a team without a number; of those the fewest packs, so that many threads are
-    /// under way, but two where warps wait for each other.
-    fn over([blocks, warp]: [usize; 2], dtype: Dtype, rows: usize, c: usize) -> Option<Held> {
-        let packs = c / wide(dtype);
-        if !c.is_multiple_of(wide(dtype)) || rows == 0 {
+    /// The same backward, where each team walks many rows.
+    pub(super) fn backward(gpu: &Gpu, dtype: Dtype, size: [usize; 2], operands: &[&dyn Operand]) -> Option<Held> {
+        if !begin_at_packs(operands) {
             return None;
         }
-        let shape = |each: usize| (each, packs.div_ceil(each).next_power_of_two());
-        let fits = HELD_PACKS.iter().filter(|each| **each < 6 || dtype != Dtype::F32).map(|each| shape(*each));
-        let fits = fits.filter(|(_, lanes)| *lanes <= THREADS as usize);
-        let preferred =
-            |(each, lanes): &(usize, usize)| (each * lanes, *lanes > warp, *lanes > warp && *each == 1, *each);
-        let (each, lanes) = fits.min_by_key(preferred)?;
+        Held::walking([gpu.driver().info().processors as usize, gpu.warp() as usize], dtype, size)
+    }
+
+    fn at_once(warp: usize, dtype: Dtype, [rows, c]: [usize; 2]) -> Option<Held> {
+        // Where warps wait for each other as few as can be.
+        let (packs, lanes) =
+            team(dtype, [rows, c], |&(each, lanes)| if lanes > warp { (true, 6 - each) } else { (false, each) })?;
+        let at_once = THREADS as usize / lanes * (4 / packs).max(1);
+        let blocks = rows.div_ceil(at_once);
+        Some(Held { packs: packs as i64, lanes, blocks, step: None, shared: 0, dtype, rows, c })
+    }
+
+    fn walking([processors, warp]: [usize; 2], dtype: Dtype, [rows, c]: [usize; 2]) -> Option<Held> {
+        // Sums of more than 3 packs leave room for one block alone; one pack a thread is too little between two barriers.
+        let (packs, lanes) = team(dtype, [rows, c], |&(each, lanes)| (each > 3, lanes > warp && each == 1, each))?;
+        let resident = match packs {
+            1 if dtype.bytes() == 2 => 4,
+            1 => 3,
+            2 | 3 => 2,
+            _ => 1,
+        };
         let teams = THREADS as usize / lanes;
-        let stretch = teams * rows.div_ceil(teams * blocks.max(1)).max(LEAST_WALK);
-        Some(Held { packs: each as i64, lanes, stretch, blocks: rows.div_ceil(stretch), dtype, rows, c })
+        let blocks = rows.div_ceil(teams * LEAST_WALK).min(processors.max(1) * resident);
+        // The next turn of x and dy; two of them where a thread has one pack alone. AMD has them in registers.
+        let turns = if packs == 1 { 3 } else { 2 };
+        let shared = if warp == 32 { (turns * 2 * packs * 16) as u32 * THREADS } else { 0 };
+        Some(Held { packs: packs as i64, lanes, blocks, step: Some(blocks * teams), shared, dtype, rows, c })
+    }
+
+    /// The same for kernels that read one more tensor of rows backward.
+    pub(super) fn with_one_more(self) -> Held {
+        Held { shared: self.shared / 2 * 3, ..self }
     }
 
     /// The storage type and the packs.
@@ -298,15 +330,17 @@ impl Held {
         Variant::of(self.dtype).with("PACKS", self.packs)
     }
 
-    /// A block for every stretch of rows.
+    /// The blocks.
     pub(super) fn launch(&self, op: &str) -> Result<Launch> {
-        Ok(Launch::linear(blocks(op, "rows", self.blocks)?, THREADS))
+        Ok(Launch::linear(blocks(op, "rows", self.blocks)?, THREADS).with_shared(self.shared))
     }
 
-    /// The last arguments: rows, stretch, lanes, C.
-    pub(super) fn args<'a>(&self, op: &str) -> Result<[Arg<'a>; 4]> {
-        let [rows, stretch] = [length(op, "rows", self.rows)?, length(op, "rows", self.stretch)?];
-        Ok([rows, stretch, Arg::I32(short(op, "lanes", self.lanes)?), c(op, self.c)?])
+    /// The last arguments: rows, step if there is one, lanes, C.
+    pub(super) fn args<'a>(&self, op: &str) -> Result<Vec<Arg<'a>>> {
+        let mut args = vec![length(op, "rows", self.rows)?];
+        args.extend(self.step.map(|step| length(op, "rows", step)).transpose()?);
+        args.extend([Arg::I32(short(op, "lanes", self.lanes)?), c(op, self.c)?]);
+        Ok(args)
     }
 
     /// Memory for the sums of one quantity over the rows of each block.
@@ -385,17 +419,36 @@ mod tests {
     fn teams_hold_a_row_and_their_blocks_cover_all_rows() {
         for (rows, c) in [(1, 8), (3, 24), (5, 768), (16_200, 384), (7, 1032), (8192, 12_288), (1 << 20, 128)] {
             for dtype in [Dtype::F32, Dtype::Bf16] {
-                let Some(held) = Held::over([264, 32], dtype, rows, c) else {
-                    assert!(c * dtype.bytes() > 16_384, "{c} {dtype}");
+                let both = [Held::at_once(32, dtype, [rows, c]), Held::walking([132, 32], dtype, [rows, c])];
+                if both.iter().any(Option::is_none) {
+                    assert!(c * dtype.bytes() > 16_384 && both == [None, None], "{c} {dtype}");
                     continue;
-                };
-                assert!(held.lanes * held.packs as usize * wide(dtype) >= c && held.lanes <= 256, "{held:?}");
-                assert!(held.blocks * held.stretch >= rows && (held.blocks - 1) * held.stretch < rows, "{held:?}");
-                assert_eq!(held.stretch % (256 / held.lanes), 0, "{held:?}");
+                }
+                for held in both.into_iter().flatten() {
+                    assert!(held.lanes * held.packs as usize * wide(dtype) >= c && held.lanes <= 256, "{held:?}");
+                    let once = 256 / held.lanes * held.blocks;
+                    let turn = held.step.unwrap_or(once * (4 / held.packs as usize).max(1));
+                    assert!(held.step.is_none_or(|step| step == once), "{held:?}");
+                    assert!(held.step.is_some() || turn >= rows, "{held:?}");
+                    assert!((held.blocks - 1) * (turn / held.blocks) < rows, "{held:?}");
+                }
             }
         }
-        assert_eq!(Held::over([264, 32], Dtype::Bf16, 4, 12), None, "12 numbers are no whole packs");
-        assert_eq!(Held::over([264, 32], Dtype::Bf16, 4, 12_296), None, "more than a block holds");
+        assert_eq!(Held::walking([132, 32], Dtype::Bf16, [4, 12]), None, "12 numbers are no whole packs");
+        assert_eq!(Held::at_once(32, Dtype::Bf16, [4, 12_296]), None, "more than a block holds");
+    }
+
+    #[test]
+    fn teams_of_the_shapes_that_are_timed() {
+        let shapes = |c| {
+            let both = [Held::at_once(32, Dtype::Bf16, [8192, c]), Held::walking([132, 32], Dtype::Bf16, [8192, c])];
+            both.map(|held| held.map(|h| (h.packs, h.lanes)))
+        };
+        assert_eq!(shapes(128), [Some((1, 16)), Some((1, 16))]);
+        assert_eq!(shapes(768), [Some((3, 32)), Some((3, 32))]);
+        assert_eq!(shapes(1024), [Some((4, 32)), Some((2, 64))]);
+        assert_eq!(shapes(4096), [Some((4, 128)), Some((2, 256))]);
+        assert_eq!(shapes(12_288), [Some((6, 256)), Some((6, 256))]);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Operator for LayerNorm {
         let (rows, c) = x.spec().rows_cols();
         if let Some(gpu) = exec.gpu() {
             let dtype = x.spec().dtype();
-            if let Some(held) = Held::new(gpu, dtype, [rows, c], 8, &[x, gamma, beta, y]) {
+            if let Some(held) = Held::forward(gpu, dtype, [rows, c], &[x, gamma, beta, y]) {
                 let mut args = vec![Arg::Out(y), Arg::Out(mean), Arg::Out(rstd)];
                 args.extend([Arg::In(x), Arg::In(gamma), Arg::In(beta)]);
                 args.extend(held.args("layer_norm")?.into_iter().chain([Arg::F32(self.eps)]));
@@ -174,7 +174,7 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
     let (dx, dgamma, dbeta) = match (dx, dgamma, dbeta) {
         (Some(dx), Some(dgamma), Some(dbeta)) => {
             let (x, gamma) = (launch::kept("layer_norm", io.x, 0)?, launch::kept("layer_norm", io.x, 1)?);
-            if let Some(held) = Held::new(gpu, dtype, [rows, c], 2, &[x, gamma, dy, &*dx.0]) {
+            if let Some(held) = Held::backward(gpu, dtype, [rows, c], &[x, gamma, dy, &*dx.0]) {
                 return launch_held(gpu, held, [x, gamma, mean, rstd, dy], [dx, dgamma, dbeta]);
             }
             (Some(dx), Some(dgamma), Some(dbeta))

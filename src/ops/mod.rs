@@ -19,6 +19,7 @@ mod trial;
 pub mod absolute_error;
 pub mod adamw;
 pub mod add;
+pub mod add_norm;
 pub mod attention;
 pub mod batch_norm;
 pub mod cast;
@@ -64,6 +65,7 @@ pub static ROOMS: &[&Room] = &[
     &absolute_error::ROOM,
     &adamw::ROOM,
     &add::ROOM,
+    &add_norm::ROOM,
     &attention::ROOM,
     &batch_norm::ROOM,
     &cast::ROOM,

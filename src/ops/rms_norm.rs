@@ -99,7 +99,7 @@ impl Operator for RmsNorm {
         let (rows, c) = x.spec().rows_cols();
         if let Some(gpu) = exec.gpu() {
             let dtype = x.spec().dtype();
-            if let Some(held) = Held::new(gpu, dtype, [rows, c], 8, &[x, weight, y]) {
+            if let Some(held) = Held::forward(gpu, dtype, [rows, c], &[x, weight, y]) {
                 let mut args = vec![Arg::Out(y), Arg::Out(rstd), Arg::In(x), Arg::In(weight)];
                 args.extend(held.args("rms_norm")?.into_iter().chain([Arg::F32(self.eps)]));
                 return FWD_HELD.launch_as(gpu, &held.variant(), held.launch("rms_norm")?, &mut args);
@@ -163,7 +163,7 @@ fn launch_bwd(gpu: &Gpu, io: Backward<'_>) -> Result<()> {
     let (dx, dweight) = match (launch::slot(dx), launch::slot(dweight)) {
         (Some(dx), Some(dweight)) => {
             let (x, weight) = (launch::kept("rms_norm", io.x, 0)?, launch::kept("rms_norm", io.x, 1)?);
-            if let Some(held) = Held::new(gpu, dtype, [rows, c], 2, &[x, weight, dy, &*dx.0]) {
+            if let Some(held) = Held::backward(gpu, dtype, [rows, c], &[x, weight, dy, &*dx.0]) {
                 return launch_held(gpu, held, [x, weight, rstd, dy], [dx, dweight]);
             }
             (Some(dx), Some(dweight))

@@ -9,12 +9,14 @@ use crate::error::{Error, Result};
 use crate::ops::blocks::{no_gradient, wrong_operands};
 use crate::ops::launch;
 use crate::ops::operator::{Backward, Forward};
-use crate::tensor::Spec;
+use crate::tensor::{Dtype, Spec};
 
 const OP: &str = "resize_bilinear";
 const SOURCE: Source = crate::source!("resize_bilinear/resize_bilinear.cu");
 static FWD: Kernel = Kernel::new(SOURCE, "resize_bilinear_fwd");
 static BWD_DX: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx");
+static FWD_WHOLE: Kernel = Kernel::new(SOURCE, "resize_bilinear_fwd_whole");
+static BWD_DX_WHOLE: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx_whole");
 static BWD_DX_ANY: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx_any");
 
 pub(super) const KERNELS: &[Unit] = &[Unit::floats(SOURCE)];
@@ -30,6 +32,12 @@ const MOST_PLACES: usize = 1 << 30;
 /// Warps a processor: so many that the last ones do not count, and so few that it is hardly busy.
 const MANY_WARPS: usize = 96;
 const FEW_WARPS: usize = 16;
+/// More than there are chunks: however many there are, none has more rows than it must.
+const EVERY_CHUNK: usize = 1 << 20;
+
+/// Columns of dy that a lane has where they grew by a whole number or shrank to half: common/bilinear_whole.cuh. Forward it has those
+/// of 16 bytes.
+const WHOLE_COLUMNS: usize = 8;
 
 /// Sizes as the kernels have them.
 struct Plan<'a> {
@@ -62,13 +70,17 @@ impl<'a> Plan<'a> {
 
     /// Cuts planes of `rows` rows into tiles of at most `tile` of `columns` columns, and so many chunks of at least `least` rows
     /// (a quarter of them where there is little to do) that the device is busy.
-    fn cut(&self, [rows, columns]: [usize; 2], tile: usize, least: usize) -> Cut {
+    fn cut(&self, size: [usize; 2], tile: usize, least: usize) -> Cut {
+        self.cut_for(MANY_WARPS, size, tile, least)
+    }
+
+    fn cut_for(&self, many: usize, [rows, columns]: [usize; 2], tile: usize, least: usize) -> Cut {
         let tiles = columns.div_ceil(tile).max(1);
         let processors = self.gpu.driver().info().processors as usize;
         let chunks = |warps: usize, least: usize| {
             (processors * warps).div_ceil((self.planes * tiles).max(1)).min(rows.div_ceil(least))
         };
-        let chunks = chunks(MANY_WARPS, least).max(chunks(FEW_WARPS, least / 4)).max(1);
+        let chunks = chunks(many, least).max(chunks(FEW_WARPS, least / 4)).max(1);
         let chunk = rows.div_ceil(chunks);
         Cut { tile: columns.div_ceil(tiles), tiles, chunk, chunks: rows.div_ceil(chunk) }
     }
@@ -86,11 +98,45 @@ impl<'a> Plan<'a> {
         inputs.saturating_sub(1).min(MOST_INPUTS).min(w)
     }
 
+    /// How many times the columns grow, 0 where they shrink to half, if a kernel knows that ratio: pixels are areas, and every run of
+    /// columns that a lane moves begins at a multiple of 16 bytes of `operands`.
+    fn ratio(&self, dtype: Dtype, operands: [Option<u64>; 2]) -> Option<usize> {
+        let ([_, w], [_, to_w]) = (self.from, self.to);
+        let is_aligned = operands.iter().all(|at| at.is_some_and(|at| at % 16 == 0));
+        let grows = [2, 4, 8].into_iter().find(|ratio| w * ratio == to_w && to_w.is_multiple_of(WHOLE_COLUMNS));
+        let shrinks = (w == 2 * to_w && w.is_multiple_of(launch::wide(dtype))).then_some(0);
+        grows.or(shrinks).filter(|_| is_aligned && !self.aligned)
+    }
+
+    /// The same cut into chunks of `least` rows for columns of the result of which a warp has `tile` at once, `halo` of them together
+    /// with its neighbour.
+    fn cut_whole(&self, rows: usize, [tile, halo]: [usize; 2], least: usize) -> Cut {
+        let columns = self.to[1].saturating_sub(halo).max(1);
+        self.cut_for(EVERY_CHUNK, [rows, columns], tile - halo, least)
+    }
+
     /// A warp for each tile of each chunk of each plane.
     fn launch(&self, cut: Cut) -> Result<Launch> {
         let warps = self.planes.saturating_mul(cut.tiles).saturating_mul(cut.chunks);
         let each = THREADS / self.gpu.warp() as usize;
         Ok(Launch::linear(launch::blocks(OP, "tiles", warps.div_ceil(each))?, THREADS as u32))
+    }
+
+    /// Launches `kernel` over warps that know the ratio of the columns.
+    fn launch_whole<'v>(
+        &self,
+        kernel: &Kernel,
+        dtype: Dtype,
+        operands: [Arg<'v>; 2],
+        ratio: usize,
+        cut: Cut,
+        add: Option<i32>,
+    ) -> Result<()> {
+        let mut args: Vec<Arg<'v>> = operands.into();
+        let [planes, h, w, to_h, to_w, _] = self.args()?;
+        args.extend([planes, h, w, to_h, to_w]);
+        args.extend(numbers([ratio, cut.tiles, cut.chunk, cut.chunks])?.into_iter().chain(add.map(Arg::I32)));
+        kernel.launch(self.gpu, dtype, self.launch(cut)?, &mut args)
     }
 
     /// Planes, sizes, and whether corners are aligned.
@@ -112,6 +158,10 @@ fn numbers<'v, const N: usize>(n: [usize; N]) -> Result<[Arg<'v>; N]> {
 pub(super) fn forward(op: &ResizeBilinear, gpu: &Gpu, io: Forward<'_>) -> Result<()> {
     let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands(OP)) };
     let (plan, dtype) = (Plan::new(op, gpu, x.spec())?, x.spec().dtype());
+    if let Some(ratio) = plan.ratio(dtype, [x.address(), y.address()]) {
+        let cut = plan.cut_whole(plan.to[0], [launch::wide(dtype) * gpu.warp() as usize, 0], 16);
+        return plan.launch_whole(&FWD_WHOLE, dtype, [Arg::Out(y), Arg::In(x)], ratio, cut, None);
+    }
     let is_paired = dtype.bytes() == 2 && plan.to[1].is_multiple_of(2) && y.address().is_some_and(|at| at % 4 == 0);
     let each = if is_paired { 2 } else { 1 };
     let cut = plan.cut(plan.to, SEGMENTS * gpu.warp() as usize * each, 32);
@@ -126,6 +176,11 @@ pub(super) fn backward(op: &ResizeBilinear, gpu: &Gpu, io: Backward<'_>) -> Resu
     let Some(dy) = dy else { return no_gradient(io.dx) };
     let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
     let (plan, dtype) = (Plan::new(op, gpu, x)?, x.dtype());
+    if let Some(ratio) = plan.ratio(dtype, [dx.address(), dy.address()]) {
+        let (halo, least) = if ratio == 0 { (0, 8) } else { (2 * WHOLE_COLUMNS, 32) };
+        let cut = plan.cut_whole(plan.from[0], [WHOLE_COLUMNS * gpu.warp() as usize, halo], least);
+        return plan.launch_whole(&BWD_DX_WHOLE, dtype, [Arg::Out(dx), Arg::In(dy)], ratio, cut, Some(add));
+    }
     let mut args = vec![Arg::Out(dx), Arg::In(dy)];
     args.extend(plan.args()?);
     let tile = plan.tile(launch::wide(dtype));

@@ -307,6 +307,12 @@ fn cases() -> Vec<Case> {
         ([1, 2, 33, 600], [16, 301]),
         ([1, 1, 20, 66], [3, 264]),
         ([1, 1, 2, 2], [3, 1301]),
+        // Columns that grow 2 and 4 times and shrink to half, in one tile and in several; rows of any number.
+        ([1, 2, 5, 12], [9, 24]),
+        ([2, 1, 7, 264], [13, 528]),
+        ([1, 1, 17, 140], [11, 560]),
+        ([1, 1, 4, 16], [9, 8]),
+        ([1, 2, 21, 1040], [9, 520]),
     ];
     shapes.iter().flat_map(|&(x, size)| [case(x, size, false), case(x, size, true)]).collect()
 }

@@ -9,8 +9,11 @@ macro_rules! embed {
 /// Every header that kernels include, by its path inside `kernels/`; `tests/kernels.rs` holds that none is missing.
 pub static HEADERS: &[(&str, &str)] = embed![
     "common/attention.cuh",
+    "common/bilinear.cuh",
+    "common/bilinear_whole.cuh",
     "common/columns.cuh",
     "common/convolution.cuh",
+    "common/copies.cuh",
     "common/device.cuh",
     "common/dropping.cuh",
     "common/dtype.cuh",
