@@ -16,6 +16,11 @@
 //           32: 2048 / 1200 / 640; dq 1536 / 1100 / 500. On gfx942 matrix units take half the time: dkv at D of 128 is bound by shared
 //           memory. About 55 % of the peak for these products on gfx90a, 40 % on gfx942. Not measured. sm_80: dkv at D of
 //           128, of the whole multiprocessor: 256 / - / 288, for a fragment is used once; D of 64 and dq twice: 256 / - / 192
+// measured  with mma.sync on an H200, 2026-11-22, both kernels to FlashAttention-2 of torch 2.11 in the same run, which adds dq in no order:
+//           D 64: 0.89 (n 1024), 0.78 (4096), 0.74 (16384, 207 TFLOP/s of five products), causal 0.86; D 96: 0.75; D 128: 0.77 (2048), 0.67
+//           (16384, 202 TFLOP/s), causal 0.72
+// left      dkv with 64 queries a step and keys out of shared memory: 269 TFLOP/s of its products in place of 241 at D of 128, n 2048, with
+//           a spill of 4 bytes on sm_80; at D of 64 it is slower
 // conflicts AMD stores rows that are turned at half the rate; otherwise none
 // order     the other side ascending, heads of a group ascending: same input, same bits; no atomics; no memory beyond what is there
 // budget    sm_80 255 registers, sm_90a 255, gfx90a 256, gfx942 256; no spills
