@@ -13,8 +13,8 @@
 //           two keys of each; the factor comes with the division
 // floor     two products of 2 Nq Nk D FLOPs a head: a pair takes 4 D / 4096 clocks of a multiprocessor's matrix units and 1 / 16 of its
 //           exponentials, so that both take as long at D of 64, and below it the exponentials decide
-// left      measured on an H200, 2026-11-22, beside cuDNN in the same run: 16384 tokens 1.25 at D of 64, 1.09 at 128, but 512 tokens
-//           1.02, 0.93 with a causal mask: the end of a tile, 1,000 clocks of a warpgroup, runs only beside the other warpgroups
+// left      measured on an H200, 2026-11-22, beside cuDNN in the same run: 16384 tokens 1.24 at D of 64, 1.11 at 128, but 512 tokens
+//           1.07 and 1.00, 0.92 and 0.98 with a causal mask: the end of a tile runs only beside the other warpgroups
 // order     keys descending in blocks of KEYS, ascending inside: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithm 1; Shah et al. 2024, sections 3.1 and 3.2
@@ -45,7 +45,7 @@ constexpr int QUEUE = D <= 128 ? 3 : 1;                       // tiles of querie
 constexpr bool TRUSTS = D <= 128;                             // maxima of blocks before: wider heads have no registers to mend it
 constexpr float MOST = 32768.0f;                              // of the weights that a thread adds up; f16 has twice that
 constexpr float FOLLOWED = 8.0f;                              // by how much a maximum grows before the sums follow, as a power of 2
-constexpr int BATCH = 16;                                     // exponentials of a thread whose arguments are computed together
+constexpr int BATCH = D <= 96 ? 16 : 8;                       // exponentials of a thread whose arguments are computed together
 constexpr int ROWS = 64 * GROUPS;
 constexpr int THREADS = 128 * (GROUPS + 1);
 constexpr int PANELS = (D + 63) / 64;                                              // of 64 numbers, 128 bytes a row
