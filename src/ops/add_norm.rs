@@ -285,7 +285,7 @@ impl Reference for AddNorm {
         for i in 0..x.spec.len() {
             sum[i] = (x[i] + residual[i]).stored();
         }
-        let x = without_residual(RefInput { spec: x.spec, v: &**sum, ints: &[] }, io.x);
+        let x = without_residual(RefInput { spec: x.spec, v: sum, ints: &[] }, io.x);
         let mut saved: Vec<&mut [S]> = io.saved.iter_mut().map(|s| &mut **s).collect();
         let io = RefForward { x: &x, y: &mut [&mut **y], saved: &mut saved };
         match self.norm {
