@@ -5,6 +5,8 @@
 // paths     image: 16 bytes at a time, or single numbers; tokens: 16, 4 or 2 bytes, as lengths and places allow; shared memory by packs,
 //           words or single numbers, as the order of features allows
 // order     every number alone: same input, same bits
+// measured  H200, 2026-11-22, bf16, images of 133 to 166 MB, per cent of the copy rate to tokens and back: [c][p][q] 87 and 86 (patch 8),
+//           85 and 81 (patch 2), [p][q][c] 83 and 81 (patch 8), 79 and 72 (patch 2); copies by boxes and square tiles took 42 and 21
 
 #pragma once
 #include "common/pack.cuh"

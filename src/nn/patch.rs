@@ -3,8 +3,9 @@
 use crate::error::Result;
 use crate::nn::linear::cast;
 use crate::nn::{Init, Linear, Pass, Scope};
-use crate::ops::matmul::{Activation, Matmul};
-use crate::ops::patchify::{FeatureOrder, Patchify};
+use crate::ops;
+use crate::ops::matmul::Activation;
+use crate::ops::patchify::FeatureOrder;
 use crate::ops::permute::Permute;
 use crate::ops::resize_bilinear::ResizeBilinear;
 use crate::ops::unpatchify::Unpatchify;
@@ -25,9 +26,6 @@ use crate::tensor::{Dtype, expect_rank};
 pub struct PatchEmbed {
     weight: Param,
     bias: Param,
-    channels: usize,
-    patch: usize,
-    dim: usize,
 }
 
 impl PatchEmbed {
@@ -40,22 +38,19 @@ impl PatchEmbed {
         let bound = 1.0 / ((channels * patch * patch) as f64).sqrt();
         let weight = proj.param("weight", [dim, channels, patch, patch], Init::Uniform { bound })?;
         let bias = proj.param("bias", [dim], Init::Uniform { bound })?;
-        Ok(PatchEmbed { weight, bias, channels, patch, dim })
+        Ok(PatchEmbed { weight, bias })
     }
 
     /// Embeds.
     ///
     /// # Errors
-    /// As [`Patchify`].
+    /// As the operator [`PatchEmbed`](ops::patch_embed::PatchEmbed).
     pub fn forward(&self, tape: &mut Tape<'_>, x: Var, pass: &Pass) -> Result<Var> {
-        let x = cast(tape, x, pass.compute)?;
-        let patches = tape.apply(Patchify { patch: [self.patch; 2], order: FeatureOrder::ChannelRowColumn }, [x])?;
         let w = tape.param(self.weight)?;
-        let w = tape.reshape(w, [self.dim, self.channels * self.patch * self.patch])?;
         let w = cast(tape, w, pass.compute)?;
         let bias = tape.param(self.bias)?;
         let bias = cast(tape, bias, pass.compute)?;
-        tape.apply(Matmul { transpose_w: true, activation: Activation::None }, [patches, w, bias])
+        tape.apply(ops::patch_embed::PatchEmbed, [x, w, bias])
     }
 }
 

@@ -100,10 +100,8 @@ impl Found {
         }
         match (&mut self.0, exec.gpu()) {
             (Place::There(found), Some(gpu)) => {
-                let mut finite = found.views_mut(&[2])?;
-                let args = &mut [Arg::Out(&finite[0]), Arg::In(x)];
-                ALSO.launch(gpu, Dtype::F32, Launch::linear(1, ONE), args)?;
-                finite.clear();
+                let finite = found.view_mut(2).ok_or_else(elsewhere)?;
+                ALSO.launch(gpu, Dtype::F32, Launch::linear(1, ONE), &mut [Arg::Out(&finite), Arg::In(x)])?;
             }
             (Place::Here(measured), _) => measured.finite &= x.item()?.is_finite(),
             (Place::There(_), None) => return Err(elsewhere()),

@@ -33,12 +33,15 @@ pub mod gelu;
 pub mod global_norm;
 pub mod group_norm;
 pub mod layer_norm;
+pub mod linear_cross_entropy;
 pub mod matmul;
 mod mean_error;
 pub mod mish;
 pub mod movement;
 pub mod mul;
 pub mod pad;
+pub mod patch_embed;
+pub mod patch_unembed;
 pub mod patchify;
 pub mod permute;
 pub mod reduce;
@@ -79,10 +82,13 @@ pub static ROOMS: &[&Room] = &[
     &global_norm::ROOM,
     &group_norm::ROOM,
     &layer_norm::ROOM,
+    &linear_cross_entropy::ROOM,
     &matmul::ROOM,
     &mish::ROOM,
     &mul::ROOM,
     &pad::ROOM,
+    &patch_embed::ROOM,
+    &patch_unembed::ROOM,
     &patchify::ROOM,
     &permute::ROOM,
     &reduce::ROOM,

@@ -181,6 +181,27 @@ impl GradSlot<'_> {
     pub fn is_wanted(&self) -> bool {
         !matches!(self, GradSlot::Unwanted)
     }
+
+    /// The same slot for a while: an operator that is made of others hands it on.
+    pub fn reborrow(&mut self) -> GradSlot<'_> {
+        match self {
+            GradSlot::Unwanted => GradSlot::Unwanted,
+            GradSlot::Set(to) => GradSlot::Set(to.reborrow()),
+            GradSlot::Add(to) => GradSlot::Add(to.reborrow()),
+        }
+    }
+
+    /// The numbers of it from `at` on as a tensor of this shape.
+    ///
+    /// # Errors
+    /// As [`ViewMut::part`].
+    pub fn part(&mut self, at: usize, shape: impl Into<Box<[usize]>>) -> Result<GradSlot<'_>> {
+        Ok(match self {
+            GradSlot::Unwanted => GradSlot::Unwanted,
+            GradSlot::Set(to) => GradSlot::Set(to.part(at, shape)?),
+            GradSlot::Add(to) => GradSlot::Add(to.part(at, shape)?),
+        })
+    }
 }
 
 /// The plain text of the forward pass: loops that a reader checks every kernel against.

@@ -51,7 +51,7 @@ pub struct Patchify {
 
 /// An image and its patches, with the number of each.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patches {
+pub struct Patches {
     pub(crate) b: usize,
     pub(crate) c: usize,
     /// Patches down and across.
@@ -107,7 +107,7 @@ impl Patches {
 }
 
 impl Patchify {
-    fn patches(&self, x: &Spec) -> Patches {
+    fn cut(&self, x: &Spec) -> Patches {
         let [b, c, h, w] = *x.shape() else { unreachable!("infer has seen four axes") };
         let [p, q] = self.patch;
         Patches { b, c, grid: [h / p, w / q], patch: self.patch, order: self.order }
@@ -143,19 +143,23 @@ impl Movement for Patchify {
     }
 
     fn moves(&self, x: &[&Spec]) -> Vec<(usize, Move)> {
-        vec![(0, self.patches(x[0]).to_tokens())]
+        vec![(0, self.cut(x[0]).to_tokens())]
+    }
+
+    fn patches(&self, x: &[&Spec]) -> Option<Patches> {
+        Some(self.cut(x[0]))
     }
 
     const KERNELS: Kernels = Kernels {
         fwd_box: Some(Kernel::new(SOURCE, "patchify_fwd")),
-        fwd_tiled: Some(Kernel::new(SOURCE, "patchify_fwd_tiled")),
+        fwd_patches: Some(Kernel::new(SOURCE, "patchify_fwd_patches")),
         bwd_box: Some(Kernel::new(SOURCE, "patchify_bwd_dx")),
-        bwd_tiled: Some(Kernel::new(SOURCE, "patchify_bwd_dx_tiled")),
+        bwd_patches: Some(Kernel::new(SOURCE, "patchify_bwd_dx_patches")),
         ..Kernels::NONE
     };
 
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
-        self.patches(x[0]).pairs(&mut |image, token| visit(0, image, token));
+        self.cut(x[0]).pairs(&mut |image, token| visit(0, image, token));
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Unpatchify {
 }
 
 impl Unpatchify {
-    fn patches(&self, x: &Spec) -> Patches {
+    fn cut(&self, x: &Spec) -> Patches {
         let [b, _, features] = *x.shape() else { unreachable!("infer has seen three axes") };
         let [p, q] = self.patch;
         Patches { b, c: features / (p * q), grid: self.grid, patch: self.patch, order: self.order }
@@ -82,19 +82,23 @@ impl Movement for Unpatchify {
     }
 
     fn moves(&self, x: &[&Spec]) -> Vec<(usize, Move)> {
-        vec![(0, self.patches(x[0]).to_tokens().inverse())]
+        vec![(0, self.cut(x[0]).to_tokens().inverse())]
+    }
+
+    fn patches(&self, x: &[&Spec]) -> Option<Patches> {
+        Some(self.cut(x[0]))
     }
 
     const KERNELS: Kernels = Kernels {
         fwd_box: Some(Kernel::new(SOURCE, "unpatchify_fwd")),
-        fwd_tiled: Some(Kernel::new(SOURCE, "unpatchify_fwd_tiled")),
+        fwd_patches: Some(Kernel::new(SOURCE, "unpatchify_fwd_patches")),
         bwd_box: Some(Kernel::new(SOURCE, "unpatchify_bwd_dx")),
-        bwd_tiled: Some(Kernel::new(SOURCE, "unpatchify_bwd_dx_tiled")),
+        bwd_patches: Some(Kernel::new(SOURCE, "unpatchify_bwd_dx_patches")),
         ..Kernels::NONE
     };
 
     fn pairs(&self, x: &[&Spec], visit: &mut dyn FnMut(usize, usize, usize)) {
-        self.patches(x[0]).pairs(&mut |image, token| visit(0, token, image));
+        self.cut(x[0]).pairs(&mut |image, token| visit(0, token, image));
     }
 }
 

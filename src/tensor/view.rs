@@ -36,6 +36,15 @@ fn wrong_type(want: &str, spec: &Spec) -> Error {
 }
 
 impl<'a> View<'a> {
+    /// The numbers from `at` on as a tensor of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not as many.
+    pub fn part(&self, at: usize, shape: impl Into<Box<[usize]>>) -> Result<View<'a>> {
+        let (part, range) = part_of(&self.spec, at, shape)?;
+        Ok(View { spec: part, place: self.place.part(range) })
+    }
+
     /// A view of the numbers at `place`. The length is the caller's to keep.
     pub(crate) fn new(spec: Spec, place: Place<'a>) -> View<'a> {
         debug_assert!(if let Place::Host(b) = &place { b.len() == spec.bytes() } else { true });
@@ -172,7 +181,31 @@ impl<'a> View<'a> {
     }
 }
 
+/// Which bytes the numbers from `at` on as a tensor of this shape are, and its spec.
+fn part_of(spec: &Spec, at: usize, shape: impl Into<Box<[usize]>>) -> Result<(Spec, std::ops::Range<usize>)> {
+    let part = spec.with_shape(shape)?;
+    if at.checked_add(part.len()).is_none_or(|end| end > spec.len()) {
+        return Err(Error::shape(format!(
+            "{spec}: expected a part within it, found {:?} from number {at} on",
+            part.shape()
+        )));
+    }
+    let bytes = spec.dtype().bytes();
+    let range = at * bytes..(at + part.len()) * bytes;
+    Ok((part, range))
+}
+
 impl<'a> ViewMut<'a> {
+    /// The numbers from `at` on as a tensor of this shape, for writing.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not as many.
+    pub fn part(&mut self, at: usize, shape: impl Into<Box<[usize]>>) -> Result<ViewMut<'_>> {
+        let (part, range) = part_of(&self.spec, at, shape)?;
+        let whole = self.reborrow();
+        Ok(ViewMut { spec: part, place: whole.place.part(range) })
+    }
+
     /// A view of the numbers at `place`. The length is the caller's to keep.
     pub(crate) fn new(spec: Spec, place: PlaceMut<'a>) -> ViewMut<'a> {
         debug_assert!(if let PlaceMut::Host(b) = &place { b.len() == spec.bytes() } else { true });

@@ -1,6 +1,7 @@
 //! `cross_entropy`: how surprised predicted logits are by the labels.
 
 mod launch;
+mod pieces;
 
 use std::ops::Range;
 
@@ -9,8 +10,10 @@ use crate::backend::cpu::vector;
 use crate::backend::gpu::kernel::Unit;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
-use crate::ops::blocks::{Floats, In, Out, map, no_gradient, wrong_operands};
+use crate::ops::blocks::{no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+pub(in crate::ops) use crate::ops::cross_entropy::pieces::{Losses, Scale};
+use crate::ops::launch::kept;
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad, expect_inputs,
@@ -118,30 +121,13 @@ impl Operator for CrossEntropy {
     }
 
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
-        if let Some(gpu) = exec.gpu() {
-            return launch::forward(self, gpu, io);
-        }
         let ([logits, labels], [loss], [lse]) = (io.x, io.y, io.saved) else {
             return Err(wrong_operands("cross_entropy"));
         };
-        let ((n, v), labels) = (logits.spec().rows_cols(), labels.i32()?);
-        self.check(labels, v)?;
-        let mut each = vec![0.0; n];
-        let to = [Out::of(lse, 1)?, Out::f32(&mut each, 1)];
-        map(n, WORK * v, [In::new(Floats::of(logits)?, v)], to, |first, [x], [lse, each]| {
-            for (r, (x, (lse, each))) in x.chunks(v).zip(lse.iter_mut().zip(each)).enumerate() {
-                (*lse, *each) = match self.label(labels[first + r]) {
-                    Some(label) => {
-                        let all = log_sum_exp(x);
-                        (all, all - x[label])
-                    }
-                    None => (0.0, 0.0),
-                };
-            }
-        });
-        let total: f64 = each.iter().map(|&e| f64::from(e)).sum();
-        loss.f32()?.fill((total / self.labelled(labels) as f64) as f32);
-        Ok(())
+        let (rows, v) = logits.spec().rows_cols();
+        let mut losses = Losses::new(self, exec, labels, v, &[rows])?;
+        losses.add(logits, labels, lse)?;
+        losses.total(labels, loss)
     }
 }
 
@@ -151,29 +137,16 @@ impl Differentiable for CrossEntropy {
     }
 
     fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
-        if let Some(gpu) = exec.gpu() {
-            return launch::backward(self, gpu, io);
-        }
-        let ([logits, Some(labels)], [lse], [dloss], [dx, _]) = (io.x, io.saved, io.dy, &mut *io.dx) else {
+        let ([lse], [dloss], [dx, _]) = (io.saved, io.dy, &mut *io.dx) else {
             return Err(wrong_operands("cross_entropy"));
         };
         let Some(dloss) = dloss else { return no_gradient(io.dx) };
-        let ((n, v), labels, lse) = (io.specs[0].rows_cols(), labels.i32()?, lse.f32()?);
-        let Some(dx) = Out::slot(dx, v)? else { return Ok(()) };
-        let scale = dloss.f32()?.iter().sum::<f32>() / self.labelled(labels) as f32;
-        map(n, WORK * v, [In::new(Floats::kept(Some(logits))?, v)], [dx], |first, [x], [dx]| {
-            for (r, (x, dx)) in x.chunks(v).zip(dx.chunks_mut(v)).enumerate() {
-                let Some(label) = self.label(labels[first + r]) else {
-                    dx.fill(0.0);
-                    continue;
-                };
-                dx.copy_from_slice(x);
-                vector::exp_shifted(dx, lse[first + r]);
-                dx[label] -= 1.0;
-                vector::scale_in_place(scale, dx);
-            }
-        });
-        Ok(())
+        if !dx.is_wanted() {
+            return Ok(());
+        }
+        let (logits, labels) = (kept("cross_entropy", io.x, 0)?, kept("cross_entropy", io.x, 1)?);
+        let scale = Scale::new(self, exec, labels, dloss)?;
+        self.derive(exec, logits, labels, lse, &scale, dx)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel};
 use crate::error::{Error, Result};
 use crate::ops::launch;
+use crate::ops::movement::patches::Tiling;
 use crate::ops::movement::{Axis, Move, Movement};
 use crate::ops::operator::{Backward, Forward, GradSlot};
 use crate::tensor::{Dtype, Spec, View, ViewMut};
@@ -20,18 +21,30 @@ pub struct Kernels {
     pub fwd_window: Option<Kernel>,
     /// Forward, tiles.
     pub fwd_tiled: Option<Kernel>,
+    /// Forward, tiles of patches.
+    pub fwd_patches: Option<Kernel>,
     /// Backward, a box at a time.
     pub bwd_box: Option<Kernel>,
     /// Backward, all of a gradient at once.
     pub bwd_window: Option<Kernel>,
     /// Backward, tiles.
     pub bwd_tiled: Option<Kernel>,
+    /// Backward, tiles of patches.
+    pub bwd_patches: Option<Kernel>,
 }
 
 impl Kernels {
     /// None of them.
-    pub const NONE: Kernels =
-        Kernels { fwd_box: None, fwd_window: None, fwd_tiled: None, bwd_box: None, bwd_window: None, bwd_tiled: None };
+    pub const NONE: Kernels = Kernels {
+        fwd_box: None,
+        fwd_window: None,
+        fwd_tiled: None,
+        fwd_patches: None,
+        bwd_box: None,
+        bwd_window: None,
+        bwd_tiled: None,
+        bwd_patches: None,
+    };
 }
 
 /// A result of which every number comes from inside a box, or is 0, or comes from around the ends of the axes.
@@ -157,6 +170,7 @@ struct Way {
     of_box: Option<Kernel>,
     of_window: Option<Kernel>,
     of_tiles: Option<Kernel>,
+    of_patches: Option<Kernel>,
     add: Option<i32>,
 }
 
@@ -165,7 +179,17 @@ pub(super) fn forward<M: Movement>(op: &M, gpu: &Gpu, io: Forward<'_>) -> Result
     let [y] = io.y else { return Ok(()) };
     let specs: Vec<&Spec> = io.x.iter().map(View::spec).collect();
     let k = M::KERNELS;
-    let way = Way { op: M::NAME, of_box: k.fwd_box, of_window: k.fwd_window, of_tiles: k.fwd_tiled, add: None };
+    let way = Way {
+        op: M::NAME,
+        of_box: k.fwd_box,
+        of_window: k.fwd_window,
+        of_tiles: k.fwd_tiled,
+        of_patches: k.fwd_patches,
+        add: None,
+    };
+    if let ([x], Some(tiling)) = (io.x, op.patches(&specs).and_then(|p| Tiling::new(p, y.spec().dtype()))) {
+        return way.cut(gpu, &tiling, x, y);
+    }
     if let (Some(window), [x]) = (op.window(&specs), io.x) {
         return way.fill(gpu, &window, x, y);
     }
@@ -189,8 +213,18 @@ pub(super) fn backward<M: Movement>(op: &M, gpu: &Gpu, io: Backward<'_>) -> Resu
             }
             continue;
         };
-        let way =
-            Way { op: M::NAME, of_box: k.bwd_box, of_window: k.bwd_window, of_tiles: k.bwd_tiled, add: Some(add) };
+        let way = Way {
+            op: M::NAME,
+            of_box: k.bwd_box,
+            of_window: k.bwd_window,
+            of_tiles: k.bwd_tiled,
+            of_patches: k.bwd_patches,
+            add: Some(add),
+        };
+        if let Some(tiling) = op.patches(io.specs).and_then(|p| Tiling::new(p, dx.spec().dtype())) {
+            way.cut(gpu, &tiling, dy, dx)?;
+            continue;
+        }
         // Where a gradient is added, what lies outside the box stays: a window would only add zeros.
         if let Some(window) = window.as_ref().filter(|w| add == 0 || w.wraps) {
             way.fill(gpu, window, dy, dx)?;
@@ -230,6 +264,14 @@ impl Way {
         let arg = window_arg(window, width).ok_or_else(|| Error::too_large(self.op, "elements", window.len()))?;
         let blocks = (arg.count as usize).div_ceil(THREADS as usize * PACKS);
         self.launch(gpu, kernel, blocks, bytemuck::bytes_of(&arg), x, y)
+    }
+
+    /// Cuts an image into patches, or puts them together.
+    fn cut(&self, gpu: &Gpu, tiling: &Tiling, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<()> {
+        let (kernel, dtype) = (self.kernel(self.of_patches, "patches")?, y.spec().dtype());
+        let mut args = vec![Arg::Out(y), Arg::In(x), Arg::Bytes(bytemuck::bytes_of(&tiling.arg))];
+        args.extend(self.add.map(Arg::I32));
+        kernel.launch(gpu, dtype, tiling.launch(self.op)?, &mut args)
     }
 
     /// Copies a box, in as many launches as its size takes.

@@ -6,6 +6,7 @@
 //! the contract holds one against the other.
 
 pub(super) mod launch;
+pub(super) mod patches;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -17,6 +18,7 @@ use crate::ops::operator::{
     Backward, Differentiable, Forward, GradSlot, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward, RefForward,
     Reference, ReferenceGrad,
 };
+use crate::ops::patchify::Patches;
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype};
 
@@ -44,6 +46,11 @@ pub trait Movement: std::fmt::Debug + Send + Sync + 'static {
 
     /// The same of the gradient.
     fn window_of_gradient(&self, _: &[&Spec]) -> Option<Window> {
+        None
+    }
+
+    /// The patches of the one image that is cut or put together, where that is what the room does.
+    fn patches(&self, _: &[&Spec]) -> Option<Patches> {
         None
     }
 

@@ -160,12 +160,30 @@ impl Races {
         if !self.is_active[agent] {
             self.activate(agent);
         }
-        let (first, last) = (at / 4, (at + bytes).div_ceil(4));
-        let mask = if bytes >= 4 { 15 } else { (((1u32 << bytes) - 1) << (at % 4)) as u8 };
+        let end = at + bytes;
+        let (mut words, mut masks) =
+            (at / 4..end.div_ceil(4), [(15_u8 << (at % 4)) & 15, 15 >> (end.next_multiple_of(4) - end)]);
+        // The first and the last word may be touched in part.
+        if words.len() == 1 {
+            masks = [masks[0] & masks[1], 15];
+        }
+        if masks[0] != 15 {
+            self.touch(agent, block, words.start..words.start + 1, masks[0], how)?;
+            words.start += 1;
+        }
+        if masks[1] != 15 && !words.is_empty() {
+            self.touch(agent, block, words.end - 1..words.end, masks[1], how)?;
+            words.end -= 1;
+        }
+        self.touch(agent, block, words, 15, how)
+    }
+
+    /// The same of words, of each of which the bytes in `mask` are touched.
+    fn touch(&mut self, agent: Agent, block: usize, words: Range<usize>, mask: u8, how: How) -> Result<(), Race> {
         if how.is_write {
-            self.write(agent, block, first..last, mask, how)
+            self.write(agent, block, words, mask, how)
         } else {
-            self.read(agent, block, first..last, mask, how)
+            self.read(agent, block, words, mask, how)
         }
     }
 
@@ -267,6 +285,11 @@ mod tests {
         races.access(2, 0, 16, 16, READ).unwrap();
         races.access(3, 0, 16, 16, READ).unwrap();
         assert!(races.access(2, 0, 10, 1, READ).is_err());
+        // Some words and a part of the next one, whose other part is another's.
+        races.access(0, 0, 32, 6, WRITE).unwrap();
+        races.access(1, 0, 38, 10, WRITE).unwrap();
+        races.access(2, 0, 48, 2, WRITE).unwrap();
+        assert!(races.access(3, 0, 46, 4, READ).is_err());
     }
 
     #[test]
