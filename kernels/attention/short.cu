@@ -6,6 +6,7 @@
 //           keys, then 16 keys or queries at a time; grid [heads of all samples / each], with a gradient of the bias [H * shares];
 //           shared memory: q, k, v (y over q); backward q, dy, k, v and the gradients of the scores; tokens rounded up to 16
 // paths     one: 16-byte copies (cp.async on NVIDIA) into swizzled rows; ldmatrix reads eight of them without a conflict
+//           on Hopper small.sm90.cu takes what it can: up to 144 tokens, d of 64
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for bf16 and f16
 // traffic   fwd q, k, v, y once: 8 d bytes a token and head, [2048, 144, 8, 64] is 1.21 GB, 0.284 ms at 4.26 TB/s; bwd q, k, v, y, dy, dq,
 //           dk, dv once: 16 d bytes, 0.57 ms. A window of 144, d = 64 reads 162 KB out of shared memory forward (1,300 clocks of 128 B,

@@ -49,6 +49,18 @@ struct alignas(8) Barrier {
             : "memory");
         return yes != 0;
     }
+    // The same without waiting a while for it.
+    DEVICE bool is_complete_now(u32 parity) const {
+        u32 yes;
+        asm volatile(
+            "{ .reg .pred p;\n\t"
+            "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+            "selp.u32 %0, 1, 0, p; }"
+            : "=r"(yes)
+            : "r"(address()), "r"(parity)
+            : "memory");
+        return yes != 0;
+    }
     // Until the phase of this parity is complete. Of a fresh barrier, the phase of parity 1 counts as complete.
     DEVICE void wait(u32 parity) const {
         while (!is_complete(parity)) {}

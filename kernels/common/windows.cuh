@@ -19,6 +19,39 @@ struct Windows {
         if (shift[axis] == 0 || rolled < grid[axis] - size[axis]) return 0;
         return rolled < grid[axis] - shift[axis] || closed[axis] ? 1 : 2;
     }
+    // The coordinates of a place, 10 bits each, of windows of at most 1023 along an axis: the same in every window.
+    DEVICE int spot(int at) const {
+        int spot = 0;
+#pragma unroll
+        for (int axis = 2; axis >= 0; --axis) {
+            int above = at / size[axis];
+            spot |= (at - above * size[axis]) << 10 * axis, at = above;
+        }
+        return spot;
+    }
+    // The rolled coordinates of a window's first place.
+    DEVICE void corner(int (&first)[3], int window) const {
+#pragma unroll
+        for (int axis = 2; axis >= 0; --axis) {
+            int over = window / count[axis];
+            first[axis] = (window - over * count[axis]) * size[axis] - front[axis], window = over;
+        }
+    }
+    // The token at a place's coordinates of the window with this corner, -1 if it is none, and its region.
+    DEVICE int token_at(const int (&first)[3], int spot, int& of) const {
+        int number = 0, stride = 1;
+        bool is_token = true;
+        of = 0;
+#pragma unroll
+        for (int axis = 2; axis >= 0; --axis) {
+            int rolled = first[axis] + (spot >> 10 * axis & 1023), back = rolled + shift[axis];
+            is_token &= rolled >= 0 && rolled < grid[axis];
+            number += (back >= grid[axis] ? back - grid[axis] : back) * stride;
+            of = of * 3 + region(axis, rolled), stride *= grid[axis];
+        }
+        if (!is_token) of = -1;
+        return is_token ? number : -1;
+    }
     // The token at place `at` of a window, -1 if it is none, and its region.
     DEVICE int token(int window, int at, int& of) const {
         int number = 0, stride = 1;
@@ -52,15 +85,18 @@ struct Windows {
         }
     }
     // Whether some places of a window do not see each other.
-    DEVICE bool is_mixed(int window) const {
+    DEVICE bool is_mixed(const int (&first)[3]) const {
         bool mixed = false;
 #pragma unroll
-        for (int axis = 2; axis >= 0; --axis) {
-            int over = window / count[axis], first = (window - over * count[axis]) * size[axis] - front[axis];
-            int last = first + size[axis] - 1;
-            window = over;
-            mixed |= first < 0 || last >= grid[axis] || region(axis, first) != region(axis, last);
+        for (int axis = 0; axis < 3; ++axis) {
+            int last = first[axis] + size[axis] - 1;
+            mixed |= first[axis] < 0 || last >= grid[axis] || region(axis, first[axis]) != region(axis, last);
         }
         return mixed;
+    }
+    DEVICE bool is_mixed(int window) const {
+        int first[3];
+        corner(first, window);
+        return is_mixed(first);
     }
 };

@@ -10,6 +10,7 @@ use long::Long;
 use super::gathered;
 use super::geometry::Geometry;
 use super::short::{self, Short};
+use super::small_sm90;
 use super::{Attention, Causal, ProbabilityDropout};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
@@ -32,6 +33,7 @@ static BWD_DBIAS: Kernel = Kernel::new(SOURCE, "attention_bwd_dbias");
 pub(super) const KERNELS: &[Unit] = &[
     Unit { constants: &[&[("D", NARROW)], &[("D", WIDE)]], ..Unit::floats(SOURCE) },
     short::UNIT,
+    small_sm90::UNIT,
     forward_sm90::UNIT,
     backward_sm90::UNIT,
     long::UNIT,

@@ -7,6 +7,7 @@ mod geometry;
 mod launch;
 mod reference;
 mod short;
+mod small_sm90;
 mod windows;
 
 #[cfg(test)]

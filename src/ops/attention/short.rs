@@ -1,6 +1,7 @@
 //! Launches for short sequences: a head's keys and values fit into a block's shared memory whole, so every tensor is read once.
 
 use super::geometry::Geometry;
+use super::small_sm90::Sizes;
 use super::windows::Windows;
 use super::{Attention, Causal};
 use crate::backend::gpu::Gpu;
@@ -44,18 +45,18 @@ const WARPS: u32 = 3;
 
 /// One application as these kernels have it.
 pub(super) struct Short<'a> {
-    g: &'a Geometry,
+    pub(super) g: &'a Geometry,
     variant: Variant,
     /// Head size of the kernels.
     size: usize,
     /// Queries and keys of a head of a sample, or of one of its windows.
-    nq: usize,
-    nk: usize,
+    pub(super) nq: usize,
+    pub(super) nk: usize,
     /// The same, rounded up to whole tiles.
     q_rows: usize,
     k_rows: usize,
     /// Bytes of shared memory that a block may have.
-    shared: usize,
+    pub(super) shared: usize,
     warp: u32,
 }
 
@@ -107,11 +108,11 @@ impl<'a> Short<'a> {
     }
 
     /// Heads of all samples and windows, and how many of them share a bias.
-    fn heads(&self) -> usize {
+    pub(super) fn heads(&self) -> usize {
         self.sharing() * self.g.heads
     }
 
-    fn sharing(&self) -> usize {
+    pub(super) fn sharing(&self) -> usize {
         self.g.batch * self.g.windows.map_or(1, |w| w.count())
     }
 
@@ -127,6 +128,9 @@ impl<'a> Short<'a> {
     }
 
     pub(super) fn fwd(&self, gpu: &Gpu, io: &Forward<'_>, lengths: Option<&Tensor>) -> Result<()> {
+        if let Some(sizes) = Sizes::of(self, gpu) {
+            return sizes.fwd(self, gpu, io, lengths);
+        }
         let g = self.g;
         let ([y], [lse]) = (&*io.y, &*io.saved) else { unreachable!("infer fixed the counts") };
         // Queries that a warp has at a time: as many heads as keep all warps busy, four blocks on a processor.
@@ -156,7 +160,7 @@ impl<'a> Short<'a> {
     }
 
     /// Where q, k and v lie, and their lengths.
-    fn places<'b>(&self) -> Result<Vec<Arg<'b>>> {
+    pub(super) fn places<'b>(&self) -> Result<Vec<Arg<'b>>> {
         let g = self.g;
         let mut args: Vec<Arg<'b>> = [g.q.offset, g.k.offset, g.v.offset, g.q.row, g.k.row, g.v.row, g.nq, g.nk]
             .into_iter()
@@ -176,6 +180,9 @@ impl<'a> Short<'a> {
         lengths: Option<&Tensor>,
         dx: &mut [GradSlot<'_>],
     ) -> Result<()> {
+        if let Some(sizes) = Sizes::of(self, gpu) {
+            return sizes.bwd(self, gpu, [q, k, v, y, dy, lse], bias, lengths, dx);
+        }
         let g = self.g;
         let (heads, bytes) = (self.heads(), self.bwd_bytes());
         let slots: Vec<Option<(&ViewMut<'_>, i32)>> = dx.iter().map(wanted).collect();
@@ -226,7 +233,7 @@ impl<'a> Short<'a> {
 }
 
 /// Where a gradient goes and whether it is added, if it is wanted.
-fn wanted<'s, 'a>(slot: &'s GradSlot<'a>) -> Option<(&'s ViewMut<'a>, i32)> {
+pub(super) fn wanted<'s, 'a>(slot: &'s GradSlot<'a>) -> Option<(&'s ViewMut<'a>, i32)> {
     match slot {
         GradSlot::Unwanted => None,
         GradSlot::Set(to) => Some((to, 0)),

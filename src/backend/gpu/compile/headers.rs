@@ -20,6 +20,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/elementwise.cuh",
     "common/feed.cuh",
     "common/groups.cuh",
+    "common/heads.cuh",
     "common/held.cuh",
     "common/math.cuh",
     "common/mean_error.cuh",

@@ -1,0 +1,243 @@
+// heads: Hopper alone: heads of short sequences, one after the other whole in shared memory: copies into a ring of stages, products of
+// slabs of 64 rows, and the way back. For attention's small sequences and windows
+// ring      a warp, or two, copies a head by cp.async, waits for it, and tells the barrier `full`; every warp that multiplies tells `empty`,
+//           also for heads that are not its own: so no phase is ever passed unseen
+// rows      of D numbers, swizzled over their whole length: what wgmma reads along d and along the tokens. A slab that begins before the
+//           last token may read on into the next operand: what comes of those rows is nobody's
+// defines   D: 32 or 64, TOKENS: a multiple of 16, at most 192; both before this file
+
+#pragma once
+#include "common/math.cuh"
+#include "common/panel.cuh"
+#include "common/wgmma.cuh"
+#include "common/windows.cuh"
+
+constexpr int SPAN = 2 * D, PIECES = D / 8;          // bytes of a token's row, and runs of 16 bytes
+constexpr int PANEL = TOKENS * SPAN;                 // bytes of an operand
+constexpr int SLABS = (TOKENS + 63) / 64;            // of 64 rows; the last may have fewer
+constexpr int DEPTH = D / 16, STEPS = TOKENS / 16;   // steps of products along d, along tokens
+constexpr int SCORES = TOKENS / 2;                   // numbers of a slab that a thread has
+constexpr Swizzle TURN = D == 64 ? Swizzle::B128 : Swizzle::B64;
+constexpr int MOST_STAGES = 8;
+// A place's token and region in a word.
+constexpr int TOKEN_BITS = 26, TOKEN_MASK = (1 << TOKEN_BITS) - 1;
+
+// An operand: its first number, what its tokens are apart, tokens of a sample; of heads of queries or of keys.
+struct Source {
+    const T* at;
+    i64 row;
+    bool is_keys;
+};
+
+// What a stage holds: its head, how many keys are there, whether some places do not see each other.
+struct alignas(16) Held {
+    int sample, head, keys, is_mixed;
+};
+
+struct Shared {
+    Source from[4];  // here, not in registers: the loop over them is a loop
+    Held held[MOST_STAGES];
+    Barrier full[MOST_STAGES], empty[MOST_STAGES];
+    // Token and region of each place, -1 where there is none, of each stage.
+    DEVICE int* seats(int stage) { return (int*)(this + 1) + stage * TOKENS; }
+};
+static_assert(sizeof(Shared) == 352);
+
+// Sizes of one application, and this block's part of it.
+struct Problem {
+    int nq, nk, heads, group, d, all, step, stages;
+    i64 q_tokens, k_tokens;
+    const int* lengths;
+    const Windows& windows;
+};
+
+DEVICE void copies_close() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+// Where piece c of row r lies, from the start of an operand.
+DEVICE int piece_at(int r, int c) { return r * SPAN + (c ^ (D == 64 ? r & 7 : r >> 1 & 3)) * 16; }
+
+// Copies heads of N operands, WARPS warps a head. A head is told to be there when it is: after the next one of the same warps has been
+// started, unless that has to wait for a free stage.
+template <int N, int WARPS> DEVICE void copy_heads(Shared& s, unsigned char* memory, const Problem& p) {
+    constexpr int ROWS = 32 / PIECES, NEXT = ROWS * WARPS;  // rows of a warp at once, and of all
+    constexpr int TIMES = TOKENS / NEXT, BATCH = TIMES % 6 == 0 ? 6 : TIMES % 4 == 0 ? 4 : TIMES;  // copies of a lane; before it looks up more
+    static_assert(TOKENS % NEXT == 0 && TIMES % BATCH == 0);
+    const int apart = 4 / WARPS, part = warp_id() % WARPS;
+    const int first = part * ROWS + lane() / PIECES, c = lane() % PIECES;
+    // Of the rows that this warp copies, those whose tokens this lane finds, and where they stand in every window.
+    constexpr int SHARE = (TOKENS / WARPS + 31) / 32;
+    int spots[SHARE], left = -1;
+    auto row_of = [&](int k) { return k / ROWS * NEXT + part * ROWS + k % ROWS; };
+    const bool is_cut = p.windows.are_there();
+    if (is_cut) {
+#pragma unroll
+        for (int k = 0; k < SHARE; ++k) spots[k] = p.windows.spot(row_of(lane() + 32 * k));
+    }
+    auto tell = [&](int stage) {
+        proxy_fence();
+        __syncwarp();
+        if (lane() == 0) s.full[stage].arrive();
+    };
+    for (int i = warp_id() / WARPS, n = (int)block_x() + i * p.step; n < p.all; i += apart, n += apart * p.step) {
+        int stage = i % p.stages, parity = i / p.stages % 2;
+        if (!__all_sync(0xffffffffu, s.empty[stage].is_complete_now(parity ^ 1))) {
+            if (left >= 0) copies_wait<0>(), tell(left);
+            left = -1;
+            s.empty[stage].wait(parity ^ 1);
+        }
+        int sample = n / p.heads, head = n - sample * p.heads, window = 0;
+        int* seats = s.seats(stage);
+        bool is_mixed = false;
+        if (is_cut) {
+            int of = sample, first[3];
+            sample = of / p.windows.all(), window = of - sample * p.windows.all();
+            p.windows.corner(first, window);
+            is_mixed = p.windows.hides && p.windows.is_mixed(first);
+#pragma unroll
+            for (int k = 0; k < SHARE; ++k) {
+                int r = row_of(lane() + 32 * k), region = 0;
+                if (lane() + 32 * k >= TOKENS / WARPS) break;
+                int token = r < p.nq ? p.windows.token_at(first, spots[k], region) : -1;
+                seats[r] = token < 0 ? -1 : token | region << TOKEN_BITS;
+            }
+            __syncwarp();
+        }
+        int keys = p.lengths ? p.lengths[sample] : p.nk;
+        if (part == 0 && lane() == 0) s.held[stage] = {sample, head, keys, is_mixed};
+        unsigned char* to = memory + stage * N * PANEL;
+#pragma unroll 1
+        for (int k = 0; k < N; ++k) {
+            const Source of = s.from[k];
+            const int count = c * 8 >= p.d ? 0 : of.is_keys ? keys : p.nq;
+            const i64 before = sample * (of.is_keys ? p.k_tokens : p.q_tokens) * of.row + (of.is_keys ? head / p.group : head) * p.d + c * 8;
+            const unsigned char* at = (const unsigned char*)(of.at + before);
+            const u32 row = (u32)of.row * sizeof(T);
+            unsigned char* mine = to + k * PANEL;
+            if (!is_cut) at += (u64)(u32)first * row;
+            const u64 step = (u64)row * NEXT;
+#pragma unroll 1
+            for (int r0 = first; r0 < TOKENS; r0 += BATCH * NEXT) {
+                // All places before all copies: so they wait for shared memory together.
+                const unsigned char* from[BATCH];
+                bool is_there[BATCH];
+#pragma unroll
+                for (int u = 0; u < BATCH; ++u) {
+                    int r = r0 + u * NEXT, token = is_cut && r < count ? seats[r] : r;
+                    is_there[u] = r < count && token >= 0;
+                    from[u] = is_cut ? at + (u64)(u32)(token & TOKEN_MASK) * row : at + u * step;
+                }
+                if (!is_cut) at += BATCH * step;
+#pragma unroll
+                for (int u = 0; u < BATCH; ++u) copy_piece((T*)(mine + piece_at(r0 + u * NEXT, c)), (const T*)from[u], is_there[u]);
+            }
+        }
+        copies_close();
+        if (left >= 0) copies_wait<1>(), tell(left);
+        left = stage;
+    }
+    if (left >= 0) copies_wait<0>(), tell(left);
+}
+
+// Descriptors: an operand's rows from `r` on with K along d, and with K along the tokens.
+DEVICE u64 along_d(const unsigned char* at, int r) { return matrix(at + r * SPAN, 16, 8 * SPAN, TURN); }
+DEVICE u64 along_tokens(const unsigned char* at) { return matrix(at, PANEL, 8 * SPAN, TURN); }
+constexpr int TOKEN_STEP = 16 * SPAN >> 4;
+
+// Issues 64 rows' products with all tokens of the other side.
+template <int R> DEVICE void issue_scores(float (&x)[R], u64 rows, u64 others) {
+    pin(x);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < DEPTH; ++step) multiply<T>(x, rows + 2 * step, others + 2 * step, step > 0);
+    wgmma_commit();
+}
+// Issues the sums of all tokens' rows, weighted.
+template <int N> DEVICE void issue_sums(float (&o)[D / 2], const u32 (&weight)[N][4], u64 others, bool add = false) {
+    pin(o);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < N; ++step) multiply<T, 1>(o, weight[step], others + step * TOKEN_STEP, add || step > 0);
+    wgmma_commit();
+}
+
+// A thread's two rows of a slab.
+struct Rows {
+    int r[2], token[2], region[2];
+
+    DEVICE Rows(Shared& s, const Problem& p, int stage, int slab) {
+        bool is_cut = p.windows.are_there();
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            r[h] = slab * 64 + warp_id() % 4 * 16 + lane() / 4 + 8 * h;
+            int seat = r[h] >= p.nq ? -1 : is_cut ? s.seats(stage)[r[h]] : r[h];
+            token[h] = seat < 0 ? -1 : is_cut ? seat & TOKEN_MASK : seat, region[h] = seat >> TOKEN_BITS;
+        }
+    }
+};
+
+// What nobody sees becomes `hidden`: keys that are not there, and with regions keys of others. Scores of keys from c0 on.
+template <int R> DEVICE void hide(float (&x)[R], int c0, const Rows& rows, const int* seats, const Held& held, float hidden) {
+#pragma unroll
+    for (int j = 0; j < R / 4; ++j) {
+        int c = c0 + 8 * j + lane() % 4 * 2;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            int region = held.is_mixed ? seats[c + e] >> TOKEN_BITS : 0;
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+                if (c + e >= held.keys || held.is_mixed && region != rows.region[h]) x[4 * j + 2 * h + e] = hidden;
+        }
+    }
+}
+
+DEVICE float quad_sum(float v) {
+    v += lane_xor(v, 1);
+    return v + lane_xor(v, 2);
+}
+
+// Four words of each of four lanes: the n-th lane gets the n-th of all.
+DEVICE void trade(u32 (&w)[4]) {
+    bool odd = lane() & 1, high = lane() & 2;
+    u32 a = lane_xor((int)(odd ? w[0] : w[1]), 1), b = lane_xor((int)(odd ? w[2] : w[3]), 1);
+    (odd ? w[0] : w[1]) = a, (odd ? w[2] : w[3]) = b;
+    a = lane_xor((int)(high ? w[0] : w[2]), 2), b = lane_xor((int)(high ? w[1] : w[3]), 2);
+    (high ? w[0] : w[2]) = a, (high ? w[1] : w[3]) = b;
+}
+
+// Sets or adds what is there.
+DEVICE void put_pack(T* at, const Pack<T, 8>& pack, bool is_there, int add) {
+    if (is_there && add) {
+        float v[8];
+        pack.unpack(v);
+        put<T, 8>(at, v, add);
+    } else if (is_there) {
+        store<T, 8>(at, pack);
+    }
+}
+
+// A slab's rows of a result, times a factor for each of a thread's two rows, to their tokens: 64 bytes of a row at once.
+DEVICE void store_slab(T* to, i64 row, const float (&o)[D / 2], const Rows& rows, float first, float second, int d, int add) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        float factor = h ? second : first;
+#pragma unroll
+        for (int g = 0; g < D / 32; ++g) {
+            Pack<T, 8> pack;
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+                pack.word[j] = narrow_pair<T>(o[16 * g + 4 * j + 2 * h] * factor, o[16 * g + 4 * j + 2 * h + 1] * factor);
+            trade(pack.word);
+            int c = 32 * g + lane() % 4 * 8;
+            put_pack(to + (i64)rows.token[h] * row + c, pack, rows.token[h] >= 0 && c < d, add);
+        }
+    }
+}
+
+template <int N> DEVICE void begin(Shared& s, const Source (&from)[N], int told, int freed) {
+    if (thread() == 0) {
+        for (int i = 0; i < N; ++i) s.from[i] = from[i];
+        for (int i = 0; i < MOST_STAGES; ++i) s.full[i].init(told), s.empty[i].init(freed);
+        barrier_init_fence();
+    }
+}

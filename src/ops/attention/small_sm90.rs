@@ -1,0 +1,168 @@
+//! Launches for short sequences on Hopper. `kernels/attention/small.sm90.cu` has the numbers that are repeated here.
+
+use super::short::{Short, wanted};
+use super::windows::Windows;
+use crate::backend::gpu::Gpu;
+use crate::backend::gpu::compile::Source;
+use crate::backend::gpu::driver::{Arch, Launch};
+use crate::backend::gpu::kernel::{Arg, Kernel, Unit, Variant};
+use crate::error::{Error, Result};
+use crate::ops::launch;
+use crate::ops::operator::{Forward, GradSlot};
+use crate::source;
+use crate::tensor::{Dtype, Spec, Tensor, View};
+
+const SOURCE: Source = source!("attention/small.sm90.cu");
+static FWD: Kernel = Kernel::new(SOURCE, "attention_small_fwd");
+static BWD: Kernel = Kernel::new(SOURCE, "attention_small_bwd");
+static BWD_DBIAS: Kernel = Kernel::new(SOURCE, "attention_small_bwd_dbias");
+
+pub(super) const UNIT: Unit = Unit {
+    source: SOURCE,
+    types: &[&[("T", Dtype::Bf16)], &[("T", Dtype::F16)]],
+    constants: &[
+        &[("D", 32), ("TOKENS", 64), ("HAS_BIAS", 0)],
+        &[("D", 32), ("TOKENS", 64), ("HAS_BIAS", 1)],
+        &[("D", 64), ("TOKENS", 144), ("HAS_BIAS", 0)],
+        &[("D", 64), ("TOKENS", 144), ("HAS_BIAS", 1)],
+    ],
+};
+
+/// Head sizes and tokens that the kernels are compiled for.
+const SIZES: [usize; 2] = [32, 64];
+const TOKENS: [usize; 2] = [64, 144];
+/// Bits of a token's number; its region has the others of a word.
+const TOKEN_BITS: u32 = 26;
+/// Heads on their way and in work.
+const STAGES: [usize; 3] = [8, 4, 2];
+/// Bytes of the kernels' `Shared`: operands, stages, barriers.
+const SHARED_BYTES: usize = 4 * 24 + 8 * 16 + 2 * 8 * 8;
+/// Threads of a warpgroup.
+const GROUP: u32 = 128;
+
+/// The kernels' sizes for one application.
+pub(super) struct Sizes {
+    d: usize,
+    tokens: usize,
+}
+
+impl Sizes {
+    /// If Hopper's kernels compute it.
+    pub(super) fn of(short: &Short<'_>, gpu: &Gpu) -> Option<Sizes> {
+        let g = short.g;
+        let d = SIZES.into_iter().find(|&d| d >= g.d)?;
+        let tokens = TOKENS.into_iter().find(|&n| n >= short.nq.max(short.nk))?;
+        // Heads and bytes of a row are counted in 32 bits.
+        let rows = [g.q.row, g.k.row, g.v.row, g.heads * g.d];
+        let is_small =
+            short.heads() < 1 << 30 && g.nq.max(g.nk) < 1 << TOKEN_BITS && rows.iter().all(|&row| row < 1 << 30);
+        (gpu.driver().info().arch == Arch::SM_90A && is_small).then_some(Sizes { d, tokens })
+    }
+
+    fn variant(&self, dtype: Dtype, has_bias: bool) -> Variant {
+        let sizes = Variant::of(dtype).with("D", self.d as i64).with("TOKENS", self.tokens as i64);
+        sizes.with("HAS_BIAS", i64::from(has_bias))
+    }
+
+    /// As many stages of `operands` operands as fit beside `others` bytes, and the bytes of all.
+    fn stages(&self, operands: usize, others: usize, most: usize) -> Option<(usize, usize)> {
+        let bytes =
+            |stages: usize| stages * (operands * self.tokens * self.d * 2 + self.tokens * 4) + others + SHARED_BYTES;
+        STAGES.into_iter().map(|stages| (stages, bytes(stages))).find(|&(_, bytes)| bytes <= most)
+    }
+
+    /// Warpgroups of backward that multiply, and how many heads they have at a time.
+    fn groups(&self, has_bias: bool) -> (u32, usize) {
+        match (self.tokens > 64, has_bias) {
+            (true, _) => (2, 1),
+            (false, true) => (2, 2),
+            (false, false) => (3, 3),
+        }
+    }
+}
+
+/// Blocks: as many as multiprocessors; with a bias each has one head, and as many blocks as fit share it.
+fn blocks(short: &Short<'_>, gpu: &Gpu, has_bias: bool) -> usize {
+    let (heads, all) = (short.g.heads, gpu.driver().info().processors as usize);
+    if has_bias { (all / heads).clamp(1, short.sharing()) * heads } else { all.min(short.heads()) }
+}
+
+/// Numbers that both directions end with: heads of all samples, blocks, stages.
+fn ends<'a>(short: &Short<'_>, blocks: usize, stages: usize) -> Result<[Arg<'a>; 3]> {
+    let int = |n: usize| launch::short("attention", "heads of all samples", n).map(Arg::I32);
+    Ok([int(short.heads())?, int(blocks)?, int(stages)?])
+}
+
+fn launch_of(blocks: usize, groups: u32, bytes: usize) -> Result<Launch> {
+    let blocks = launch::blocks("attention", "heads of all samples", blocks)?;
+    Ok(Launch::linear(blocks, GROUP * (groups + 1)).with_shared(bytes as u32))
+}
+
+impl Sizes {
+    pub(super) fn fwd(&self, short: &Short<'_>, gpu: &Gpu, io: &Forward<'_>, lengths: Option<&Tensor>) -> Result<()> {
+        let g = short.g;
+        let ([y], [lse]) = (&*io.y, &*io.saved) else { unreachable!("infer fixed the counts") };
+        let bias_bytes = if g.bias.is_some() { self.tokens * self.tokens * 4 } else { 0 };
+        let (stages, bytes) = self.stages(3, bias_bytes, short.shared).ok_or_else(|| too_large(self))?;
+        let blocks = blocks(short, gpu, g.bias.is_some());
+        let mut args = vec![Arg::Out(y), Arg::Out(lse)];
+        args.extend([g.q, g.k, g.v].map(|place| Arg::In(&io.x[place.input])));
+        args.push(g.bias.map_or(Arg::Null, |i| Arg::In(&io.x[i])));
+        args.push(lengths.map_or(Arg::Null, |l| Arg::In(l)));
+        args.extend(short.places()?);
+        args.push(Arg::I32(launch::short("attention", "heads", g.group())?));
+        args.extend([Arg::I32(launch::short("attention", "head size", g.d)?), Arg::F32(g.scale)]);
+        args.extend(ends(short, blocks, stages)?);
+        let windows = Windows::bytes(g.windows.as_ref());
+        args.push(Arg::Bytes(&windows));
+        let variant = self.variant(y.spec().dtype(), false);
+        FWD.launch_as(gpu, &variant, launch_of(blocks, 3, bytes)?, &mut args)
+    }
+
+    pub(super) fn bwd(
+        &self,
+        short: &Short<'_>,
+        gpu: &Gpu,
+        [q, k, v, y, dy, lse]: [&View<'_>; 6],
+        bias: Option<&View<'_>>,
+        lengths: Option<&Tensor>,
+        dx: &mut [GradSlot<'_>],
+    ) -> Result<()> {
+        let g = short.g;
+        let (groups, teams) = self.groups(bias.is_some());
+        let square = self.tokens * self.tokens;
+        let (stages, bytes) = self.stages(4, teams * 2 * square * 2, short.shared).ok_or_else(|| too_large(self))?;
+        let blocks = blocks(short, gpu, bias.is_some());
+        let slots: Vec<_> = dx.iter().map(wanted).collect();
+        let partial = match bias {
+            Some(_) => Some(gpu.scratch(Spec::f32([blocks * teams, square])?)?),
+            None => None,
+        };
+        let places = [g.q, g.k, g.v].map(|place| slots[place.input]);
+        let mut args: Vec<Arg<'_>> = places.iter().map(|slot| slot.map_or(Arg::Null, |(d, _)| Arg::Out(d))).collect();
+        args.push(partial.as_ref().map_or(Arg::Null, Arg::Scratch));
+        args.extend([q, k, v, y, dy].map(|x| Arg::In(x)));
+        args.extend([bias.map_or(Arg::Null, |b| Arg::In(b)), Arg::In(lse)]);
+        args.push(lengths.map_or(Arg::Null, |l| Arg::In(l)));
+        args.extend(short.places()?);
+        args.extend([Arg::I32(launch::short("attention", "head size", g.d)?), Arg::F32(g.scale)]);
+        args.extend(ends(short, blocks, stages)?);
+        args.extend(places.iter().map(|slot| Arg::I32(slot.map_or(0, |(_, add)| add))));
+        let windows = Windows::bytes(g.windows.as_ref());
+        args.push(Arg::Bytes(&windows));
+        let variant = self.variant(dy.spec().dtype(), bias.is_some());
+        BWD.launch_as(gpu, &variant, launch_of(blocks, groups, bytes)?, &mut args)?;
+        let (Some((to, add)), Some(partial)) = (g.bias.and_then(|i| slots[i]), &partial) else { return Ok(()) };
+        let mut args = vec![Arg::Out(to), Arg::Scratch(partial)];
+        for n in [short.nq, short.nk, g.heads, blocks / g.heads] {
+            args.push(Arg::I32(launch::short("attention", "bias", n)?));
+        }
+        args.push(Arg::I32(add));
+        let launch = launch::each("attention", "bias", g.heads * short.nq * short.nk)?;
+        BWD_DBIAS.launch_as(gpu, &variant, launch, &mut args)
+    }
+}
+
+fn too_large(sizes: &Sizes) -> Error {
+    Error::too_large("attention", "tokens", sizes.tokens)
+}
