@@ -363,7 +363,8 @@ mod tests {
         let chunks = |rows, v| OP.chunks(Size { rows, d: 1, v });
         assert_eq!(chunks(5000, 32_000), [0..2048, 2048..4096, 4096..5000]);
         assert_eq!(chunks(300, 1 << 40), [0..256, 256..300]);
-        assert_eq!((chunks(0, 7), chunks(9, 7)), (vec![], vec![0..9]));
+        assert_eq!(chunks(0, 7), []);
+        assert!(matches!(chunks(9, 7).as_slice(), [all] if *all == (0..9)));
     }
 
     #[test]
