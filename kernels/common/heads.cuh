@@ -7,6 +7,7 @@
 // defines   D: 32 or 64, TOKENS: a multiple of 16, at most 192; both before this file
 
 #pragma once
+#include "common/copies.cuh"
 #include "common/math.cuh"
 #include "common/panel.cuh"
 #include "common/wgmma.cuh"
@@ -50,9 +51,6 @@ struct Problem {
     const int* lengths;
     const Windows& windows;
 };
-
-DEVICE void copies_close() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N> DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 // Where piece c of row r lies, from the start of an operand.
 DEVICE int piece_at(int r, int c) { return r * SPAN + (c ^ (D == 64 ? r & 7 : r >> 1 & 3)) * 16; }
