@@ -1,7 +1,7 @@
 // attention: softmax of scaled scores over the visible keys, times the values; scores never leave the chip. Forward, and the gradients
 // of q, k, v and of the bias, from the scores computed again.
 // axes      q, y, dq, dy [B, Nq, H, d]; k, v, dk, dv [B, Nk, H / group, d]: a token's rows are `row` numbers apart; bias [H, Nq, Nk];
-//           lse, total [B, H, Nq]; lengths [B]
+//           lse, total [B, H, Nq]; lengths [B]; seen [Nq + Nk, 2]: see common/seen.cuh
 // types     T in {f32, bf16, f16}; scores, sums, bias, lse in f32; D in {64, 128}: 64 for d up to 64, 128 for all d
 // launch    128 threads; a warp has 16 rows of one side (queries; in bwd_dkdv keys) and walks the other side in tiles of COLUMNS:
 //           grid [tiles * B * H, 1, d / D]; bwd_dbias [tiles of queries * tiles of keys * H]; bwd_total one warp a query;
@@ -17,6 +17,11 @@
 
 #include "common/attention.cuh"
 
+using Mask = Seen<i64>;
+
+// How many of a tile's columns, from c0 on, lie before `end`.
+DEVICE int columns_before(i64 end, i64 c0) { return (int)Mask::clamp(end - c0, COLUMNS); }
+
 struct Block {
     i64 tile, sample, head;
 };
@@ -28,35 +33,34 @@ DEVICE Block block_of(i64 tiles, i64 heads) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attention_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, i64 q_at, i64 k_at, i64 v_at,
-                  i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, int heads, int group, int d, float scale, int causal, i64 seed,
+    attention_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at,
+                  i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed,
                   i64 stream, int reach, float kept_scale, const int* only) {
     __shared__ Shared s;
     if (only && !only[block_x()]) return;
     Block b = block_of((nq + ROWS - 1) / ROWS, heads);
     i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
-    Mask mask{nq, nk, lengths ? lengths[b.sample] : nk, causal};
+    Mask mask{nq, nk, lengths ? lengths[b.sample] : nk, before, after, seen};
     Dropping dropping{seed, stream, reach, kept_scale};
     Vectors qs = vectors(q + q_at + b.sample * nq * q_row + b.head * d, q_row, nq, d);
     Vectors ks = vectors(k + k_at + b.sample * nk * k_row + kv, k_row, nk, d);
     Vectors vs = vectors(v + v_at + b.sample * nk * v_row + kv, v_row, nk, d);
     if (bias) bias += b.head * nq * nk;
     int out = block_z() * DV;
-    i64 first = r0 + warp_id() * 16, i = first + my_row(), seen = mask.visible(i);
-    // The last row of the block sees most.
-    i64 most = mask.visible(least(r0 + ROWS, nq) - 1);
+    i64 first = r0 + warp_id() * 16, i = first + my_row(), from = mask.first(i), to = i < nq ? mask.end(i) : from;
+    i64 start = mask.first(r0) / COLUMNS * COLUMNS, most = mask.end(least(r0 + ROWS, nq) - 1);
     float top = -infinity(), total = 0.0f;
     Tile16 sum[DV / 16];
 #pragma unroll
     for (int t = 0; t < DV / 16; ++t) sum[t].clear();
     float* score = s.score[warp_id()];
-    for (i64 c0 = 0; c0 < most; c0 += COLUMNS) {
-        scores(s, score, qs, r0, ks, c0, c0 == 0);
+    for (i64 c0 = start; c0 < most; c0 += COLUMNS) {
+        scores(s, score, qs, r0, ks, c0, c0 == start);
         bool is_spoiled = any_thread(s, stage_transposed(s.turned, vs, c0, out));
         float largest = top;
 #pragma unroll 1
         for (int c = my_part(); c < COLUMNS; c += SHARING) {
-            float x = c0 + c < seen ? score_of(score[my_row() * SS + c], scale, bias, i * nk + c0 + c) : -infinity();
+            float x = from <= c0 + c && c0 + c < to ? score_of(score[my_row() * SS + c], scale, bias, i * nk + c0 + c) : -infinity();
             score[my_row() * SS + c] = x;
             largest = x > largest || is_nan(x) ? x : largest;
         }
@@ -66,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         float fade = exp_f32(top - shift), part = 0.0f;
 #pragma unroll 1
         for (int c = my_part(); c < COLUMNS; c += SHARING) {
-            float e = c0 + c < seen ? exp_f32(score[my_row() * SS + c] - shift) : 0.0f;
+            float e = from <= c0 + c && c0 + c < to ? exp_f32(score[my_row() * SS + c] - shift) : 0.0f;
             part += e;
             if (reach) e *= dropping.factor(head + i, nk, c0 + c);
             s.weight[warp_id()][my_row() * SK + c] = narrow<T>(e);
@@ -82,16 +86,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             for (int t = 0; t < DV / 16; ++t) sum[t].v[n] *= f;
         }
         weigh(sum, s, whole_tiles(d - out, DV), is_spoiled, [&](int row, int& from, int& to) {
-            from = 0;
-            i64 n = mask.visible(first + row) - c0;
-            to = n < 0 ? 0 : (int)least(n, COLUMNS);
+            from = columns_before(mask.first(first + row), c0), to = columns_before(mask.end(first + row), c0);
         });
     }
     block_sync();
     float shift = top == -infinity() ? 0.0f : top;
     if (my_part() == 0) {
         s.factor[warp_id()][my_row()] = total == 0.0f ? 1.0f : total;
-        if (i < nq && block_z() == 0) lse[head + i] = seen > 0 ? shift + log_f32(total) : -infinity();
+        if (i < nq && block_z() == 0) lse[head + i] = from < to ? shift + log_f32(total) : -infinity();
     }
     each_result(s, sum, [&](int row, int column, float v) {
         i64 r = first + row;
@@ -130,13 +132,13 @@ struct Back {
     // p and ds of query i and key j, from q k and dy v; the dropped p in `weight`.
     DEVICE float gradient(i64 i, i64 j, float product, float dproduct, float& weight) const {
         weight = 0.0f;
-        if (j >= mask.visible(i)) return 0.0f;
+        if (i >= mask.nq || !mask.sees(i, j)) return 0.0f;
         float p = probability(i, j, product);
         if (inverse) p *= inverse[i];
         float factor = dropping.factor(head + i, mask.nk, j);
         weight = dropping.reach ? p * factor : p;
         // Of one key the probability is 1 whatever its score: the difference below would only be rounding.
-        if (mask.visible(i) == 1) return 0.0f * dproduct;
+        if (mask.is_alone(i)) return 0.0f * dproduct;
         return p * ((dropping.reach ? dproduct * factor : dproduct) - total[i]);
     }
 };
@@ -147,28 +149,30 @@ struct Back {
 // which costs no product.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_rows(f32* total, f32* inverse, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse,
-                       const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk,
-                       int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach, float kept_scale) {
+                       const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq,
+                       i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed, i64 stream, int reach,
+                       float kept_scale) {
     if constexpr (sizeof(T) == 4) {
         __shared__ Shared s;
         Block b = block_of((nq + ROWS - 1) / ROWS, heads);
         i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
-        Back back{{nq, nk, lengths ? lengths[b.sample] : nk, causal}, {seed, stream, reach, kept_scale}, scale,
+        Back back{{nq, nk, lengths ? lengths[b.sample] : nk, before, after, seen}, {seed, stream, reach, kept_scale}, scale,
                   bias ? bias + b.head * nq * nk : bias, lse + head, nullptr, nullptr, head};
         Vectors qs = vectors(q + q_at + b.sample * nq * q_row + b.head * d, q_row, nq, d);
         Vectors ks = vectors(k + k_at + b.sample * nk * k_row + kv, k_row, nk, d);
         Vectors vs = vectors(v + v_at + b.sample * nk * v_row + kv, v_row, nk, d);
         Vectors dys = vectors(dy + (b.sample * nq * heads + b.head) * d, (i64)heads * d, nq, d);
-        i64 i = r0 + warp_id() * 16 + my_row(), seen = back.mask.visible(i);
-        i64 most = back.mask.visible(least(r0 + ROWS, nq) - 1);
+        i64 i = r0 + warp_id() * 16 + my_row(), from = back.mask.first(i), to = i < nq ? back.mask.end(i) : from;
+        i64 start = back.mask.first(r0) / COLUMNS * COLUMNS, most = back.mask.end(least(r0 + ROWS, nq) - 1);
         Sum part{0.0f, 0.0f}, inner{0.0f, 0.0f};
         float *score = s.score[warp_id()], *product = s.product[warp_id()];
-        for (i64 c0 = 0; c0 < most; c0 += COLUMNS) {
+        for (i64 c0 = start; c0 < most; c0 += COLUMNS) {
 #pragma unroll 1
             for (int pass = 0; pass < 2; ++pass)
                 scores(s, pass ? score : product, pick(pass, dys, qs), r0, pick(pass, vs, ks), c0, true);
 #pragma unroll 1
-            for (int at = my_part(); at < COLUMNS && c0 + at < seen; at += SHARING) {
+            for (int at = my_part(); at < COLUMNS && c0 + at < to; at += SHARING) {
+                if (c0 + at < from) continue;
                 float p = back.probability(i, c0 + at, product[my_row() * SS + at]), dp = score[my_row() * SS + at];
                 if (reach) dp *= back.dropping.factor(head + i, nk, c0 + at);
                 add_to(part, p);
@@ -186,15 +190,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // dq: as forward, queries against all keys.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_dq(T* dq, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse, const f32* total,
-                     const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq,
-                     i64 nk, int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach,
+                     const f32* inverse, const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
+                     i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed, i64 stream, int reach,
                      float kept_scale, int add_dq, const int* only) {
     __shared__ Shared s;
     if (only && !only[block_x()]) return;
     Block b = block_of((nq + ROWS - 1) / ROWS, heads);
     i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
     i64 q_first = q_at + b.sample * nq * q_row + b.head * d;
-    Back back{{nq, nk, lengths ? lengths[b.sample] : nk, causal}, {seed, stream, reach, kept_scale}, scale,
+    Back back{{nq, nk, lengths ? lengths[b.sample] : nk, before, after, seen}, {seed, stream, reach, kept_scale}, scale,
               bias ? bias + b.head * nq * nk : bias, lse + head, total + head, inverse ? inverse + head : inverse, head};
     Vectors qs = vectors(q + q_first, q_row, nq, d);
     Vectors ks = vectors(k + k_at + b.sample * nk * k_row + kv, k_row, nk, d);
@@ -202,12 +206,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     Vectors dys = vectors(dy + (b.sample * nq * heads + b.head) * d, (i64)heads * d, nq, d);
     int out = block_z() * DV;
     i64 first = r0 + warp_id() * 16, i = first + my_row();
-    i64 most = back.mask.visible(least(r0 + ROWS, nq) - 1);
+    i64 start = back.mask.first(r0) / COLUMNS * COLUMNS, most = back.mask.end(least(r0 + ROWS, nq) - 1);
     Tile16 sum[DV / 16];
 #pragma unroll
     for (int t = 0; t < DV / 16; ++t) sum[t].clear();
     float *score = s.score[warp_id()], *product = s.product[warp_id()];
-    for (i64 c0 = 0; c0 < most; c0 += COLUMNS) {
+    for (i64 c0 = start; c0 < most; c0 += COLUMNS) {
 #pragma unroll 1
         for (int pass = 0; pass < 2; ++pass)
             scores(s, pass ? score : product, pick(pass, dys, qs), r0, pick(pass, vs, ks), c0, true);
@@ -219,9 +223,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         }
         block_sync();
         weigh(sum, s, whole_tiles(d - out, DV), is_spoiled, [&](int row, int& from, int& to) {
-            from = 0;
-            i64 n = back.mask.visible(first + row) - c0;
-            to = n < 0 ? 0 : (int)least(n, COLUMNS);
+            from = columns_before(back.mask.first(first + row), c0), to = columns_before(back.mask.end(first + row), c0);
         });
     }
     each_result(s, sum, [&](int row, int column, float v) {
@@ -234,8 +236,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // dk (is_value = 0) or dv (is_value = 1): keys against all queries that see them, for all heads of the group.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_dkv(T* to, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse, const f32* total,
-                      const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row,
-                      i64 nq, i64 nk, int heads, int group, int d, float scale, int causal, i64 seed, i64 stream, int reach,
+                      const f32* inverse, const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
+                      i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed, i64 stream, int reach,
                       float kept_scale, int is_value, int add_to, const int* only) {
     __shared__ Shared s;
     if (only && !only[block_x()]) return;
@@ -243,17 +245,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     i64 r0 = b.tile * ROWS;
     i64 k_first = k_at + b.sample * nk * k_row + b.head * d, v_first = v_at + b.sample * nk * v_row + b.head * d;
     Vectors ks = vectors(k + k_first, k_row, nk, d), vs = vectors(v + v_first, v_row, nk, d);
-    Mask mask{nq, nk, lengths ? lengths[b.sample] : nk, causal};
+    Mask mask{nq, nk, lengths ? lengths[b.sample] : nk, before, after, seen};
     int out = block_z() * DV;
     i64 first = r0 + warp_id() * 16, j = first + my_row();
     Tile16 sum[DV / 16];
 #pragma unroll
     for (int t = 0; t < DV / 16; ++t) sum[t].clear();
     float *score = s.score[warp_id()], *product = s.product[warp_id()];
-    // The first query that sees key j; without a causal mask all do.
-    i64 late = causal == TOP_LEFT ? 0 : causal == BOTTOM_RIGHT ? nk - nq : nq;
-    i64 start = causal == SEES_ALL ? 0 : r0 - late;
-    start = start < 0 ? 0 : start / COLUMNS * COLUMNS;
+    // Queries that see any of the keys.
+    i64 start = mask.first_query(r0) / COLUMNS * COLUMNS, end = mask.end_query(least(r0 + ROWS, nk) - 1);
 #pragma unroll 1
     for (int g = 0; g < group; ++g) {
         i64 h = b.head * group + g, head = (b.sample * heads + h) * nq;
@@ -262,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         Vectors qs = vectors(q + q_at + b.sample * nq * q_row + h * d, q_row, nq, d);
         Vectors dys = vectors(dy + (b.sample * nq * heads + h) * d, (i64)heads * d, nq, d);
 #pragma unroll 1
-        for (i64 c0 = start; c0 < nq && r0 < mask.length; c0 += COLUMNS) {
+        for (i64 c0 = start; c0 < end && r0 < mask.length; c0 += COLUMNS) {
             // The gradient of a probability is nothing that dv needs.
 #pragma unroll 1
             for (int pass = 0; pass < (is_value ? 1 : 2); ++pass)
@@ -276,9 +276,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             }
             block_sync();
             weigh(sum, s, whole_tiles(d - out, DV), is_spoiled, [&](int row, int& from, int& to) {
-                // Queries that see this key: from one of them on, all.
-                from = 0, to = (int)least(nq - c0, COLUMNS);
-                while (from < to && mask.visible(c0 + from) <= first + row) ++from;
+                i64 key = first + row;
+                from = columns_before(mask.first_query(key), c0);
+                to = key < mask.length ? columns_before(mask.end_query(key), c0) : 0;
             });
         }
     }
@@ -292,8 +292,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // dbias: the gradients of the scores, summed over samples.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_dbias(f32* dbias, const T* q, const T* k, const T* v, const T* dy, const f32* bias, const f32* lse,
-                        const f32* total, const f32* inverse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row,
-                        i64 k_row, i64 v_row, i64 nq, i64 nk, int heads, int group, int d, float scale, int causal, i64 seed,
+                        const f32* total, const f32* inverse, const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at,
+                        i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d,
+                        float scale, i64 seed,
                         i64 stream, int reach, float kept_scale, i64 samples, int add_dbias) {
     __shared__ Shared s;
     i64 tiles = (nk + COLUMNS - 1) / COLUMNS, rest = quotient(block_x(), tiles), c0 = (block_x() - rest * tiles) * COLUMNS;
@@ -305,8 +306,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     for (int at = my_part(); at < COLUMNS; at += SHARING) sum[at] = 0.0f;
     for (i64 sample = 0; sample < samples; ++sample) {
         i64 head = (sample * heads + b.head) * nq, kv = b.head / group * d;
-        Back back{{nq, nk, lengths ? lengths[sample] : nk, causal}, {seed, stream, reach, kept_scale}, scale, bias + b.head * nq * nk,
+        Back back{{nq, nk, lengths ? lengths[sample] : nk, before, after, seen}, {seed, stream, reach, kept_scale}, scale,
+                  bias + b.head * nq * nk,
                   lse + head, total + head, inverse ? inverse + head : inverse, head};
+        // A tile that nobody sees adds nothing.
+        if (c0 + COLUMNS <= back.mask.first(r0) || c0 >= back.mask.end(least(r0 + ROWS, nq) - 1)) continue;
         Vectors qs = vectors(q + q_at + sample * nq * q_row + b.head * d, q_row, nq, d);
         Vectors ks = vectors(k + k_at + sample * nk * k_row + kv, k_row, nk, d);
         Vectors vs = vectors(v + v_at + sample * nk * v_row + kv, v_row, nk, d);
@@ -325,4 +329,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         i64 j = c0 + at;
         if (i < nq && j < nk) put(dbias + (b.head * nq + i) * nk + j, sum[at], add_dbias);
     }
+}
+
+// The table of common/seen.cuh for `count` sequences one after the other, which begin at query_at and key_at; a thread a query or key.
+extern "C" __global__ void __launch_bounds__(256)
+    attention_seen(int* seen, const int* query_at, const int* key_at, int nq, int nk, int count, int left, int right, int ends_together) {
+    i64 at = (i64)block_x() * 256 + thread();
+    if (at >= (i64)nq + nk) return;
+    bool is_query = at < nq;
+    int own = (int)(is_query ? at : at - nq), low = 0, high = count;
+    const int* starts = is_query ? query_at : key_at;
+    // The last sequence that begins at or before it: where several do, the others are empty.
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        if (starts[middle] <= own) low = middle;
+        else high = middle;
+    }
+    int q0 = query_at[low], q1 = query_at[low + 1], k0 = key_at[low], k1 = key_at[low + 1];
+    // A query's own key, or a key's own query, and how far those lie that see each other.
+    int across = ends_together ? k1 - q1 : k0 - q0, mine = own + (is_query ? across : -across);
+    int first = mine - (is_query ? left : right), end = mine + (is_query ? right : left) + 1;
+    int from = is_query ? k0 : q0, to = is_query ? k1 : q1;
+    seen[2 * at] = first < from ? from : first < to ? first : to;
+    seen[2 * at + 1] = end < from ? from : end < to ? end : to;
 }

@@ -1,6 +1,6 @@
 // attention: the backward kernels of Hopper for 16-bit types: dq, dk and dv out of five products of wgmma a tile of the scores.
 // axes      q, dq, y, dy [B, Nq, H, D]; k, v, dk, dv [B, Nk, H / group, D]: a token's rows of q, k, v and their gradients are `row`
-//           numbers apart; lse, total [B, H, Nq]; bias [H, Nq, Nk]; lengths [B]; exponent, inner [B, H, rows to whole tiles];
+//           numbers apart; lse, total [B, H, Nq]; bias [H, Nq, Nk]; lengths [B]; seen: see common/seen.cuh; exponent, inner [B, H, rows to whole tiles];
 //           sums [B, H, tiles of queries, QUERIES * D] in the order of accumulators; turns: a ticket, then [B, H, tiles of queries];
 //           spoiled_q [B, H, tiles of 64 queries], spoiled_k [B, H / group, tiles of 64 keys]
 // types     T in {bf16, f16}; scores, sums, bias, lse in f32; D a multiple of 8 from 16 to 128, not padded to a power of two
@@ -21,6 +21,7 @@
 #include "common/dropping.cuh"
 #include "common/math.cuh"
 #include "common/pack.cuh"
+#include "common/seen.cuh"
 #include "common/wgmma.cuh"
 
 #ifndef D
@@ -57,7 +58,41 @@ constexpr int SUM_STAGES = TILE_BYTES + 2 * SUM_COUNT * 4 + 3072 <= 227 * 1024 ?
 constexpr int COPIER_REGISTERS = D <= 64 ? 56 : 24, REGISTERS = D <= 64 ? 224 : 240;
 constexpr float LOG2_E = 1.4426950408889634f;
 
-enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
+// In place of the sum of dy y for a query that sees one key alone: its probability is 1 whatever the score, which has no gradient.
+constexpr u32 ALONE = 0x7fc5a1e5;
+
+// Sizes and masks of one application.
+struct Problem {
+    int nq, nk, heads, group, batch, before, after, section;
+    const int *lengths, *table;
+    Dropping dropping;
+
+    DEVICE int tiles() const { return (nq + QUERIES - 1) / QUERIES; }
+    DEVICE int length(int sample) const { return lengths ? lengths[sample] : nk; }
+    DEVICE Seen<int> seen(int sample) const { return {nq, nk, length(sample), before, after, table}; }
+};
+
+// What a block does: KEYS keys of one head of keys, for `steps` tiles of queries down to `lowest`, of each head of the group. A tile
+// is taken by all blocks from that of the first key which its first query sees to that of the last key of its last one.
+struct Work {
+    int block, kv_head, sample, lowest, steps;
+
+    Work() = default;
+    DEVICE int highest() const { return lowest + steps - 1; }
+
+    // The ticket-th: blocks of keys ascending, heads of a section, whose queries fit into the cache, side by side.
+    DEVICE Work(const Problem& of, int ticket) {
+        int kv_heads = of.heads / of.group, all = kv_heads * of.batch, blocks = (of.nk + KEYS - 1) / KEYS;
+        int part = ticket / (blocks * of.section), rest = ticket - part * blocks * of.section;
+        int here = all - part * of.section < of.section ? all - part * of.section : of.section;
+        int pair = part * of.section + rest % here;
+        block = rest / here, sample = pair / kv_heads, kv_head = pair - sample * kv_heads;
+        Seen<int> seen = of.seen(sample);
+        int last = ((block + 1) * KEYS < of.nk ? (block + 1) * KEYS : of.nk) - 1;
+        int from = seen.first_query(block * KEYS), to = seen.end_query(last);
+        lowest = from / QUERIES, steps = from < to ? (to + QUERIES - 1) / QUERIES - lowest : 0;
+    }
+};
 
 struct Shared {
     unsigned char k[PANELS * KEY_PANEL];
@@ -70,45 +105,9 @@ struct Shared {
     alignas(16) float inner[STAGES][QUERIES];
     Barrier k_full, v_full, q_full[STAGES], q_empty[STAGES], dy_full[STAGES], dy_empty[STAGES];
     Barrier sums_full[SUM_STAGES], sums_empty[SUM_STAGES];
-    int ticket;
+    Work work;
 };
 static_assert(sizeof(Shared) + 1024 <= 227 * 1024);
-
-// Sizes and masks of one application.
-struct Problem {
-    int nq, nk, heads, group, batch, causal, section;
-    const int* lengths;
-    Dropping dropping;
-
-    DEVICE int tiles() const { return (nq + QUERIES - 1) / QUERIES; }
-    DEVICE int length(int sample) const { return lengths ? lengths[sample] : nk; }
-    // How much earlier than itself a query's last key may lie: query i sees keys up to i + shift.
-    DEVICE int shift() const { return causal == BOTTOM_RIGHT ? nk - nq : 0; }
-    // How many keys query i sees: always the first ones, and never fewer than the query before.
-    DEVICE int visible(int i, int length) const {
-        int n = causal == SEES_ALL ? length : i + 1 + shift();
-        return n < 0 ? 0 : n < length ? n : length;
-    }
-};
-
-// What a block does: KEYS keys of one head of keys, for tiles of queries from the last down to `lowest`, of each head of the group.
-struct Work {
-    int block, kv_head, sample, length, lowest, steps;
-
-    // The ticket-th: blocks of keys ascending, heads of a section, whose queries fit into the cache, side by side.
-    DEVICE Work(const Problem& of, int ticket) {
-        int kv_heads = of.heads / of.group, all = kv_heads * of.batch, blocks = (of.nk + KEYS - 1) / KEYS;
-        int part = ticket / (blocks * of.section), rest = ticket - part * blocks * of.section;
-        int here = all - part * of.section < of.section ? all - part * of.section : of.section;
-        int pair = part * of.section + rest % here;
-        block = rest / here, sample = pair / kv_heads, kv_head = pair - sample * kv_heads;
-        length = of.length(sample);
-        int first = of.causal == SEES_ALL ? 0 : block * KEYS - of.shift();
-        if (first < 0) first = 0;
-        bool is_seen = block * KEYS < length && first < of.nq;
-        lowest = first / QUERIES, steps = is_seen ? of.tiles() - lowest : 0;
-    }
-};
 
 // The first of a thread's two keys; the other is 8 further.
 DEVICE int first_key_of(const Work& work, int group) {
@@ -120,7 +119,7 @@ template <typename F> DEVICE void each_step(const Problem& of, const Work& work,
 #pragma unroll 1
     for (int g = 0; g < of.group; ++g) {
 #pragma unroll 1
-        for (int tile = work.lowest + work.steps - 1; tile >= work.lowest; --tile) step(work.kv_head * of.group + g, tile);
+        for (int tile = work.highest(); tile >= work.lowest; --tile) step(work.kv_head * of.group + g, tile);
     }
 }
 
@@ -164,19 +163,22 @@ DEVICE void store_released(int* at, int v) { asm volatile("st.release.gpu.global
 // Orders what bulk copies do in global memory with what threads see of it.
 DEVICE void global_proxy_fence() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-// Adds the dq of every SUM_STAGES-th step to its sum in memory, when the blocks of keys before this one have: their number is the turn.
+// Adds the dq of every SUM_STAGES-th step to its sum in memory, when the blocks of keys that take the tile before this one have: their
+// number is the turn.
 // The first sets. One thread for each stage: while one waits until its sum has arrived, the next is on its way.
 DEVICE void add(Shared& s, const Problem& of, const Work& work, int stage, f32* sums, int* turns) {
     int step = 0;
     u32 parity = 0;
+    Seen<int> seen = of.seen(work.sample);
     each_step(of, work, [&](int head, int tile) {
         if (step++ % SUM_STAGES != stage) return;
         i64 place = (i64)(work.sample * of.heads + head) * of.tiles() + tile;
-        while (load_acquired(turns + place) != work.block) {}
+        int turn = work.block - seen.first(tile * QUERIES) / KEYS;
+        while (load_acquired(turns + place) != turn) {}
         s.sums_full[stage].wait(parity);
         parity ^= 1;
         global_proxy_fence();
-        if (work.block == 0) {
+        if (turn == 0) {
             store_bytes(sums + place * SUM_COUNT, s.sums[stage], SUM_COUNT * 4);
         } else {
             add_floats(sums + place * SUM_COUNT, s.sums[stage], SUM_COUNT * 4);
@@ -186,7 +188,7 @@ DEVICE void add(Shared& s, const Problem& of, const Work& work, int stage, f32* 
         s.sums_empty[stage].arrive();
         store_wait<0>();
         global_proxy_fence();
-        store_released(turns + place, work.block + 1);
+        store_released(turns + place, turn + 1);
     });
 }
 
@@ -257,28 +259,40 @@ template <typename F> DEVICE void to_operand(u32 (&p)[QUERIES / 16][4], const fl
     for (int i = 0; i < QUERIES / 4; ++i) p[i / 4][i % 4] = narrow_pair<T>(of(s[2 * i]), of(s[2 * i + 1]));
 }
 
-// Which queries see a thread's two keys: those from `from` on; whether any query before `whole` does not see all keys of the block.
-// Where a key is the only one that a query sees, its probability is 1 whatever the score: so it is of query `alone`, or of all.
-struct Seen {
-    static constexpr int NONE = 1 << 30;
-    int from[2], whole, alone;
+// Tiles of queries that all see all keys of the block.
+struct Clear {
+    int from, to;  // their first queries
 
-    DEVICE Seen(const Problem& of, const Work& work, int first_key) {
-        int end = (work.block + 1) * KEYS;
-        whole = work.length < end ? NONE : of.causal == SEES_ALL ? -NONE : end - 1 - of.shift();
+    DEVICE Clear(const Problem& of, const Work& work) {
+        Seen<int> seen = of.seen(work.sample);
+        from = seen.first_query((work.block + 1) * KEYS - 1), to = seen.end_query(work.block * KEYS);
+        // Queries that there are not have no probabilities.
+        to = to == of.nq ? of.nq : to - QUERIES;
+    }
+    DEVICE bool has(int i0) const { return from <= i0 && i0 <= to; }
+};
+
+// Which queries see a thread's two keys. Computed anew for each tile that needs it: kept, it would take registers from the products.
+struct Seeing {
+    int from[2];
+    u32 count[2];
+
+    Seeing() = default;
+    DEVICE Seeing(const Problem& of, const Work& work, int group) {
+        Seen<int> seen = of.seen(work.sample);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            int key = first_key + 8 * h;
-            from[h] = key >= work.length ? NONE : of.causal == SEES_ALL ? -NONE : key - of.shift();
+            int key = first_key_of(work, group) + 8 * h;
+            from[h] = seen.first_query(key);
+            count[h] = key < seen.length ? (u32)(seen.end_query(key) - from[h]) : 0;
         }
-        alone = first_key > 0 ? -NONE : work.length == 1 ? NONE : from[0];
     }
-    DEVICE bool is_alone(int query) const { return alone == NONE ? query >= from[0] : query == alone; }
+    DEVICE bool sees(int h, int query) const { return (u32)(query - from[h]) < count[h]; }
 };
 
 // Scores to probabilities. `exponent` is log2 of what a query's exponentials add up to, infinite for a query that there is not.
 template <bool IS_MASKED>
-DEVICE void probabilities(float (&s)[QUERIES / 2], const float* exponent, float factor, const Seen& seen, int i0,
+DEVICE void probabilities(float (&s)[QUERIES / 2], const float* exponent, float factor, const Seeing& seen, int i0,
                           const Kept& kept) {
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j) {
@@ -288,14 +302,14 @@ DEVICE void probabilities(float (&s)[QUERIES / 2], const float* exponent, float 
         for (int i = 0; i < 4; ++i) {
             float x = exp2_small(fmaf(s[4 * j + i], factor, i % 2 ? -e.y : -e.x));
             if (HAS_DROPOUT) x = kept.sign(x, 4 * j + i);
-            s[4 * j + i] = IS_MASKED && i0 + at + i % 2 < seen.from[i / 2] ? 0.0f : x;
+            s[4 * j + i] = IS_MASKED && !seen.sees(i / 2, i0 + at + i % 2) ? 0.0f : x;
         }
     }
 }
 
 // Probabilities and their gradients to the gradients of scores, in place of the latter.
 template <bool IS_MASKED>
-DEVICE void gradients(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], const float* inner, const Seen& seen, int i0,
+DEVICE void gradients(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], const float* inner, const Seeing& seen, int i0,
                       const Problem& of) {
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j) {
@@ -307,9 +321,8 @@ DEVICE void gradients(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], c
             float slope = HAS_DROPOUT ? fmaf(dp[4 * j + i], factor, -sum) : dp[4 * j + i] - sum;
             float ds = (HAS_DROPOUT ? absolute(weight) : weight) * slope;
             if (IS_MASKED) {
-                int query = i0 + at + i % 2;
-                if (i < 2 && seen.is_alone(query)) ds = 0.0f * dp[4 * j + i];
-                if (query < seen.from[i / 2]) ds = 0.0f;
+                if (bits_of(sum) == ALONE) ds = 0.0f * dp[4 * j + i];
+                if (!seen.sees(i / 2, i0 + at + i % 2)) ds = 0.0f;
             }
             dp[4 * j + i] = ds;
         }
@@ -378,9 +391,9 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
         float p[QUERIES / 2], dp[QUERIES / 2], dq[COLUMNS > 0 ? COLUMNS / 2 : 4];
         u32 weight[QUERIES / 16][4];
         int first_key = first_key_of(work, group);
-        Seen seen(of, work, first_key);
+        Clear clear(of, work);
         Kept kept;
-        int left = work.steps * of.group, count = 0, i0 = (of.tiles() - 1) * QUERIES, head = work.kv_head * of.group;
+        int left = work.steps * of.group, count = 0, i0 = work.highest() * QUERIES, head = work.kv_head * of.group;
         u64 keys = matrix_along_k(s.k + group * 8192), values = matrix_along_k(s.v + group * 8192);
         u64 key_columns = matrix_along_n(s.k + group % PANELS * KEY_PANEL, KEY_PANEL);
         s.k_full.wait(0);
@@ -400,19 +413,21 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
             s.dy_full[stage].wait(count / STAGES % 2);
             issue_scores(dp, values, matrix_along_k(s.dy[stage]));
             if (HAS_BIAS) add_bias(p, bias + (i64)head * of.nq * of.nk, i0, first_key, of, factor);
-            if (i0 < seen.whole) {
-                probabilities<true>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0, kept);
+            if (clear.has(i0)) {
+                probabilities<false>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, Seeing(), i0, kept);
             } else {
-                probabilities<false>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0, kept);
+                Seeing seen(of, work, group);
+                probabilities<true>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0, kept);
             }
             to_operand(weight, p, weight_of);
             issue_sums(dv, weight, matrix_along_n(s.dy[stage], QUERY_PANEL));
             wgmma_wait<1>();
             pin(dp);
-            if (i0 < seen.whole) {
-                gradients<true>(dp, p, s.inner[stage], seen, i0, of);
+            if (clear.has(i0)) {
+                gradients<false>(dp, p, s.inner[stage], Seeing(), i0, of);
             } else {
-                gradients<false>(dp, p, s.inner[stage], seen, i0, of);
+                Seeing seen(of, work, group);
+                gradients<true>(dp, p, s.inner[stage], seen, i0, of);
             }
             u32 slope[QUERIES / 16][4];
             to_operand(slope, dp, [](float ds) { return ds; });
@@ -445,35 +460,34 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
             }
             count = next;
             i0 -= QUERIES;
-            if (i0 < work.lowest * QUERIES) i0 = (of.tiles() - 1) * QUERIES, ++head;
+            if (i0 < work.lowest * QUERIES) i0 = work.highest() * QUERIES, ++head;
         }
         wgmma_wait<0>();
         pin(p);
     }
-    // Once more from the ticket: no register held it during the loop.
-    Work done(of, s.ticket);
-    int first_key = first_key_of(done, group);
+    int first_key = first_key_of(work, group);
     if (to.spoiled) {
         // The general kernels set or add what is left out here.
         bool is_odd = named_any(2 + group, 128, is_any_odd(dk) || is_any_odd(dv));
-        int tile = 2 * done.block + group, tiles = (of.nk + 63) / 64, kv_heads = of.heads / of.group;
-        if (thread() % 128 == 0 && tile < tiles) to.spoiled[(i64)(done.sample * kv_heads + done.kv_head) * tiles + tile] = is_odd;
+        int tile = 2 * work.block + group, tiles = (of.nk + 63) / 64, kv_heads = of.heads / of.group;
+        if (thread() % 128 == 0 && tile < tiles) to.spoiled[(i64)(work.sample * kv_heads + work.kv_head) * tiles + tile] = is_odd;
         if (is_odd) return;
     }
-    i64 first_row = (i64)done.sample * of.nk;
-    if (to.dk) finish(to.dk + to.k_at + first_row * to.k_row + done.kv_head * D, to.k_row, dk, scale, first_key, of.nk, to.add_dk);
+    i64 first_row = (i64)work.sample * of.nk;
+    if (to.dk) finish(to.dk + to.k_at + first_row * to.k_row + work.kv_head * D, to.k_row, dk, scale, first_key, of.nk, to.add_dk);
     float kept = HAS_DROPOUT ? of.dropping.scale : 1.0f;
-    if (to.dv) finish(to.dv + to.v_at + first_row * to.v_row + done.kv_head * D, to.v_row, dv, kept, first_key, of.nk, to.add_dv);
+    if (to.dv) finish(to.dv + to.v_at + first_row * to.v_row + work.kv_head * D, to.v_row, dv, kept, first_key, of.nk, to.add_dv);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_bwd(T* dk, T* dv, f32* sums, int* turns, int* spoiled_k, const __grid_constant__ TensorMap q,
                   const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const __grid_constant__ TensorMap dy,
-                  const f32* exponent, const f32* inner, const f32* bias, const int* lengths, i64 k_at, i64 v_at, i64 k_row, i64 v_row,
-                  int nq, int nk, int heads, int group, int batch, float scale, int causal, int section, int add_dk, int add_dv,
-                  i64 seed, i64 stream, int reach, float kept_scale) {
+                  const f32* exponent, const f32* inner, const f32* bias, const int* lengths, const int* seen, i64 k_at, i64 v_at, i64 k_row,
+                  i64 v_row, int nq, int nk, int before, int after, int heads, int group, int batch, float scale, int section, int add_dk,
+                  int add_dv, i64 seed, i64 stream, int reach, float kept_scale) {
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
+    Problem of{nq, nk, heads, group, batch, before, after, section, lengths, seen, {seed, stream, reach, kept_scale}};
     if (thread() == 0) {
         s.k_full.init(1), s.v_full.init(1);
         for (int i = 0; i < STAGES; ++i) {
@@ -482,11 +496,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         }
         for (int i = 0; i < SUM_STAGES; ++i) s.sums_full[i].init(SECOND_COLUMNS > 0 ? 8 : 4), s.sums_empty[i].init(1);
         barrier_init_fence();
-        s.ticket = atomicAdd(turns, 1);
+        s.work = Work(of, atomicAdd(turns, 1));
     }
     block_sync();
-    Problem of{nq, nk, heads, group, batch, causal, section, lengths, {seed, stream, reach, kept_scale}};
-    Work work(of, s.ticket);
+    const Work& work = s.work;
     Results to{dk, dv, k_at, v_at, k_row, v_row, add_dk, add_dv, spoiled_k};
     if (warp_id() < 4) {
         registers_down<COPIER_REGISTERS>();
@@ -511,8 +524,8 @@ constexpr int BEGIN_ROWS = 128 / ROW_LANES;                                     
 // in `total` too if it is there; and nothing added yet: turns and the ticket are 0. ROW_LANES threads a query of a head, in the order of
 // y: grid [samples * rows of whole tiles * heads / BEGIN_ROWS].
 extern "C" __global__ void __launch_bounds__(128)
-    attention_bwd_begin(f32* exponent, f32* inner, f32* total, int* turns, const T* y, const T* dy, const f32* lse, i64 count, int nq,
-                        int heads) {
+    attention_bwd_begin(f32* exponent, f32* inner, f32* total, int* turns, const T* y, const T* dy, const f32* lse, const int* lengths,
+                        const int* seen, i64 count, int nq, int nk, int before, int after, int heads) {
     i64 at = (i64)block_x() * BEGIN_ROWS + thread() / ROW_LANES;
     int part = thread() % ROW_LANES, tiles = (nq + QUERIES - 1) / QUERIES, rows = tiles * QUERIES;
     if (block_x() == 0 && thread() == 0) turns[0] = 0;
@@ -533,7 +546,8 @@ extern "C" __global__ void __launch_bounds__(128)
     float l = is_there ? lse[of_head * nq + i] : infinity();
     // No probability where there is no query, or it sees nothing.
     exponent[of_head * rows + i] = l == -infinity() ? infinity() : l * LOG2_E;
-    inner[of_head * rows + i] = sum;
+    Problem of{nq, nk, heads, 1, 1, before, after, 1, lengths, seen, {}};
+    inner[of_head * rows + i] = is_there && of.seen((int)sample).is_alone(i) ? float_of(ALONE) : sum;
     if (total && is_there) total[of_head * nq + i] = sum;
     if (i % QUERIES == 0) turns[1 + of_head * tiles + i / QUERIES] = 0;
 }
@@ -541,14 +555,14 @@ extern "C" __global__ void __launch_bounds__(128)
 // dq from its sums: 8 columns of two queries a thread and unit, out of the order that the products left: unit (j, r) is columns 8 j of
 // rows r and r + 8 of 16. Grid [samples * heads * tiles of queries].
 extern "C" __global__ void __launch_bounds__(128)
-    attention_bwd_end(T* dq, int* spoiled_q, const f32* sums, const int* lengths, i64 q_at, i64 q_row, int nq, int nk, int heads,
-                      float scale, int causal, int add_dq) {
-    Problem of{nq, nk, heads, 1, 1, causal, 1, lengths, {}};
+    attention_bwd_end(T* dq, int* spoiled_q, const f32* sums, const int* lengths, const int* seen, i64 q_at, i64 q_row, int nq, int nk,
+                      int before, int after, int heads, float scale, int add_dq) {
+    Problem of{nq, nk, heads, 1, 1, before, after, 1, lengths, seen, {}};
     int tiles = of.tiles(), tile = (int)modulo(block_x(), tiles), pair = (int)quotient(block_x(), tiles);
     int sample = pair / heads, head = pair - sample * heads;
     int last = (tile + 1) * QUERIES < nq ? (tile + 1) * QUERIES - 1 : nq - 1;
     // Otherwise nobody has written the sums.
-    bool is_seen = of.visible(last, of.length(sample)) > 0;
+    bool is_seen = of.seen(sample).end(last) > of.seen(sample).first(tile * QUERIES);
     const f32* from = sums + (i64)block_x() * SUM_COUNT;
     T* to = dq + q_at + (i64)sample * nq * q_row + head * D;
     if (spoiled_q) {

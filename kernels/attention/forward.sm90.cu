@@ -1,6 +1,6 @@
 // attention: the forward kernel of Hopper for 16-bit types: scores and weighted sums by wgmma, operands by bulk tensor copies.
 // axes      q, y [B, Nq, H, D]; k, v [B, Nk, H / group, D], each behind a tensor map {D, heads, tokens, samples}; bias [H, Nq, Nk];
-//           lse [B, H, Nq]; spoiled [B, H, tiles of 64 queries]; lengths [B]
+//           lse [B, H, Nq]; spoiled [B, H, tiles of 64 queries]; lengths [B]; seen [Nq + Nk, 2]: see common/seen.cuh
 // types     T in {bf16, f16}; scores, sums, bias, lse in f32; D a multiple of 8 from 16 to 256, not padded to a power of two
 // launch    as many blocks as multiprocessors, each walks tiles of ROWS queries; a warpgroup copies, 2 or 3 multiply
 // paths     where nothing is hidden a block of keys has no mask; a tile whose sums a hidden number may have spoiled is marked for
@@ -22,6 +22,7 @@
 #include "common/dropping.cuh"
 #include "common/math.cuh"
 #include "common/panel.cuh"
+#include "common/seen.cuh"
 #include "common/wgmma.cuh"
 
 #ifndef D
@@ -54,8 +55,6 @@ constexpr int COPIER_REGISTERS = GROUPS == 3 ? 32 : 24, REGISTERS = GROUPS == 3 
 
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
-enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
-
 // Bytes of a panel of queries and of keys; swizzled tiles start at multiples of 1024.
 constexpr int ROW_PANEL = ROWS * 128, KEY_PANEL = KEYS * 128;
 
@@ -71,38 +70,38 @@ DEVICE float exp2_fast(float x) {
     return y;
 }
 
-// What of a tile of queries is computed: its place, and how far each row sees.
+// What of a tile of queries is computed: its place, and which blocks of keys any of its rows sees.
 struct Tile {
-    int first, head, sample, blocks;  // the first query; blocks of keys that any of its rows sees
+    int first, head, sample, low, blocks;  // the first query; the first block and their number
+
+    // The first key of the tile's j-th block.
+    DEVICE int key(int j) const { return (low + j) * KEYS; }
 };
 
 struct Problem {
-    int nq, nk, heads, group, batch, causal, section, blocks;
-    const int* lengths;
+    int nq, nk, heads, group, batch, before, after, section, blocks;
+    const int *lengths, *table;
     int* counter;
     Dropping dropping;
 
     DEVICE int tiles() const { return (nq + ROWS - 1) / ROWS; }
     DEVICE int all_tiles() const { return tiles() * heads * batch; }
     DEVICE int length(int sample) const { return lengths ? lengths[sample] : nk; }
-    // How many keys query i sees: always the first ones, and never fewer than the query before.
-    DEVICE int visible(int i, int length) const {
-        int n = causal == TOP_LEFT ? i + 1 : causal == BOTTOM_RIGHT ? i + 1 + nk - nq : length;
-        return n < 0 ? 0 : n < length ? n : length;
-    }
-    // Rows that see nothing walk one block, all hidden.
-    DEVICE static int most_blocks(int keys) { return keys <= KEYS ? 1 : (keys + KEYS - 1) / KEYS; }
+    DEVICE Seen<int> seen(int sample) const { return {nq, nk, length(sample), before, after, table}; }
     // What the block does after tile t: where tiles differ in length, they are handed out as blocks become free.
     DEVICE int next(int t) const { return counter ? blocks + take_number(counter) : t + blocks; }
-    // The t-th tile. Heads of a section, whose keys fit into the cache, follow each other; with a causal mask the longest tiles of
-    // a section come first, so that what is left at the end is short.
+    // The t-th tile. Heads of a section, whose keys fit into the cache, follow each other; with a mask the last tiles of a
+    // section, which are the longest of a causal one, come first, so that what is left at the end is short.
     DEVICE Tile tile(int t) const {
         int rows = tiles(), all = heads * batch, part = t / (rows * section), rest = t - part * rows * section;
         int here = all - part * section < section ? all - part * section : section;
-        int m = causal == SEES_ALL ? rest % rows : rows - 1 - rest / here;
-        int h = part * section + (causal == SEES_ALL ? rest / rows : rest % here);
-        int sample = h / heads, last = (m + 1) * ROWS < nq ? (m + 1) * ROWS : nq;
-        return {m * ROWS, h - sample * heads, sample, most_blocks(visible(last - 1, length(sample)))};
+        int m = counter ? rows - 1 - rest / here : rest % rows;
+        int h = part * section + (counter ? rest % here : rest / rows);
+        int sample = h / heads, first = m * ROWS, last = (first + ROWS < nq ? first + ROWS : nq) - 1;
+        Seen<int> s = seen(sample);
+        // Rows that see nothing walk one block, all hidden.
+        int low = s.first(first) / KEYS, count = (s.end(last) + KEYS - 1) / KEYS - low;
+        return {first, h - sample * heads, sample, low, count > 0 ? count : 1};
     }
 };
 
@@ -205,6 +204,15 @@ DEVICE void hide(float (&s)[KEYS / 2], int c0, int first, int second, int certai
     }
 }
 
+// The same for what lies before a row's first key.
+DEVICE void hide_before(float (&s)[KEYS / 2], int c0, int first, int second) {
+    int c = c0 + lane() % 4 * 2, limit[2] = {first - c, second - c};
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i) {
+        if (limit[i / 2 % 2] > i / 4 * 8 + i % 2) s[i] = -infinity();
+    }
+}
+
 DEVICE void add_bias(float (&s)[KEYS / 2], const f32* bias, int c0, int first, int nq, int nk, float scale) {
 #pragma unroll
     for (int i = 0; i < KEYS / 2; ++i) {
@@ -258,7 +266,7 @@ DEVICE void copy_queries(Shared& s, const Problem& of, const TensorMap& q) {
     for (int t = block_x();; t = of.next(t)) {
         Barrier& full = s.q_full[at.stage];
         s.q_empty[at.stage].wait(at.parity ^ 1);
-        Tile tile = t < of.all_tiles() ? of.tile(t) : Tile{0, 0, 0, 0};
+        Tile tile = t < of.all_tiles() ? of.tile(t) : Tile{0, 0, 0, 0, 0};
         s.tile[at.stage] = tile;
         if (tile.blocks == 0) return full.arrive();
         full.arrive_expect(PANELS * ROW_PANEL);
@@ -280,11 +288,11 @@ DEVICE void copy_keys(Shared& s, const Problem& of, const TensorMap& k, const Te
             s.k_empty[at.stage].wait(at.parity ^ 1);
             s.k_full[at.stage].arrive_expect(PANELS * KEY_PANEL);
             for (int p = 0; p < PANELS; ++p)
-                load_box(s.k[at.stage] + p * KEY_PANEL, k, s.k_full[at.stage], p * 64, head, j * KEYS, tile.sample);
+                load_box(s.k[at.stage] + p * KEY_PANEL, k, s.k_full[at.stage], p * 64, head, tile.key(j), tile.sample);
             s.v_empty[at.stage].wait(at.parity ^ 1);
             s.v_full[at.stage].arrive_expect(PANELS * KEY_PANEL);
             for (int p = 0; p < PANELS; ++p)
-                load_box(s.v[at.stage] + p * KEY_PANEL, v, s.v_full[at.stage], p * 64, head, j * KEYS, tile.sample);
+                load_box(s.v[at.stage] + p * KEY_PANEL, v, s.v_full[at.stage], p * 64, head, tile.key(j), tile.sample);
         }
     }
 }
@@ -317,7 +325,7 @@ DEVICE void send_rows(const unsigned char* q, const TensorMap& y, int group, con
 
 // What a warpgroup remembers of a tile; the rest lies with its queries.
 struct Slab {
-    int stage, certain;  // keys that every row sees
+    int stage, certain, from;  // of the tile's keys, how many up to the last that every row sees; the first block that all see from its first
 };
 
 // Multiplies: 64 queries of each tile with all keys that they see. Scores of a block are issued together with the sums of the block
@@ -341,7 +349,9 @@ struct Weigher {
         s.q_full[qs.stage].wait(qs.parity);
         const Tile& tile = s.tile[qs.stage];
         j = tile.blocks - 1;
-        slab = {qs.stage, of.visible(tile.first + 64 * group, of.length(tile.sample))};
+        Seen<int> seen = of.seen(tile.sample);
+        int first = tile.first + 64 * group;
+        slab = {qs.stage, seen.end(first) - tile.key(0), (seen.first(first + 63) + KEYS - 1) / KEYS - tile.low};
         qs.next();
         return j >= 0;
     }
@@ -391,17 +401,21 @@ struct Weigher {
     DEVICE void values_read() { if (lane() == 0) s.v_empty[stage(block - 1)].arrive(); }
     DEVICE void draw(Kept& kept, const Slab& slab, int j) {
         if (!HAS_DROPOUT) return;
-        kept.draw(of.dropping, head_of(s.tile[slab.stage]) * of.nq + row(slab.stage), of.nk, j * KEYS);
+        kept.draw(of.dropping, head_of(s.tile[slab.stage]) * of.nq + row(slab.stage), of.nk, s.tile[slab.stage].key(j));
     }
     DEVICE void prepare(float (&x)[KEYS / 2], const Slab& slab, int j) {
         const Tile& tile = s.tile[slab.stage];
         if (HAS_BIAS) {
             const f32* of_head = bias + (i64)tile.head * of.nq * of.nk;
-            add_bias(x, of_head, j * KEYS, row(slab.stage), of.nq, of.nk, scale * LOG2_E);
+            add_bias(x, of_head, tile.key(j), row(slab.stage), of.nq, of.nk, scale * LOG2_E);
         }
-        if ((j + 1) * KEYS > slab.certain) {
-            int length = of.length(tile.sample), r = row(slab.stage);
-            hide(x, j * KEYS, of.visible(r, length), of.visible(r + 8, length), slab.certain);
+        if ((j + 1) * KEYS > slab.certain || j < slab.from) {
+            Seen<int> seen = of.seen(tile.sample);
+            int r = row(slab.stage), start = tile.key(0);
+            hide(x, j * KEYS, seen.end(r) - start, seen.end(r + 8) - start, slab.certain);
+            // Between the two, so that the conditions of both need no registers at once.
+            pin(x);
+            if (j < slab.from) hide_before(x, j * KEYS, seen.first(r) - start, seen.first(r + 8) - start);
         }
     }
     // Scores to weights, and by how much the sums so far shrink, which are complete afterwards. The maxima of blocks before serve as long
@@ -460,11 +474,12 @@ struct Weigher {
         store_rows(s.q[stage], o, group);
         // A hidden value that is infinite or NaN times a weight of 0.
         if (spoiled) {
-            int first = tile.first + 64 * group, certain = of.visible(first, of.length(tile.sample));
+            Seen<int> seen = of.seen(tile.sample);
+            int first = tile.first + 64 * group, end = seen.end(first);
             float odd[2] = {0.0f, 0.0f};
 #pragma unroll
             for (int i = 0; i < D / 2; ++i) odd[i % 2] = fmaf(o[i], 0.0f, odd[i % 2]);
-            bool hides = certain < of.nk && certain < tile.blocks * KEYS;
+            bool hides = seen.first(first + 63) > tile.key(0) || (end < of.nk && end < tile.key(tile.blocks));
             bool is_odd = named_any(1 + group, 128, odd[0] + odd[1] != 0.0f && hides);
             if (thread() % 128 == 0 && first < of.nq) spoiled[head_of(tile) * ((of.nq + 63) / 64) + first / 64] = is_odd;
         }
@@ -571,9 +586,8 @@ struct Weigher {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_fwd(f32* lse, int* spoiled, int* counter, const __grid_constant__ TensorMap y, const __grid_constant__ TensorMap q,
-                  const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const f32* bias, const int* lengths, int nq,
-                  int nk, int heads, int group, int batch, float scale, int causal, int section, int blocks,
-                  i64 seed, i64 stream, int reach, float kept_scale) {
+                  const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const f32* bias, const int* lengths, const int* seen, int nq,
+                  int nk, int before, int after, int heads, int group, int batch, float scale, int section, int blocks, i64 seed, i64 stream, int reach, float kept_scale) {
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
     if (thread() == 0) {
@@ -586,7 +600,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     if (thread() == 32) prefetch(q), prefetch(k), prefetch(v), prefetch(y);
     block_sync();
-    Problem of{nq, nk, heads, group, batch, causal, section, blocks, lengths, counter, {seed, stream, reach, kept_scale}};
+    Problem of{nq, nk, heads, group, batch, before, after, section, blocks, lengths, seen, counter, {seed, stream, reach, kept_scale}};
     if (thread() < 128) {
         registers_down<COPIER_REGISTERS>();
         if (warp_id() == 0 && elected()) copy_keys(s, of, k, v);

@@ -10,6 +10,7 @@
 #include "common/mma.cuh"
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
+#include "common/seen.cuh"
 
 #ifndef D
 #define D 64
@@ -50,8 +51,6 @@ constexpr bool SKIPS_ZEROS = true;
 constexpr bool SKIPS_ZEROS = false;
 #endif
 
-enum { SEES_ALL, TOP_LEFT, BOTTOM_RIGHT };
-
 // Vectors of one head of one sample: the r-th starts at at + r * row.
 struct Vectors {
     const T* at;
@@ -63,23 +62,6 @@ struct Vectors {
 DEVICE Vectors vectors(const T* at, i64 row, i64 count, int d) {
     return {at, row, count, d, is_aligned<16>(at) && row % WIDE<T> == 0 && d % WIDE<T> == 0};
 }
-
-// What a head of a sample sees.
-struct Mask {
-    i64 nq, nk, length;
-    int causal;
-
-    // How many keys query i sees: always the first ones.
-    DEVICE i64 visible(i64 i) const {
-        if (i >= nq) return 0;
-        if (causal == TOP_LEFT) return least(length, i + 1);
-        if (causal == BOTTOM_RIGHT) {
-            i64 n = i + 1 + nk - nq;
-            return n < 0 ? 0 : least(length, n);
-        }
-        return length;
-    }
-};
 
 // Numbers of a row that are multiplied: in tiles of 16, at most `most`.
 DEVICE int whole_tiles(int d, int most) { return SKIPS_ZEROS ? (int)least((d + 15) / 16 * 16, most) : most; }

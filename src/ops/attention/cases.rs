@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Attention, Causal, ProbabilityDropout, Windows};
+use super::{Attention, Causal, ProbabilityDropout, Sequences, SlidingWindow, Windows};
 use crate::ops::contract::{BadCase, Case, Fill, Input};
 use crate::rng::Stream;
 use crate::tensor::{Dtype, Spec};
@@ -76,6 +76,8 @@ pub(super) fn cases() -> Vec<Case> {
     .chain(short())
     .chain(windows())
     .chain(long())
+    .chain(sliding())
+    .chain(sequences())
     .collect()
 }
 
@@ -158,6 +160,55 @@ fn long() -> Vec<Case> {
     ]
 }
 
+/// Windows that slide: narrower and wider than a tile, on one side, of one key, past the end, before the beginning, and with every
+/// other mask.
+fn sliding() -> Vec<Case> {
+    let of = |left, right| Attention { sliding: Some(SlidingWindow { left, right }), ..Attention::full(1) };
+    let (top, bottom) = (Causal::TopLeft, Causal::BottomRight);
+    let some = |n: &[usize], op| Attention { key_lengths: lengths(n), ..op };
+    let dropped = Some(ProbabilityDropout { p: 0.25, stream: Stream::new(3, 5) });
+    vec![
+        separate(of(1, 2), [1, 9, 11, 2, 1, 5], true),
+        separate(of(0, 0), [2, 19, 17, 1, 1, 8], false),
+        separate(of(3, usize::MAX), [1, 33, 40, 2, 2, 4], false),
+        // Queries behind the last key see none, and keys behind the last query are seen by none.
+        separate(of(2, 1), [1, 50, 20, 1, 1, 6], false),
+        separate(of(40, 30), [1, 140, 150, 1, 1, 16], false),
+        separate(of(5, 0), [1, 150, 150, 1, 1, 128], false),
+        separate(Attention { causal: top, ..of(70, 5) }, [1, 140, 140, 2, 1, 24], true),
+        separate(Attention { causal: bottom, ..of(100, 9) }, [1, 66, 200, 1, 1, 16], false),
+        separate(Attention { causal: bottom, ..of(3, 0) }, [1, 40, 9, 1, 1, 4], false),
+        packed(of(20, 20), [1, 150, 1, 96], false),
+        separate(some(&[133, 33], of(20, 20)), [2, 70, 140, 1, 1, 32], false),
+        separate(Attention { dropout: dropped, ..of(30, 3) }, [1, 140, 140, 1, 1, 16], false),
+        separate(of(30, 1), [1, 66, 100, 1, 1, 256], false),
+    ]
+}
+
+/// Packed sequences: of a token, of none, across tiles; different numbers of queries and keys; in each every other mask.
+fn sequences() -> Vec<Case> {
+    let of = |lengths: &[usize]| Attention { sequences: Some(Sequences::of(lengths)), ..Attention::full(1) };
+    let across = |q: &[usize], k: &[usize]| {
+        let sequences = Sequences { queries: q.into(), keys: k.into() };
+        Attention { sequences: Some(sequences), ..Attention::full(1) }
+    };
+    let (top, bottom) = (Causal::TopLeft, Causal::BottomRight);
+    let sliding = Some(SlidingWindow { left: 9, right: 4 });
+    let dropped = Some(ProbabilityDropout { p: 0.25, stream: Stream::new(3, 5) });
+    vec![
+        separate(of(&[1]), [1, 1, 1, 1, 1, 8], false),
+        separate(of(&[3, 0, 5, 1]), [1, 9, 9, 2, 1, 5], true),
+        packed(of(&[64, 64, 37]), [1, 165, 1, 64], false),
+        packed(Attention { causal: top, ..of(&[7, 100, 1, 53]) }, [1, 161, 1, 24], false),
+        separate(across(&[0, 5, 5, 70], &[0, 130, 140, 150]), [1, 70, 150, 1, 1, 16], true),
+        separate(Attention { causal: bottom, ..across(&[0, 20, 66], &[0, 60, 130]) }, [1, 66, 130, 1, 1, 72], false),
+        // A sequence without keys, whose queries see nothing.
+        separate(Attention { causal: top, ..across(&[0, 30, 61], &[0, 0, 40]) }, [1, 61, 40, 1, 1, 8], false),
+        separate(Attention { sliding, ..of(&[70, 20, 60]) }, [1, 150, 150, 1, 1, 48], false),
+        separate(Attention { causal: top, dropout: dropped, ..of(&[81, 50]) }, [1, 131, 131, 1, 1, 32], false),
+    ]
+}
+
 /// Heads and head size as one axis, as a linear layer gives them.
 fn joined() -> Case {
     let x = [Input::new("q", [2, 5, 12]), Input::new("k", [2, 7, 6]), Input::new("v", [2, 7, 6])];
@@ -174,6 +225,8 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
     let with = |lengths: &[usize]| Attention { key_lengths: Some(lengths.into()), ..op.clone() };
     let drop = |p| Attention { dropout: Some(ProbabilityDropout { p, stream: Stream::new(0, 0) }), ..op.clone() };
     let windows = |w: Windows| Attention { windows: Some(w), ..op.clone() };
+    let in_sequences = |s: Sequences| Attention { sequences: Some(s), ..op.clone() };
+    let one = [1, 5, 4, 8];
     let f32 = |shape: &[usize]| Spec::f32(shape).unwrap_or_else(|e| unreachable!("case shapes are small: {e}"));
     vec![
         BadCase::new(Attention::full(0), &[&[2, 5, 12]], "heads: expected 1 or more, found 0"),
@@ -233,6 +286,21 @@ pub(super) fn bad_cases() -> Vec<BadCase> {
             &[&q, &q, &q],
             "windows: expected Nk = Nq=5, no causal mask",
         ),
+        BadCase::new(
+            in_sequences(Sequences::of(&[5])),
+            &[&q, &q, &q],
+            "sequences: expected a single sample (B=1) and no key lengths, found B=2",
+        ),
+        BadCase::new(
+            in_sequences(Sequences::of(&[3, 1])),
+            &[&one, &one, &one],
+            "sequences: queries: expected 0 to Nq=5, ascending, found [0, 3, 4]",
+        ),
+        BadCase::new(
+            in_sequences(Sequences { queries: [0, 5].into(), keys: [0, 4, 3, 5].into() }),
+            &[&one, &one, &one],
+            "sequences: expected as many places of keys as of queries, found 2 of queries, 4 of keys",
+        ),
         BadCase::of_specs(op.clone(), vec![f32(&q), f32(&k).with_dtype(Dtype::F16), f32(&k)], "k: expected f32"),
         BadCase::of_specs(
             op,
@@ -253,6 +321,20 @@ pub(super) fn bench_cases() -> Vec<Case> {
         packed(in_windows(Windows::of([1, 224, 224], [1, 7, 7], true)), [8, 50_176, 4, 32], false),
         packed(Attention::full(8), [1, 4050, 8, 48], false),
         packed(Attention { causal: Causal::TopLeft, ..Attention::full(8) }, [1, 1024, 8, 64], false),
+        packed(
+            Attention {
+                causal: Causal::TopLeft,
+                sliding: Some(SlidingWindow { left: 511, right: 0 }),
+                ..Attention::full(4)
+            },
+            [1, 4096, 4, 128],
+            false,
+        ),
+        packed(
+            Attention { sequences: Some(Sequences::of(&[1000, 97, 512, 1500, 987])), ..Attention::full(8) },
+            [1, 4096, 8, 64],
+            false,
+        ),
     ]
     .into_iter()
     .chain(compared())

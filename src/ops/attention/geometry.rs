@@ -1,7 +1,7 @@
 //! Where the heads of an application lie in its inputs, and which pairs of query and key its mask lets through.
 
 use super::windows::Windows;
-use super::{Attention, Causal};
+use super::Attention;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
 
@@ -68,10 +68,10 @@ impl Geometry {
         }
         if let Some(windows) = op.windows {
             windows.check(g.nq)?;
-            if g.nk != g.nq || op.causal != Causal::None || op.key_lengths.is_some() || op.dropout.is_some() {
+            if g.nk != g.nq || op.hides() || op.dropout.is_some() {
                 return Err(Error::argument(format!(
-                    "attention: windows: expected Nk = Nq={}, no causal mask, key lengths or dropout, found Nk={}, {:?}, {:?}, {:?}",
-                    g.nq, g.nk, op.causal, op.key_lengths, op.dropout
+                    "attention: windows: expected Nk = Nq={}, no causal mask, other mask or dropout, found Nk={}, {op:?}",
+                    g.nq, g.nk
                 )));
             }
             g.windows = Some(windows);
@@ -80,6 +80,15 @@ impl Geometry {
             expect_dtype("attention", "bias", inputs[i], &[Dtype::F32])?;
             let (nq, nk) = g.places();
             expect_shape("attention", "bias", inputs[i], &[("H", g.heads), ("Nq", nq), ("Nk", nk)])?;
+        }
+        if let Some(sequences) = &op.sequences {
+            if g.batch != 1 || op.key_lengths.is_some() {
+                return Err(Error::argument(format!(
+                    "attention: sequences: expected a single sample (B=1) and no key lengths, found B={}, {:?}",
+                    g.batch, op.key_lengths
+                )));
+            }
+            sequences.check(&g)?;
         }
         if let Some(lengths) = &op.key_lengths
             && (lengths.len() != g.batch || lengths.iter().any(|&n| n > g.nk))
@@ -102,16 +111,6 @@ impl Geometry {
         self.windows.map_or((self.nq, self.nk), |w| (w.tokens(), w.tokens()))
     }
 
-    /// How many keys query `i` of sample `b` sees: always the first ones. Without windows.
-    pub(super) fn visible(&self, op: &Attention, b: usize, i: usize) -> usize {
-        let length = op.key_lengths.as_ref().and_then(|l| l.get(b)).map_or(self.nk, |&n| n.min(self.nk));
-        match op.causal {
-            Causal::None => length,
-            Causal::TopLeft => length.min(i + 1),
-            Causal::BottomRight => length.min((i + 1 + self.nk).saturating_sub(self.nq)),
-        }
-    }
-
     /// Pairs of query and key that the mask lets through, and queries that see a key; over all samples and heads.
     pub(super) fn pairs(&self, op: &Attention) -> (u128, u128) {
         if let Some(windows) = self.windows {
@@ -120,7 +119,7 @@ impl Geometry {
         }
         let (mut pairs, mut rows) = (0_u128, 0_u128);
         for b in 0..self.batch {
-            for n in (0..self.nq).map(|i| self.visible(op, b, i)).filter(|&n| n > 0) {
+            for n in (0..self.nq).map(|i| self.seen(op, b, i).len()).filter(|&n| n > 0) {
                 pairs += n as u128;
                 rows += 1;
             }

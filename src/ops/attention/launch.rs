@@ -4,6 +4,7 @@ mod backward_sm90;
 mod forward_sm90;
 mod long;
 mod operands_sm90;
+mod seen;
 
 use long::Long;
 
@@ -11,7 +12,7 @@ use super::gathered;
 use super::geometry::Geometry;
 use super::short::{self, Short};
 use super::small_sm90;
-use super::{Attention, Causal, ProbabilityDropout};
+use super::{Attention, ProbabilityDropout};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
@@ -21,6 +22,7 @@ use crate::ops::launch;
 use crate::ops::operator::{Backward, Forward, GradSlot};
 use crate::source;
 use crate::tensor::{Dtype, Spec, Tensor, View};
+use seen::Seen;
 
 const SOURCE: Source = source!("attention/attention.cu");
 static FWD: Kernel = Kernel::new(SOURCE, "attention_fwd");
@@ -56,7 +58,7 @@ struct Plan<'a> {
     /// Rows of a block; columns of a tile.
     rows: usize,
     columns: usize,
-    lengths: Option<Tensor>,
+    seen: Seen,
 }
 
 fn to_i32(what: &str, n: usize) -> Result<i32> {
@@ -68,24 +70,14 @@ impl<'a> Plan<'a> {
         let g = Geometry::of(op, specs)?;
         let dtype = specs[g.q.input].dtype();
         let d = if g.d <= NARROW as usize { NARROW } else { WIDE };
-        let lengths = match &op.key_lengths {
-            Some(lengths) => {
-                let lengths = lengths.iter().map(|&n| to_i32("key length", n)).collect::<Result<Vec<_>>>()?;
-                let mut there = gpu.scratch(Spec::new(Dtype::I32, [lengths.len()])?)?;
-                if let Some(mut view) = there.view_mut() {
-                    view.write(bytemuck::cast_slice(&lengths))?;
-                }
-                Some(there)
-            }
-            None => None,
-        };
+        let variant = Variant::of(dtype).with("D", d);
         Ok(Plan {
             op,
-            variant: Variant::of(dtype).with("D", d),
+            seen: Seen::new(op, gpu, &g, &variant)?,
+            variant,
             outs: launch::blocks("attention", "head size", g.d.div_ceil(d as usize))?,
             rows: 16 * (THREADS / gpu.warp()) as usize,
             columns: if dtype == Dtype::F32 { 16 } else { 32 },
-            lengths,
             g,
         })
     }
@@ -136,13 +128,8 @@ impl<'a> Plan<'a> {
     fn common(&self) -> Result<Vec<Arg<'_>>> {
         let g = &self.g;
         let place = |n: usize| Arg::I64(n as i64);
-        let causal = match self.op.causal {
-            Causal::None => 0,
-            Causal::TopLeft => 1,
-            Causal::BottomRight => 2,
-        };
-        let mut args = vec![
-            self.lengths.as_ref().map_or(Arg::Null, |l| Arg::In(l)),
+        let mut args = Vec::from(self.seen.tables());
+        args.extend([
             place(g.q.offset),
             place(g.k.offset),
             place(g.v.offset),
@@ -151,12 +138,14 @@ impl<'a> Plan<'a> {
             place(g.v.row),
             place(g.nq),
             place(g.nk),
+        ]);
+        args.extend(self.seen.reach().map(Arg::I64));
+        args.extend([
             Arg::I32(to_i32("heads", g.heads)?),
             Arg::I32(to_i32("heads", g.group())?),
             Arg::I32(to_i32("head size", g.d)?),
             Arg::F32(g.scale),
-            Arg::I32(causal),
-        ];
+        ]);
         args.extend(self.dropping());
         Ok(args)
     }
@@ -183,7 +172,7 @@ impl Attention {
         let is_hoppers = g.windows.is_none() && forward_sm90::fits(&plan, gpu, &tensors);
         if let Some(short) = Short::of(self, gpu, g, &tensors).filter(|short| !is_hoppers || short.is_best_on_hopper())
         {
-            return short.fwd(gpu, &io, plan.lengths.as_ref());
+            return short.fwd(gpu, &io, plan.seen.lengths.as_ref());
         }
         if g.windows.is_some() {
             return Attention::windows_fwd(gpu, g, &io);
@@ -234,7 +223,7 @@ impl Attention {
         let is_hoppers = g.windows.is_none() && backward_sm90::fits(&plan, gpu, &tensors);
         let is_shorts = |short: &Short<'_>| short.has_backward() && (!is_hoppers || short.is_best_on_hopper());
         if let Some(short) = Short::of(self, gpu, g, &tensors).filter(is_shorts) {
-            return short.bwd(gpu, operands, bias, plan.lengths.as_ref(), io.dx);
+            return short.bwd(gpu, operands, bias, plan.seen.lengths.as_ref(), io.dx);
         }
         if g.windows.is_some() {
             return Attention::windows_bwd(gpu, g, [q, k, v, dy], bias, io.dx);

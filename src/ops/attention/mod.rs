@@ -8,6 +8,7 @@ mod launch;
 mod reference;
 mod short;
 mod small_sm90;
+mod visible;
 mod windows;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use geometry::Geometry;
+pub use visible::{Sequences, SlidingWindow};
 pub use windows::Windows;
 
 use crate::backend::Exec;
@@ -36,7 +38,8 @@ use crate::tensor::{Dtype, Spec};
 /// ```
 ///
 /// for every sample and head `h`, which reads the keys of head `h / (H / Hkv)`. A query sees the first `key_lengths[b]` keys,
-/// of these with [`Causal::TopLeft`] the first `i + 1`, with [`Causal::BottomRight`] the first `i + 1 + Nk − Nq`. What is
+/// of these with [`Causal::TopLeft`] the first `i + 1`, with [`Causal::BottomRight`] the first `i + 1 + Nk − Nq`; with a
+/// [`SlidingWindow`] those near its own; with [`Sequences`] those of its own sequence, in which the other masks count. What is
 /// not visible does not take part, whatever it holds. With [`Windows`] a token sees the tokens of its window and region, and `i`, `j`
 /// of the bias are places in the window. A query that sees no key, or only keys of bias −∞, gives 0.
 ///
@@ -58,8 +61,8 @@ use crate::tensor::{Dtype, Spec};
 /// # Errors
 /// [`Error::Shape`](crate::error::Error::Shape) for other shapes, a head size of 0 or above 512, heads that do not divide; [`Error::Dtype`](crate::error::Error::Dtype) unless q, k
 /// and v are the same of f32, bf16 and f16 and `bias` is f32; [`Error::Argument`](crate::error::Error::Argument) for 0 heads, a scale that is not finite,
-/// a dropout outside [0, 1), key lengths that are not `B` numbers up to `Nk`, windows that do not cut the tokens
-/// or stand beside another mask, another number of inputs.
+/// a dropout outside [0, 1), key lengths that are not `B` numbers up to `Nk`, sequences of several samples,
+/// beside key lengths, or that do not cover the tokens, windows that do not cut the tokens or stand beside another mask, another number of inputs.
 ///
 /// # Source
 /// Vaswani et al. 2017, section 3.2; online softmax and recomputation after Dao et al. 2022, algorithms 1 and 4.
@@ -73,9 +76,13 @@ pub struct Attention {
     pub scale: Option<f32>,
     /// How many keys each sample has; `None` is all of them. On the host, so that the cost is exact.
     pub key_lengths: Option<Arc<[usize]>>,
+    /// Queries see keys near their own alone.
+    pub sliding: Option<SlidingWindow>,
+    /// The single sample is several sequences, one after the other. On the host, so that the cost is exact.
+    pub sequences: Option<Sequences>,
     /// Dropout of the probabilities.
     pub dropout: Option<ProbabilityDropout>,
-    /// Tokens see those of their window alone; excludes a causal mask, key lengths and dropout.
+    /// Tokens see those of their window alone; excludes every other mask and dropout.
     pub windows: Option<Windows>,
 }
 
@@ -106,7 +113,16 @@ pub struct ProbabilityDropout {
 impl Attention {
     /// Every query of `heads` heads sees every key; the usual scale, no dropout.
     pub fn full(heads: usize) -> Attention {
-        Attention { heads, causal: Causal::None, scale: None, key_lengths: None, dropout: None, windows: None }
+        Attention {
+            heads,
+            causal: Causal::None,
+            scale: None,
+            key_lengths: None,
+            sliding: None,
+            sequences: None,
+            dropout: None,
+            windows: None,
+        }
     }
 
     /// The dropout, if it does anything.

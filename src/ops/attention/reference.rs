@@ -11,11 +11,11 @@ impl Attention {
         Geometry::of(self, &specs).ok()
     }
 
-    /// 0 or 1/(1 − p) for the keys of row `row`; nothing without dropout.
-    fn factors<S: Scalar>(&self, nk: usize, row: usize, n: usize) -> Vec<S> {
+    /// 0 or 1/(1 − p) for the keys of row `row` that are seen; nothing without dropout.
+    fn factors<S: Scalar>(&self, nk: usize, row: usize, seen: &[(usize, usize)]) -> Vec<S> {
         let Some(drop) = self.dropping() else { return Vec::new() };
         let first = ProbabilityDropout::row(nk, row);
-        (first..first + n).map(|i| drop.keep().factor(i)).collect()
+        seen.iter().map(|&(j, _)| drop.keep().factor(first + j)).collect()
     }
 }
 
@@ -84,7 +84,7 @@ fn each_row<'a, S>(op: &Attention, g: &'a Geometry, x: &'a [RefInput<'a, S>], mu
                 seen.iter().for_each(|&(i, place)| f(Row { g, x, b, h, i, seen, place, width }));
             }
             for i in 0..if g.windows.is_none() { g.nq } else { 0 } {
-                let seen = &all[..g.visible(op, b, i)];
+                let seen = &all[g.seen(op, b, i)];
                 if !seen.is_empty() {
                     f(Row { g, x, b, h, i, seen, place: i, width });
                 }
@@ -107,7 +107,7 @@ impl Reference for Attention {
             let total = sum(e.iter().copied());
             lse[row.index()] = top + total.ln();
             let total = if total == S::zero() { S::one() } else { total };
-            let factors = self.factors::<S>(g.nk, row.index(), row.seen.len());
+            let factors = self.factors::<S>(g.nk, row.index(), row.seen);
             let y = &mut y[row.y()..][..g.d];
             for (n, (&e, &(j, _))) in e.iter().zip(row.seen).enumerate() {
                 let mut p = (e / total).stored();
@@ -145,7 +145,7 @@ impl ReferenceGrad for Attention {
             let at = if at == S::of(f64::NEG_INFINITY) { S::zero() } else { at };
             let dy = &dy[row.y()..][..g.d];
             let total = if w.scores() { sum(dy.iter().zip(&y[row.y()..]).map(|(&dy, &y)| dy * y)) } else { S::zero() };
-            let factors = self.factors::<S>(g.nk, row.index(), row.seen.len());
+            let factors = self.factors::<S>(g.nk, row.index(), row.seen);
             for (n, &(j, place)) in row.seen.iter().enumerate() {
                 let p = (row.score((j, place)) - at).exp().stored();
                 let factor = factors.get(n).copied();

@@ -3,7 +3,7 @@
 use super::geometry::Geometry;
 use super::small_sm90::Sizes;
 use super::windows::Windows;
-use super::{Attention, Causal};
+use super::Attention;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::{Arch, Launch};
@@ -72,7 +72,7 @@ impl<'a> Short<'a> {
         let info = gpu.driver().info();
         // The f16 products of gfx90a take numbers below 2⁻¹⁴ for 0: too coarse for probabilities.
         let is_exact = dtype == Dtype::Bf16 || dtype == Dtype::F16 && info.arch != Arch::GFX90A;
-        let is_plain = op.causal == Causal::None && op.dropping().is_none() && (1e-9..1e9).contains(&g.scale);
+        let is_plain = op.is_even() && op.dropping().is_none() && (1e-9..1e9).contains(&g.scale);
         let (nq, nk) = g.places();
         let is_small = (1..=MOST).contains(&nq) && (1..=MOST).contains(&nk) && g.batch * g.nq > 0;
         let places = [g.q.offset, g.q.row, g.k.offset, g.k.row, g.v.offset, g.v.row, g.d];

@@ -176,3 +176,56 @@ fn a_thousand_runs_give_the_same_bits_on_a_cuda_device() {
         }
     }
 }
+
+#[test]
+fn packed_sequences_are_attention_of_each_apart() {
+    let lengths = [5, 1, 0, 37];
+    let n = lengths.iter().sum();
+    let [q, k, v] = [1, 2, 3].map(|seed| numbers(&[1, n, 2, 8], seed));
+    for causal in [Causal::None, Causal::TopLeft, Causal::BottomRight] {
+        let sliding = Some(SlidingWindow { left: 9, right: 3 });
+        let alone = Attention { causal, sliding, ..Attention::full(2) };
+        let op = Attention { sequences: Some(Sequences::of(&lengths)), ..alone.clone() };
+        let (y, dx) = run(&op, &[q.clone(), k.clone(), v.clone()]);
+        let mut at = 0;
+        for n in lengths.into_iter().filter(|&n| n > 0) {
+            let part = |x: &Tensor| Tensor::from_f32([1, n, 2, 8], &x.to_f32().unwrap()[at * 16..][..n * 16]).unwrap();
+            let (y_alone, dx_alone) = run(&alone, &[part(&q), part(&k), part(&v)]);
+            let differ = |a: &[f32], b: &[f32]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-5);
+            assert!(!differ(&y[at * 16..][..n * 16], &y_alone), "{causal:?} {at}");
+            for (dx, alone) in dx.iter().zip(&dx_alone) {
+                assert!(!differ(&dx[at * 16..][..n * 16], alone), "{causal:?} {at}");
+            }
+            at += n;
+        }
+    }
+}
+
+#[test]
+fn a_sliding_window_hides_numbers_that_are_not_finite() {
+    let op = Attention { sliding: Some(SlidingWindow { left: 2, right: 1 }), ..Attention::full(1) };
+    let clean = [1, 2, 3].map(|seed| numbers(&[1, 40, 1, 8], seed));
+    let (y, _) = run(&op, &clean);
+    let mut v = clean[2].to_f32().unwrap();
+    v[20 * 8] = f32::NAN;
+    let (y2, dx2) = run(&op, &[clean[0].clone(), clean[1].clone(), Tensor::from_f32([1, 40, 1, 8], &v).unwrap()]);
+    for i in 0..40 {
+        let sees = (19..=22).contains(&i);
+        assert_eq!(y2[i * 8].is_nan(), sees, "row {i}");
+        assert_eq!(dx2[0][i * 8..][..8].iter().any(|v| v.is_nan()), sees, "dq {i}");
+        assert!(sees || y[i * 8..][..8] == y2[i * 8..][..8], "row {i}");
+    }
+}
+
+#[test]
+fn cost_counts_the_pairs_of_windows_and_sequences() {
+    let spec = Spec::f32([1, 100, 3, 2, 8]).unwrap();
+    let pairs = |op: Attention| op_cost(&op, &[&spec], Mask::NONE).unwrap().forward.flops.matmul / (4 * 8 * 2);
+    let sliding = Some(SlidingWindow { left: 3, right: 1 });
+    // Five keys each, fewer at the first three queries and the last.
+    assert_eq!(pairs(Attention { sliding, ..Attention::full(2) }), 500 - 6 - 1);
+    let sequences = Some(Sequences::of(&[30, 70]));
+    assert_eq!(pairs(Attention { sequences: sequences.clone(), ..Attention::full(2) }), 30 * 30 + 70 * 70);
+    let both = Attention { sequences, causal: Causal::TopLeft, sliding, ..Attention::full(2) };
+    assert_eq!(pairs(both), 2 * (1 + 2 + 3) + (27 + 67) * 4);
+}

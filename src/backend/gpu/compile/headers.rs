@@ -32,6 +32,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/reduce.cuh",
     "common/rng.cuh",
     "common/rows.cuh",
+    "common/seen.cuh",
     "common/sm90.cuh",
     "common/tiles.cuh",
     "common/totals.cuh",

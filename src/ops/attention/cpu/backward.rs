@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::lanes::{MOST, inner, probabilities, score_gradient};
-use super::{Panel, Scores, Spoiled, Vectors, Weights, carve, lines, spoiled};
+use super::{Panel, Scores, Spoiled, Vectors, Weights, all_seen, carve, lines, spoiled};
 use crate::backend::cpu::gemm::{Panels, with_scratch};
 use crate::backend::cpu::threads::{self, RowsMut};
 use crate::backend::cpu::vector;
@@ -158,7 +158,8 @@ fn gather(g: &Geometry, w: Wanted, cut: Cut, dq: &[f32], dkv: &[f32], dx: &mut [
 
 /// Keys and values of a sample's head as the products want them.
 struct Keys<'a> {
-    /// Keys that any query of the task sees.
+    /// Keys that any query of the task sees: the first, and how many.
+    first: usize,
     n: usize,
     k: &'a mut [f32],
     v: &'a mut [f32],
@@ -204,6 +205,7 @@ impl Task<'_> {
         let tiles = 2 * lines(KEYS * lanes) + lines(dropping * lanes) + lines(dropping);
         with_scratch(keys + 2 * queries + tiles, |mut rest| {
             let mut keys = Keys {
+                first: 0,
                 n: 0,
                 k: carve(&mut rest, panels.rows_len(g.nk, d)),
                 v: carve(&mut rest, panels.rows_len(g.nk, d)),
@@ -236,9 +238,10 @@ impl Task<'_> {
                     let dbias = self.dbias.get_mut(head);
                     let (dq, dbias, start) = (dq.map(|x| &mut **x), dbias.map(|x| &mut **x), self.queries.start);
                     let mut to = Gradients { dq, dk, dv, dbias, start };
-                    for first in (0..keys.n).step_by(KEYS) {
+                    for first in (keys.first..keys.first + keys.n).step_by(KEYS) {
                         for at in 0..queries.panels.len() {
-                            if queries.panels[at].panel.most > first {
+                            let seen = &queries.panels[at].panel.any;
+                            if seen.start < first + KEYS && first < seen.end {
                                 to.add(read, panels, &scores, (&keys, first), (&queries, at), &mut tile);
                             }
                         }
@@ -252,9 +255,10 @@ impl Task<'_> {
 impl Keys<'_> {
     fn pack(&mut self, read: &Read<'_>, panels: Panels, b: usize, kv: usize, queries: &Range<usize>) {
         let g = read.g;
-        self.n = queries.clone().map(|i| g.visible(read.op, b, i)).max().unwrap_or(0);
-        let k = Vectors::of(&read.x[g.k.input], g.k, kv, g.d, b * g.nk, self.n);
-        let v = Vectors::of(&read.x[g.v.input], g.v, kv, g.d, b * g.nk, self.n);
+        let seen = all_seen(read.op, g, b, queries);
+        (self.first, self.n) = (seen.start, seen.len());
+        let k = Vectors::of(&read.x[g.k.input], g.k, kv, g.d, b * g.nk + self.first, self.n);
+        let v = Vectors::of(&read.x[g.v.input], g.v, kv, g.d, b * g.nk + self.first, self.n);
         panels.pack_rows(k.matrix(), self.k);
         if read.w.scores() {
             panels.pack_rows(v.matrix(), self.v);
@@ -262,7 +266,7 @@ impl Keys<'_> {
         if read.w.q {
             let columns = &mut self.k_columns[..panels.columns_len(self.n, g.d)];
             panels.pack_columns(k.matrix(), self.n, columns);
-            self.spoiled = spoiled(read.op, k, columns);
+            self.spoiled = spoiled(read.op, k, self.first, columns);
         }
     }
 }
@@ -280,23 +284,24 @@ impl Queries<'_> {
         for (at, first) in (0..queries.len()).step_by(lanes).enumerate() {
             // Lanes without a query see nothing: their probabilities are 0.
             let panel = Panel::new(read.op, g, b, queries.start + first, lanes);
+            let valid = panel.valid;
             let mut to = Lanes { panel, lse: [0.0; MOST], total: [0.0; MOST], q_spoiled: vec![], dy_spoiled: vec![] };
-            let [q, dy, y] = [q, dy, y].map(|x| x.skip(first).take(panel.valid));
-            to.lse[..panel.valid].copy_from_slice(&lse[first..][..panel.valid]);
+            let [q, dy, y] = [q, dy, y].map(|x| x.skip(first).take(valid));
+            to.lse[..valid].copy_from_slice(&lse[first..][..valid]);
             panels.pack_columns(q.matrix().t(), d, &mut self.q[at * d * lanes..][..d * lanes]);
             if read.w.scores() {
                 panels.pack_columns(dy.matrix().t(), d, &mut self.dy[at * d * lanes..][..d * lanes]);
-                inner(dy.x, dy.row, y.x, y.row, d, &mut to.total[..panel.valid]);
+                inner(dy.x, dy.row, y.x, y.row, d, &mut to.total[..valid]);
             }
             if read.w.k {
                 let columns = &mut self.q_columns[at * wide..][..wide];
                 panels.pack_columns(q.matrix(), lanes, columns);
-                to.q_spoiled = spoiled(read.op, q, columns);
+                to.q_spoiled = spoiled(read.op, q, 0, columns);
             }
             if read.w.v {
                 let columns = &mut self.dy_columns[at * wide..][..wide];
                 panels.pack_columns(dy.matrix(), lanes, columns);
-                to.dy_spoiled = spoiled(read.op, dy, columns);
+                to.dy_spoiled = spoiled(read.op, dy, 0, columns);
             }
             self.panels.push(to);
         }
@@ -326,13 +331,13 @@ impl Gradients<'_> {
     ) {
         let (g, w, lanes) = (read.g, read.w, scores.lanes);
         let (d, of) = (g.d, &queries.panels[at]);
-        let end = (first + KEYS).min(of.panel.most);
+        let (end, from) = ((first + KEYS).min(of.panel.any.end), first - keys.first);
         let horizon = of.panel.horizon(first, end);
         let horizon = horizon.as_ref();
         let len = (end - first) * lanes;
         let (p, dp) = (&mut tile.p[..len], &mut tile.dp[..len]);
         let each = at * d * lanes..(at + 1) * d * lanes;
-        panels.by_panels(&keys.k[first * d..], &queries.q[each.clone()], end - first, g.scale, p);
+        panels.by_panels(&keys.k[from * d..], &queries.q[each.clone()], end - first, g.scale, p);
         scores.add_bias(&of.panel, first, p);
         probabilities(p, lanes, horizon, &of.lse);
         let factors = &mut tile.factors[..if tile.row.is_empty() { 0 } else { len }];
@@ -340,7 +345,7 @@ impl Gradients<'_> {
         let wide = panels.columns_len(lanes, d);
         let columns = at * wide..(at + 1) * wide;
         if w.scores() {
-            panels.by_panels(&keys.v[first * d..], &queries.dy[each], end - first, 1.0, dp);
+            panels.by_panels(&keys.v[from * d..], &queries.dy[each], end - first, 1.0, dp);
             if drops {
                 vector::mul_in_place(factors, dp);
             }
@@ -349,7 +354,7 @@ impl Gradients<'_> {
             let weights = Weights { tile: dp, lanes, first, horizon, alpha: g.scale };
             if let Some(dq) = &mut self.dq {
                 let dq = &mut dq[at * lanes * d..][..lanes * d];
-                panels.by_lanes(dp, (&keys.k_columns[first * lanes..], keys.n * lanes), d, (g.scale, true), dq);
+                panels.by_lanes(dp, (&keys.k_columns[from * lanes..], keys.n * lanes), d, (g.scale, true), dq);
                 weights.mend_lanes(&keys.spoiled, d, dq);
             }
             if w.k {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::lanes::{Running, weigh};
-use super::{Panel, Scores, Vectors, Weights, carve, lines, spoiled};
+use super::{Panel, Scores, Vectors, Weights, all_seen, carve, lines, spoiled};
 use crate::backend::cpu::gemm::{Panels, with_scratch};
 use crate::backend::cpu::{threads, vector};
 use crate::ops::attention::Attention;
@@ -59,6 +59,8 @@ pub(in super::super) fn forward(op: &Attention, g: &Geometry, x: &[RefInput<'_, 
 
 /// What a task has packed.
 struct Packed<'a> {
+    /// The first key, and how many there are.
+    first: usize,
     keys: usize,
     /// Panels of keys, and of the columns of the values.
     k: &'a [f32],
@@ -78,9 +80,10 @@ struct Work<'a> {
 impl Task<'_> {
     fn run(mut self, op: &Attention, g: &Geometry, panels: Panels, x: &[RefInput<'_, f32>]) {
         let (d, lanes) = (g.d, panels.lanes());
-        let keys = self.queries.clone().map(|i| g.visible(op, self.b, i)).max().unwrap_or(0);
-        let k = Vectors::of(&x[g.k.input], g.k, self.kv, d, self.b * g.nk, keys);
-        let v = Vectors::of(&x[g.v.input], g.v, self.kv, d, self.b * g.nk, keys);
+        let seen = all_seen(op, g, self.b, &self.queries);
+        let (first, keys) = (seen.start, seen.len());
+        let k = Vectors::of(&x[g.k.input], g.k, self.kv, d, self.b * g.nk + first, keys);
+        let v = Vectors::of(&x[g.v.input], g.v, self.kv, d, self.b * g.nk + first, keys);
         let (k_len, v_len) = (panels.rows_len(keys, d), panels.columns_len(keys, d));
         let dropping = if op.dropping().is_some() { KEYS } else { 0 };
         let tiles = lines(KEYS * lanes) + lines(dropping * lanes) + lines(dropping) + 2 * lines(d * lanes);
@@ -88,7 +91,7 @@ impl Task<'_> {
             let (kp, vp) = (carve(&mut rest, k_len), carve(&mut rest, v_len));
             panels.pack_rows(k.matrix(), kp);
             panels.pack_columns(v.matrix(), keys, vp);
-            let packed = Packed { keys, spoiled: spoiled(op, v, vp), k: kp, v: vp };
+            let packed = Packed { first, keys, spoiled: spoiled(op, v, first, vp), k: kp, v: vp };
             let mut work = Work {
                 q: carve(&mut rest, d * lanes),
                 o: carve(&mut rest, d * lanes),
@@ -135,14 +138,16 @@ impl Task<'_> {
 fn attend(scores: &Scores<'_>, panels: Panels, panel: &Panel, packed: &Packed<'_>, work: &mut Work<'_>) -> Running {
     let (d, lanes) = (scores.g.d, scores.lanes);
     let mut running = Running::new();
-    for first in (0..panel.most).step_by(KEYS) {
-        let end = (first + KEYS).min(panel.most);
+    // Tiles begin where those of the packed keys do.
+    let start = panel.any.start - (panel.any.start - packed.first) % KEYS;
+    for first in (start..panel.any.end).step_by(KEYS) {
+        let (end, at) = ((first + KEYS).min(panel.any.end), first - packed.first);
         let s = &mut work.s[..(end - first) * lanes];
-        panels.by_panels(&packed.k[first * d..], work.q, end - first, scores.g.scale, s);
+        panels.by_panels(&packed.k[at * d..], work.q, end - first, scores.g.scale, s);
         scores.add_bias(panel, first, s);
         let horizon = panel.horizon(first, end);
         weigh(s, lanes, horizon.as_ref(), &mut running);
-        if first > 0 && running.fade[..lanes].iter().any(|&f| f != 1.0) {
+        if first > start && running.fade[..lanes].iter().any(|&f| f != 1.0) {
             for (o, &fade) in work.o.chunks_mut(d).zip(&running.fade) {
                 vector::scale_in_place(fade, o);
             }
@@ -151,7 +156,7 @@ fn attend(scores: &Scores<'_>, panels: Panels, panel: &Panel, packed: &Packed<'_
         if scores.drop_factors(panel, first, work.row, factors) {
             vector::mul_in_place(factors, s);
         }
-        panels.by_lanes(s, (&packed.v[first * lanes..], packed.keys * lanes), d, (1.0, first > 0), work.o);
+        panels.by_lanes(s, (&packed.v[at * lanes..], packed.keys * lanes), d, (1.0, first > start), work.o);
         if !packed.spoiled.is_empty() {
             let weights = Weights { tile: s, lanes, first, horizon: horizon.as_ref(), alpha: 1.0 };
             weights.mend_lanes(&packed.spoiled, d, work.o);

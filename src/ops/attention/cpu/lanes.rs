@@ -8,10 +8,11 @@ pub(super) const MOST: usize = 32;
 /// Rows that are summed in f32 before their sum goes to f64: the error does not grow with the number of keys.
 const SUMMED: usize = 16;
 
-/// How far each lane of a tile sees: lane `l` sees key `first + j` if that is less than `seen[l]`.
+/// What each lane of a tile sees: lane `l` sees key `first + j` from `from[l]` up to and without `to[l]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Horizon {
-    pub(super) seen: [u32; MOST],
+    pub(super) from: [u32; MOST],
+    pub(super) to: [u32; MOST],
     /// Key of the tile's first row.
     pub(super) first: u32,
 }
@@ -98,13 +99,7 @@ fn shift(top: f32) -> f32 {
 fn weigh_lanes<F: Arith, const L: usize>(s: &mut [f32], horizon: Option<&Horizon>, running: &mut Running) {
     let (s, _) = s.as_chunks_mut::<L>();
     if let Some(h) = horizon {
-        let seen: [u32; L] = take(&h.seen);
-        for (j, row) in s.iter_mut().enumerate() {
-            let key = h.first + j as u32;
-            for l in 0..L {
-                row[l] = if key < seen[l] { row[l] } else { f32::NEG_INFINITY };
-            }
-        }
+        hide(s, h, f32::NEG_INFINITY);
     }
     let before: [f32; L] = take(&running.top);
     let mut top = before;
@@ -148,7 +143,7 @@ fn probabilities_of<F: Arith, const L: usize>(s: &mut [f32], horizon: Option<&Ho
         }
     }
     if let Some(h) = horizon {
-        hide(s, h);
+        hide(s, h, 0.0);
     }
 }
 
@@ -164,18 +159,18 @@ fn gradient_of<F: Arith, const L: usize>(p: &[f32], dp: &mut [f32], horizon: Opt
         }
     }
     if let Some(h) = horizon {
-        hide(dp, h);
+        hide(dp, h, 0.0);
     }
 }
 
-/// 0 where a lane does not see: chosen, not multiplied, so that what is hidden may be NaN.
+/// `hidden` where a lane does not see: chosen, not multiplied, so that what is hidden may be NaN.
 #[inline(always)]
-fn hide<const L: usize>(rows: &mut [[f32; L]], h: &Horizon) {
-    let seen: [u32; L] = take(&h.seen);
+fn hide<const L: usize>(rows: &mut [[f32; L]], h: &Horizon, hidden: f32) {
+    let (from, to): ([u32; L], [u32; L]) = (take(&h.from), take(&h.to));
     for (j, row) in rows.iter_mut().enumerate() {
         let key = h.first + j as u32;
         for l in 0..L {
-            row[l] = if key < seen[l] { row[l] } else { 0.0 };
+            row[l] = if from[l] <= key && key < to[l] { row[l] } else { hidden };
         }
     }
 }

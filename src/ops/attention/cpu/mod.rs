@@ -21,10 +21,12 @@ pub(super) use backward::backward;
 pub(super) use forward::forward;
 pub(super) use windows::{backward_windows, forward_windows};
 
+use std::ops::Range;
+
 use lanes::{Horizon, MOST};
 
 use super::geometry::{Geometry, Place};
-use super::{Attention, Causal, ProbabilityDropout};
+use super::{Attention, ProbabilityDropout};
 use crate::backend::cpu::gemm::Mat;
 use crate::backend::cpu::vector;
 
@@ -71,43 +73,46 @@ struct Spoiled {
     value: f32,
 }
 
-/// Replaces infinite and NaN numbers of `packed` by 0 and lists those of `from`. Only where something is hidden from some
-/// queries and not from others.
-fn spoiled(op: &Attention, from: Vectors<'_>, packed: &mut [f32]) -> Vec<Spoiled> {
-    if op.causal == Causal::None || vector::all_finite(packed) {
+/// Replaces infinite and NaN numbers of `packed` by 0 and lists those of `from`, whose first vector counts as `first`. Only where
+/// something is hidden from some queries and not from others.
+fn spoiled(op: &Attention, from: Vectors<'_>, first: usize, packed: &mut [f32]) -> Vec<Spoiled> {
+    if op.is_even() || vector::all_finite(packed) {
         return Vec::new();
     }
     packed.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
     let row = |row| {
         let bad = from.vector(row).iter().enumerate().filter(|(_, x)| !x.is_finite());
-        bad.map(move |(col, &value)| Spoiled { row, col, value })
+        bad.map(move |(col, &value)| Spoiled { row: first + row, col, value })
     };
     (0..from.rows).flat_map(row).collect()
 }
 
 /// As many queries side by side as the instruction set has lanes.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Panel {
     /// First query, and how many there are.
     first: usize,
     valid: usize,
-    /// How many keys each lane sees: the fewest and the most of them.
-    seen: [u32; MOST],
-    least: usize,
-    most: usize,
+    /// The keys that each lane sees, those that any of them sees, and those that all of them do.
+    from: [u32; MOST],
+    to: [u32; MOST],
+    any: Range<usize>,
+    all: Range<usize>,
 }
 
 impl Panel {
     /// The panel of sample `b` that begins at query `first`. Lanes without a query see nothing.
     fn new(op: &Attention, g: &Geometry, b: usize, first: usize, lanes: usize) -> Panel {
         let valid = lanes.min(g.nq - first);
-        let least = if valid < lanes { 0 } else { usize::MAX };
-        let mut panel = Panel { first, valid, seen: [0; MOST], least, most: 0 };
-        for (l, seen) in panel.seen.iter_mut().enumerate().take(valid) {
-            let n = g.visible(op, b, first + l);
+        let all = if valid < lanes { 0..0 } else { 0..usize::MAX };
+        let mut panel = Panel { first, valid, from: [0; MOST], to: [0; MOST], any: usize::MAX..0, all };
+        for (l, (from, to)) in panel.from.iter_mut().zip(&mut panel.to).enumerate().take(valid) {
+            let seen = g.seen(op, b, first + l);
             // More keys than that do not fit in memory.
-            *seen = u32::try_from(n).unwrap_or(u32::MAX);
-            (panel.least, panel.most) = (panel.least.min(n), panel.most.max(n));
+            let short = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            (*from, *to) = (short(seen.start), short(seen.end));
+            panel.any = panel.any.start.min(seen.start)..panel.any.end.max(seen.end);
+            panel.all = panel.all.start.max(seen.start)..panel.all.end.min(seen.end);
         }
         panel
     }
@@ -115,8 +120,16 @@ impl Panel {
     /// The horizon of the tile of keys `first..end`, if a query of the panel does not see all of them.
     fn horizon(&self, first: usize, end: usize) -> Option<Horizon> {
         let first_key = u32::try_from(first).unwrap_or(u32::MAX);
-        (self.least < end).then_some(Horizon { seen: self.seen, first: first_key })
+        let is_clear = self.all.start <= first && end <= self.all.end;
+        (!is_clear).then_some(Horizon { from: self.from, to: self.to, first: first_key })
     }
+}
+
+/// The keys from the first to the last that any of `queries` sees; those before them back to a multiple of 4, as random numbers are
+/// made.
+fn all_seen(op: &Attention, g: &Geometry, b: usize, queries: &Range<usize>) -> Range<usize> {
+    let seen = |i: usize| g.seen(op, b, i);
+    if queries.is_empty() { 0..0 } else { seen(queries.start).start / 4 * 4..seen(queries.end - 1).end }
 }
 
 /// What all tiles of a head share.
@@ -169,7 +182,10 @@ struct Weights<'a> {
 impl Weights<'_> {
     /// The weight of key `first + j` for lane `l`, if the lane sees it.
     fn seen(&self, j: usize, l: usize) -> Option<f32> {
-        let sees = self.horizon.is_none_or(|h| h.first as usize + j < h.seen[l] as usize);
+        let sees = self.horizon.is_none_or(|h| {
+            let key = h.first as usize + j;
+            h.from[l] as usize <= key && key < h.to[l] as usize
+        });
         sees.then(|| self.alpha * self.tile[j * self.lanes + l])
     }
 

@@ -8,7 +8,6 @@ use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
-use crate::ops::attention::Causal;
 use crate::ops::attention::geometry::Place;
 use crate::ops::operator::GradSlot;
 use crate::source;
@@ -91,7 +90,7 @@ pub(super) fn run(
     dx: &[GradSlot<'_>],
 ) -> Result<Done> {
     let g = &plan.g;
-    let has_mask = plan.op.causal != Causal::None || plan.lengths.is_some();
+    let has_mask = plan.op.hides();
     let (tiles, heads) = (g.nq.div_ceil(QUERIES), g.batch * g.heads);
     let rows = heads * tiles * QUERIES;
     let variant = Variant::of(dy.spec().dtype())
@@ -111,14 +110,13 @@ pub(super) fn run(
     };
     let mark = |i: usize| spoiled.as_ref().and_then(|s| s.get(i));
     let int = |what: &str, n: usize| to_i32(what, n).map(Arg::I32);
-    let lengths = || plan.lengths.as_ref().map_or(Arg::Null, |l| Arg::In(l));
-    let causal = || Arg::I32(plan.op.causal as i32);
+    let reach = || plan.seen.short_reach();
     let (nq, nk) = (|| int("queries", g.nq), || int("keys", g.nk));
     let blocks = |what: &str, n: usize| u32::try_from(n).map_err(|_| Error::too_large("attention", what, n));
 
     let lanes = (g.d / 8).next_power_of_two().clamp(2, 16);
     let grid = blocks("queries of all heads", rows.div_ceil(128 / lanes))?;
-    let args = &mut [
+    let mut args = vec![
         Arg::Scratch(&exponent),
         Arg::Scratch(&inner),
         maybe(total.as_ref()),
@@ -126,11 +124,12 @@ pub(super) fn run(
         Arg::In(y),
         Arg::In(dy),
         Arg::In(lse),
-        Arg::I64(rows as i64),
-        nq()?,
-        int("heads", g.heads)?,
     ];
-    BEGIN.launch_as(gpu, &variant, Launch::linear(grid, 128), args)?;
+    args.extend(plan.seen.tables());
+    args.extend([Arg::I64(rows as i64), nq()?, nk()?]);
+    args.extend(reach()?);
+    args.push(int("heads", g.heads)?);
+    BEGIN.launch_as(gpu, &variant, Launch::linear(grid, 128), &mut args)?;
 
     let place = |of, p: Place, heads, tokens, rows| Vectors::new(of, p.offset, p.row, heads, tokens, rows);
     let maps = [
@@ -144,10 +143,13 @@ pub(super) fn run(
     let section = (SECTION_BYTES / (g.group() * g.nq * g.d * 8)).clamp(1, g.batch * g.kv_heads);
     let mut args = vec![dk, dv, Arg::Scratch(&sums), Arg::Scratch(&turns), maybe(mark(1))];
     args.extend(maps.iter().map(|m| Arg::Bytes(m)));
-    args.extend([Arg::Scratch(&exponent), Arg::Scratch(&inner), bias.map_or(Arg::Null, |b| Arg::In(b)), lengths()]);
+    args.extend([Arg::Scratch(&exponent), Arg::Scratch(&inner), bias.map_or(Arg::Null, |b| Arg::In(b))]);
+    args.extend(plan.seen.tables());
     args.extend([g.k.offset, g.v.offset, g.k.row, g.v.row].map(|n| Arg::I64(n as i64)));
-    args.extend([nq()?, nk()?, int("heads", g.heads)?, int("heads", g.group())?, int("samples", g.batch)?]);
-    args.extend([Arg::F32(g.scale), causal(), int("heads", section)?, add_dk, add_dv]);
+    args.extend([nq()?, nk()?]);
+    args.extend(reach()?);
+    args.extend([int("heads", g.heads)?, int("heads", g.group())?, int("samples", g.batch)?]);
+    args.extend([Arg::F32(g.scale), int("heads", section)?, add_dk, add_dv]);
     args.extend(plan.dropping());
     let grid = blocks("keys of all heads", g.nk.div_ceil(KEYS) * g.kv_heads * g.batch)?;
     BWD.launch_as(gpu, &variant, Launch::linear(grid, 384).with_shared(shared_bytes(g.d)), &mut args)?;
@@ -155,8 +157,11 @@ pub(super) fn run(
     let (dq, add_dq) = out(dx.get(g.q.input));
     if !matches!(dq, Arg::Null) {
         let (at, row) = (Arg::I64(g.q.offset as i64), Arg::I64(g.q.row as i64));
-        let mut args = vec![dq, maybe(mark(0)), Arg::Scratch(&sums), lengths(), at, row, nq()?, nk()?];
-        args.extend([int("heads", g.heads)?, Arg::F32(g.scale), causal(), add_dq]);
+        let mut args = vec![dq, maybe(mark(0)), Arg::Scratch(&sums)];
+        args.extend(plan.seen.tables());
+        args.extend([at, row, nq()?, nk()?]);
+        args.extend(reach()?);
+        args.extend([int("heads", g.heads)?, Arg::F32(g.scale), add_dq]);
         END.launch_as(gpu, &variant, Launch::linear(blocks("queries of all heads", heads * tiles)?, 128), &mut args)?;
     }
     Ok(Done { total, spoiled })

@@ -7,7 +7,6 @@ use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
-use crate::ops::attention::Causal;
 use crate::ops::attention::geometry::Place;
 use crate::source;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
@@ -104,7 +103,7 @@ pub(super) fn run(
         .with("GROUPS", tiles.groups as i64)
         .with("HAS_BIAS", i64::from(bias.is_some()))
         .with("HAS_DROPOUT", i64::from(plan.op.dropping().is_some()));
-    let has_mask = plan.op.causal != Causal::None || plan.lengths.is_some();
+    let has_mask = plan.op.hides();
     let ints = |n: usize| gpu.scratch(Spec::new(Dtype::I32, [n])?);
     let (mut counter, mut spoiled) = (None, None);
     if has_mask {
@@ -130,9 +129,10 @@ pub(super) fn run(
     let mut args = vec![Arg::Out(lse), maybe(spoiled.as_ref()), maybe(counter.as_ref())];
     args.extend(maps.iter().map(|m| Arg::Bytes(m)));
     args.push(bias.map_or(Arg::Null, |b| Arg::In(b)));
-    args.push(plan.lengths.as_ref().map_or(Arg::Null, |l| Arg::In(l)));
-    args.extend([int("queries", g.nq)?, int("keys", g.nk)?, int("heads", g.heads)?, int("heads", g.group())?]);
-    args.extend([int("samples", g.batch)?, Arg::F32(g.scale), Arg::I32(plan.op.causal as i32)]);
+    args.extend(plan.seen.tables());
+    args.extend([int("queries", g.nq)?, int("keys", g.nk)?]);
+    args.extend(plan.seen.short_reach()?);
+    args.extend([int("heads", g.heads)?, int("heads", g.group())?, int("samples", g.batch)?, Arg::F32(g.scale)]);
     args.extend([int("heads", section)?, int("blocks", blocks)?]);
     args.extend(plan.dropping());
     let grid = u32::try_from(blocks).map_err(|_| Error::too_large("attention", "blocks", blocks))?;
