@@ -12,7 +12,7 @@
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for all types; f32 on NVIDIA is FFMA out of shared memory
 // traffic   every tile of rows reads all of the other side once (d / D times); results once; f32 backward reads q, k, v, dy once more
 // order     columns ascending, heads of a group ascending, samples ascending: same input, same bits; no atomics
-// budget    sm_80 200 registers, sm_90a 200, gfx90a 176, gfx942 176; no spills
+// budget    sm_80 200 registers, sm_90a 200, gfx90a 184, gfx942 184; no spills
 // source    Dao et al. 2022, algorithms 1 and 4; Milakov, Gimelshein 2018 for the running maximum
 
 #include "common/attention.cuh"

@@ -152,6 +152,10 @@ fn long() -> Vec<Case> {
         separate(causal(bottom), [1, 140, 30, 1, 1, 128], false),
         separate(some(&[130, 0, 1], Causal::None), [3, 20, 260, 1, 1, 72], false),
         separate(some(&[100, 129], top), [2, 65, 129, 1, 1, 32], false),
+        // Heads of three and four panels, the last of them not whole; a second block of keys, a second tile of queries.
+        separate(causal(top), [1, 65, 66, 2, 1, 136], false),
+        separate(dropping(full(), 0.25), [1, 65, 66, 1, 1, 256], false),
+        separate(full(), [1, 70, 65, 1, 1, 512], false),
         packed(causal(top), [1, 66, 1, 40], false),
         // Dropped: keys that are no whole number of fours, a second block of keys, masks, a bias.
         separate(dropping(full(), 0.1), [1, 65, 131, 2, 1, 64], false),
@@ -181,7 +185,7 @@ fn sliding() -> Vec<Case> {
         packed(of(20, 20), [1, 150, 1, 96], false),
         separate(some(&[133, 33], of(20, 20)), [2, 70, 140, 1, 1, 32], false),
         separate(Attention { dropout: dropped, ..of(30, 3) }, [1, 140, 140, 1, 1, 16], false),
-        separate(of(30, 1), [1, 66, 100, 1, 1, 256], false),
+        separate(of(30, 1), [1, 66, 100, 1, 1, 256], true),
     ]
 }
 

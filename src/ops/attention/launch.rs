@@ -38,6 +38,8 @@ pub(super) const KERNELS: &[Unit] = &[
     small_sm90::UNIT,
     forward_sm90::UNIT,
     backward_sm90::UNIT,
+    backward_sm90::WIDE_UNIT,
+    backward_sm90::BIAS_UNIT,
     long::UNIT,
     long::BACKWARD_UNIT,
     gathered::UNIT,
@@ -228,9 +230,18 @@ impl Attention {
         if g.windows.is_some() {
             return Attention::windows_bwd(gpu, g, [q, k, v, dy], bias, io.dx);
         }
-        // The kernels of long sequences leave the bias to the general ones, and tiles that they mark.
+        // The kernels of long sequences leave tiles that they mark to the general ones, and those not of Hopper the bias.
+        let mut has_bias = false;
         let (total, inverse, spoiled) = if is_hoppers {
             let done = backward_sm90::run(&plan, gpu, operands, bias, io.dx)?;
+            let slot = match g.bias.and_then(|i| io.dx.get(i)) {
+                Some(GradSlot::Set(to)) => Some((to, 0)),
+                Some(GradSlot::Add(to)) => Some((to, 1)),
+                Some(GradSlot::Unwanted) | None => None,
+            };
+            if let (Some(bias), Some(slot)) = (bias, slot) {
+                has_bias = backward_sm90::bias_gradient(&plan, gpu, [q, k, v, dy], bias, &done, slot)?;
+            }
             (done.total, None, Some(done.spoiled))
         } else if let Some(long) = Long::of(&plan, gpu, &tensors) {
             let (total, _) = plan.row_sums(gpu, operands, bias)?;
@@ -275,7 +286,7 @@ impl Attention {
                     run(&BWD_DKV, plan.launch(g.nk, g.kv_heads)?, vec![Arg::I32(is_value), Arg::I32(add), only])?;
                 }
             }
-            if Some(i) == g.bias {
+            if Some(i) == g.bias && !has_bias {
                 let tiles = g.nq.div_ceil(plan.rows) * g.nk.div_ceil(plan.columns) * g.heads;
                 let blocks = u32::try_from(tiles).map_err(|_| Error::too_large("attention", "bias", tiles))?;
                 let own = vec![Arg::I64(g.batch as i64), Arg::I32(add)];

@@ -9,6 +9,7 @@ macro_rules! embed {
 /// Every header that kernels include, by its path inside `kernels/`; `tests/kernels.rs` holds that none is missing.
 pub static HEADERS: &[(&str, &str)] = embed![
     "common/attention.cuh",
+    "common/backward.cuh",
     "common/bilinear.cuh",
     "common/bilinear_whole.cuh",
     "common/columns.cuh",

@@ -73,7 +73,7 @@ impl Tiles {
         };
         let (ahead, queue) = (if d <= NARROW { 4 } else { 2 }, if d <= 128 { 3 } else { 1 });
         // Panels of 64 numbers; tiles' places and barriers; up to where swizzled tiles may start.
-        let shared = d.div_ceil(64) * 128 * (queue * groups * SLAB + 2 * ahead * keys) + 256 + 1024;
+        let shared = d.div_ceil(64) * 128 * (queue * groups * SLAB + 2 * ahead * keys) + 512 + 1024;
         Tiles { groups, keys, shared }
     }
 }

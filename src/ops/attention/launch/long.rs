@@ -61,11 +61,12 @@ impl<'a> Long<'a> {
         let is_counted = g.nq.min(g.nk) > 0
             && g.nq.max(g.nk) <= 1 << 24
             && g.batch * g.heads * g.nq.max(g.nk).div_ceil(16) < 1 << 30;
+        let is_usual = plan.op.sliding.is_none() && plan.op.sequences.is_none();
         let size = SIZES.into_iter().find(|&size| size as usize >= g.d)?;
         let has_extras = g.bias.is_some() || plan.op.dropping().is_some();
         let variant = Variant::of(dtype).with("D", size).with("EXTRAS", i64::from(has_extras));
         let long = Long { plan, variant, size: size as usize, has_extras, warp: gpu.warp() };
-        (is_exact && is_whole && is_counted && g.windows.is_none() && (1e-9..1e9).contains(&g.scale)).then_some(long)
+        (is_exact && is_whole && is_counted && is_usual && g.windows.is_none() && (1e-9..1e9).contains(&g.scale)).then_some(long)
     }
 
     /// Whether a number that a query does not see lies in a tile of its own.
@@ -164,7 +165,7 @@ impl<'a> Long<'a> {
     /// Arguments from the lengths on.
     fn common(&self) -> Result<Vec<Arg<'_>>> {
         let g = &self.plan.g;
-        let mut args = vec![self.plan.lengths.as_ref().map_or(Arg::Null, |l| Arg::In(l))];
+        let mut args = vec![self.plan.seen.lengths()];
         args.extend([g.q.offset, g.k.offset, g.v.offset, g.q.row, g.k.row, g.v.row].map(|n| Arg::I64(n as i64)));
         for n in [g.nq, g.nk, g.heads, g.group(), g.batch, g.d] {
             args.push(Arg::I32(to_i32("tokens or heads", n)?));
