@@ -1,7 +1,7 @@
 //! Where the heads of an application lie in its inputs, and which pairs of query and key its mask lets through.
 
-use super::windows::Windows;
 use super::Attention;
+use super::windows::Windows;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Spec, expect_dtype, expect_shape};
 

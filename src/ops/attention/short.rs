@@ -1,9 +1,9 @@
 //! Launches for short sequences: a head's keys and values fit into a block's shared memory whole, so every tensor is read once.
 
+use super::Attention;
 use super::geometry::Geometry;
 use super::small_sm90::Sizes;
 use super::windows::Windows;
-use super::Attention;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::{Arch, Launch};

@@ -51,7 +51,8 @@ impl Sequences {
                 "attention: sequences: expected as many places of keys as of queries, found {q} of queries, {k} of keys"
             )));
         }
-        for (what, starts, n) in [("queries: expected 0 to Nq", &self.queries, g.nq), ("keys: expected 0 to Nk", &self.keys, g.nk)]
+        for (what, starts, n) in
+            [("queries: expected 0 to Nq", &self.queries, g.nq), ("keys: expected 0 to Nk", &self.keys, g.nk)]
         {
             if starts.first() != Some(&0) || starts.last() != Some(&n) || !starts.is_sorted() {
                 return Err(Error::argument(format!("attention: sequences: {what}={n}, ascending, found {starts:?}")));

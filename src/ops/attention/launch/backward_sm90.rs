@@ -92,7 +92,10 @@ fn block(d: usize) -> (usize, u32) {
     let panels = d.div_ceil(64);
     if d > MOST_NARROW {
         // Keys, values, two tiles of queries, one of dy; gradients of scores, probabilities, two panels of sums, rows of numbers.
-        let tiles = panels * (2 * WIDE_KEYS + 3 * QUERIES) * 128 + WIDE_KEYS * QUERIES * (2 + 4) + 2 * QUERIES * 64 * 4 + 3 * QUERIES * 4;
+        let tiles = panels * (2 * WIDE_KEYS + 3 * QUERIES) * 128
+            + WIDE_KEYS * QUERIES * (2 + 4)
+            + 2 * QUERIES * 64 * 4
+            + 3 * QUERIES * 4;
         return (WIDE_KEYS, (tiles + 256 + 1024) as u32);
     }
     let stages = if d <= 64 { 4 } else { 2 };
@@ -196,12 +199,7 @@ pub(super) fn run(
 }
 
 /// Tiles of queries, keys, values and gradients of results.
-fn maps(
-    plan: &Plan<'_>,
-    gpu: &Gpu,
-    [q, k, v, dy]: [&View<'_>; 4],
-    keys: usize,
-) -> Result<Vec<[u8; TENSOR_MAP_BYTES]>> {
+fn maps(plan: &Plan<'_>, gpu: &Gpu, [q, k, v, dy]: [&View<'_>; 4], keys: usize) -> Result<Vec<[u8; TENSOR_MAP_BYTES]>> {
     let g = &plan.g;
     let place = |of, p: Place, heads, tokens, rows| Vectors::new(of, p.offset, p.row, heads, tokens, rows);
     let maps = [
