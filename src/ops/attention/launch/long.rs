@@ -66,7 +66,8 @@ impl<'a> Long<'a> {
         let has_extras = g.bias.is_some() || plan.op.dropping().is_some();
         let variant = Variant::of(dtype).with("D", size).with("EXTRAS", i64::from(has_extras));
         let long = Long { plan, variant, size: size as usize, has_extras, warp: gpu.warp() };
-        (is_exact && is_whole && is_counted && is_usual && g.windows.is_none() && (1e-9..1e9).contains(&g.scale)).then_some(long)
+        (is_exact && is_whole && is_counted && is_usual && g.windows.is_none() && (1e-9..1e9).contains(&g.scale))
+            .then_some(long)
     }
 
     /// Whether a number that a query does not see lies in a tile of its own.
