@@ -62,7 +62,7 @@ impl Tiles {
         let d = plan.g.d;
         // Three warpgroups share each block of keys, unless that leaves too many of their rows empty: more than an eighth, or a tenth
         // under a causal mask, which wastes more of a tall tile.
-        let (all, filled) = if plan.op.causal == Causal::None { (8, 7) } else { (10, 9) };
+        let (all, filled) = if plan.op.is_even() { (8, 7) } else { (10, 9) };
         let fills = |groups: usize| all * plan.g.nq >= filled * plan.g.nq.next_multiple_of(groups * SLAB);
         let is_plain = plan.g.bias.is_none() && plan.op.dropping().is_none();
         let groups = if d <= NARROW && is_plain && fills(3) { 3 } else { 2 };
