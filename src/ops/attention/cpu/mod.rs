@@ -105,7 +105,14 @@ impl Panel {
     fn new(op: &Attention, g: &Geometry, b: usize, first: usize, lanes: usize) -> Panel {
         let valid = lanes.min(g.nq - first);
         let all = if valid < lanes { 0..0 } else { 0..usize::MAX };
-        let mut panel = Panel { first, valid, from: [0; MOST], to: [0; MOST], any: usize::MAX..0, all };
+        let mut panel = Panel {
+            first,
+            valid,
+            from: [0; MOST],
+            to: [0; MOST],
+            any: std::ops::Range { start: usize::MAX, end: 0 },
+            all,
+        };
         for (l, (from, to)) in panel.from.iter_mut().zip(&mut panel.to).enumerate().take(valid) {
             let seen = g.seen(op, b, first + l);
             // More keys than that do not fit in memory.
