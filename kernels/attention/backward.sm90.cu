@@ -48,6 +48,7 @@ struct Shared {
     Barrier k_full, v_full, q_full[STAGES], q_empty[STAGES], dy_full[STAGES], dy_empty[STAGES];
     Barrier sums_full[SUM_STAGES], sums_empty[SUM_STAGES];
     Work work;
+    Clear clear;  // here, because registers are short
 };
 static_assert(sizeof(Shared) + 1024 <= 227 * 1024);
 
@@ -57,11 +58,10 @@ static_assert(sizeof(Shared) + 1024 <= 227 * 1024);
 DEVICE void add(Shared& s, const Problem& of, const Work& work, int stage, f32* sums, int* turns) {
     int step = 0;
     u32 parity = 0;
-    Seen<int> seen = of.seen(work.sample);
     each_step(of, work, [&](int head, int tile) {
         if (step++ % SUM_STAGES != stage) return;
         i64 place = (i64)(work.sample * of.heads + head) * of.tiles() + tile;
-        int turn = work.block - seen.first(tile * QUERIES) / KEYS;
+        int turn = work.block - of.seen(work).first(tile * QUERIES) / KEYS;
         while (load_acquired(turns + place) != turn) {}
         s.sums_full[stage].wait(parity);
         parity ^= 1;
@@ -91,17 +91,16 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
         float p[QUERIES / 2], dp[QUERIES / 2], dq[COLUMNS > 0 ? COLUMNS / 2 : 4];
         u32 weight[QUERIES / 16][4];
         int first_key = first_key_of(work, group);
-        Clear clear(of, work);
-        Kept kept;
-        int left = work.steps * of.group, count = 0, i0 = work.highest() * QUERIES, head = work.kv_head * of.group;
-        u64 keys = matrix_along_k(s.k + group * 8192), values = matrix_along_k(s.v + group * 8192);
-        u64 key_columns = matrix_along_n(s.k + group % PANELS * KEY_PANEL, KEY_PANEL);
+            Kept kept;
+        int count = 0, i0 = work.highest() * QUERIES, head = work.kv_head * of.group;
+        u32 keys = low_k(s.k + group * 8192), values = low_k(s.v + group * 8192);
+        u32 key_columns = low_n(s.k + group % PANELS * KEY_PANEL, KEY_PANEL);
         s.k_full.wait(0);
         s.q_full[0].wait(0);
-        issue_scores(p, keys, matrix_along_k(s.q[0]));
+        issue_scores(p, keys, low_k(s.q[0]));
         s.v_full.wait(0);
 #pragma unroll 1
-        while (left > 0) {
+        for (bool is_last = false; !is_last;) {
             if (HAS_DROPOUT) {
                 i64 row = ((i64)work.sample * of.heads + head) * of.nq + i0;
                 kept.draw(of.dropping, row, of.nk, work.block * KEYS + 64 * group + warp_id() % 4 * 16);
@@ -111,19 +110,19 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
             int stage = count % STAGES;
             unsigned char* ds = s.ds[count % 2];
             s.dy_full[stage].wait(count / STAGES % 2);
-            issue_scores(dp, values, matrix_along_k(s.dy[stage]));
+            issue_scores(dp, values, low_k(s.dy[stage]));
             if (HAS_BIAS) add_bias(p, bias + (i64)head * of.nq * of.nk, i0, first_key, of, factor);
-            if (clear.has(i0)) {
+            if (s.clear.has(i0)) {
                 probabilities<false>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, Seeing(), i0, kept);
             } else {
                 Seeing seen(of, work, group);
                 probabilities<true>(p, s.exponent[stage], HAS_BIAS ? 1.0f : factor, seen, i0, kept);
             }
             to_operand(weight, p, weight_of);
-            issue_sums(dv, weight, matrix_along_n(s.dy[stage], QUERY_PANEL));
+            issue_sums(dv, weight, low_n(s.dy[stage], QUERY_PANEL));
             wgmma_wait<1>();
             pin(dp);
-            if (clear.has(i0)) {
+            if (s.clear.has(i0)) {
                 gradients<false>(dp, p, s.inner[stage], Seeing(), i0, of);
             } else {
                 Seeing seen(of, work, group);
@@ -133,16 +132,17 @@ DEVICE void weigh(Shared& s, const Problem& of, const Work& work, int group, con
             to_operand(slope, dp, [](float ds) { return ds; });
             keep(ds, slope, group);
             proxy_fence();
-            issue_sums(dk, slope, matrix_along_n(s.q[stage], QUERY_PANEL));
+            issue_sums(dk, slope, low_n(s.q[stage], QUERY_PANEL));
             wgmma_wait<1>();
             pin(dv);
             if (lane() == 0) s.dy_empty[stage].arrive();
             named_sync(1, 256);
-            if constexpr (COLUMNS > 0) issue_dq(dq, matrix_along_n(ds, KEY_PANEL), key_columns);
+            if constexpr (COLUMNS > 0) issue_dq(dq, low_n(ds, KEY_PANEL), key_columns);
             // The next scores; the last step makes its own again, which nobody uses: a branch would end the run of products.
-            int next = --left > 0 ? count + 1 : count;
+            is_last = count + 1 == work.steps * of.group;
+            int next = is_last ? count : count + 1;
             s.q_full[next % STAGES].wait(next / STAGES % 2);
-            issue_scores(p, keys, matrix_along_k(s.q[next % STAGES]));
+            issue_scores(p, keys, low_k(s.q[next % STAGES]));
             // All but the next scores.
             wgmma_wait<1>();
             pin(dk);
@@ -197,6 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (int i = 0; i < SUM_STAGES; ++i) s.sums_full[i].init(SECOND_COLUMNS > 0 ? 8 : 4), s.sums_empty[i].init(1);
         barrier_init_fence();
         s.work = Work(of, atomicAdd(turns, 1));
+        s.clear = Clear(of, s.work);
     }
     block_sync();
     const Work& work = s.work;

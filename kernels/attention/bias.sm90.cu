@@ -83,7 +83,7 @@ DEVICE void sum_samples(Shared& s, const Problem& of, const Pane& pane, int grou
     add_bias(added, bias + (i64)pane.head * of.nq * of.nk, pane.i0, first_key, of, 0.0f);
     Ring<STAGES> at;
     each_sample(of, pane, [&](int sample) {
-        work.sample = sample;
+        work.sample = sample, work.length = of.length(sample);
         float p[QUERIES / 2], dp[QUERIES / 2];
         Kept kept;
         if (HAS_DROPOUT) {
@@ -91,8 +91,8 @@ DEVICE void sum_samples(Shared& s, const Problem& of, const Pane& pane, int grou
             kept.draw(of.dropping, row, of.nk, pane.block * KEYS + 64 * group + warp_id() % 4 * 16);
         }
         s.full[at.stage].wait(at.parity);
-        issue_scores(p, matrix_along_k(s.k[at.stage] + group * 8192), matrix_along_k(s.q[at.stage]));
-        issue_scores(dp, matrix_along_k(s.v[at.stage] + group * 8192), matrix_along_k(s.dy[at.stage]));
+        issue_scores(p, low_k(s.k[at.stage] + group * 8192), low_k(s.q[at.stage]));
+        issue_scores(dp, low_k(s.v[at.stage] + group * 8192), low_k(s.dy[at.stage]));
         wgmma_wait<1>();
         pin(p);
 #pragma unroll

@@ -33,6 +33,7 @@ struct Shared {
     Barrier k_full, v_full, q_full[STAGES], q_empty[STAGES], dy_full[DY_STAGES], dy_empty[DY_STAGES];
     Barrier sums_full[SHARES], sums_empty[SHARES];
     Work work;
+    Clear clear;  // here, because registers are short
 };
 static_assert(sizeof(Shared) + 1024 <= 227 * 1024);
 
@@ -44,10 +45,9 @@ enum { PROBABILITIES = 1, SLOPES = 2, OWN_SLOPES = 3, VOTE = 4 };
 DEVICE void add(Shared& s, const Problem& of, const Work& work, int share, f32* sums, int* turns) {
     u32 parity = 0;
     int first = 2 * share, end = share == 0 ? 2 : PANELS;
-    Seen<int> seen = of.seen(work.sample);
     each_step(of, work, [&](int head, int tile) {
         i64 place = (i64)(work.sample * of.heads + head) * of.tiles() + tile;
-        int turn = work.block - seen.first(tile * QUERIES) / KEYS, *at = turns + place * TURNS + share;
+        int turn = work.block - of.seen(work).first(tile * QUERIES) / KEYS, *at = turns + place * TURNS + share;
         while (load_acquired(at) != turn) {}
         global_proxy_fence();
         for (int p = first; p < end; ++p) {
@@ -72,7 +72,7 @@ template <int PANEL> DEVICE void weigh_panel(Shared& s, int step) {
     constexpr int SHARE = PANEL / 2, OF_STEP = SHARE == 0 ? 2 : PANELS - 2;
     constexpr int COLUMNS = PANEL + 1 < PANELS ? 64 : D - 64 * PANEL;
     float dq[COLUMNS / 2];
-    issue_dq(dq, matrix_along_n(s.ds, KEY_PANEL), matrix_along_n(s.k + PANEL * KEY_PANEL, KEY_PANEL));
+    issue_dq(dq, low_n(s.ds, KEY_PANEL), low_n(s.k + PANEL * KEY_PANEL, KEY_PANEL));
     wgmma_wait<0>();
     pin(dq);
     s.sums_empty[SHARE].wait((step * OF_STEP + PANEL % 2) % 2 ^ 1);
@@ -102,13 +102,12 @@ DEVICE void weigh_values(Shared& s, const Problem& of, float (&dv)[D / 2], const
     const Work& work = s.work;
     float x[QUERIES / 2];
     u32 weight[QUERIES / 16][4];
-    Clear clear(of, work);
     Kept kept;
     Place at(of, work);
-    u64 keys = matrix_along_k(s.k);
+    u32 keys = low_k(s.k);
     s.k_full.wait(0);
     s.q_full[0].wait(0);
-    issue_scores(x, keys, matrix_along_k(s.q[0]));
+    issue_scores(x, keys, low_k(s.q[0]));
 #pragma unroll 1
     while (at.left > 0) {
         int stage = at.count % STAGES;
@@ -120,7 +119,7 @@ DEVICE void weigh_values(Shared& s, const Problem& of, float (&dv)[D / 2], const
         pin(x);
         float scale = HAS_BIAS ? 1.0f : factor;
         if (HAS_BIAS) add_bias(x, bias + (i64)at.head * of.nq * of.nk, at.i0, first_key_of(work, 0), of, factor);
-        if (clear.has(at.i0)) {
+        if (s.clear.has(at.i0)) {
             probabilities<false>(x, s.exponent[stage], scale, Seeing(), at.i0, kept);
         } else {
             probabilities<true>(x, s.exponent[stage], scale, Seeing(of, work, 0), at.i0, kept);
@@ -131,11 +130,11 @@ DEVICE void weigh_values(Shared& s, const Problem& of, float (&dv)[D / 2], const
         named_arrive(PROBABILITIES, 256);
         to_operand(weight, x, weight_of);
         s.dy_full[0].wait(at.count % 2);
-        issue_sums(dv, weight, matrix_along_n(s.dy[0], QUERY_PANEL));
+        issue_sums(dv, weight, low_n(s.dy[0], QUERY_PANEL));
         // The next scores; the last step makes its own again, which nobody uses: a branch would end the run of products.
         int next = at.left > 1 ? at.count + 1 : at.count;
         s.q_full[next % STAGES].wait(next / STAGES % 2);
-        issue_scores(x, keys, matrix_along_k(s.q[next % STAGES]));
+        issue_scores(x, keys, low_k(s.q[next % STAGES]));
         wgmma_wait<1>();
         pin(dv);
         if (lane() == 0) s.dy_empty[0].arrive();
@@ -154,9 +153,8 @@ DEVICE void weigh_keys(Shared& s, const Problem& of, float (&dk)[D / 2]) {
     const Work& work = s.work;
     float dp[QUERIES / 2];
     u32 slope[QUERIES / 16][4];
-    Clear clear(of, work);
     Place at(of, work);
-    u64 values = matrix_along_k(s.v), gradients_of = matrix_along_k(s.dy[0]);
+    u32 values = low_k(s.v), gradients_of = low_k(s.dy[0]);
     s.v_full.wait(0);
 #pragma unroll 1
     while (at.left > 0) {
@@ -172,7 +170,7 @@ DEVICE void weigh_keys(Shared& s, const Problem& of, float (&dk)[D / 2]) {
             float4 x = s.probability[j][thread() % 128];
             p[4 * j] = x.x, p[4 * j + 1] = x.y, p[4 * j + 2] = x.z, p[4 * j + 3] = x.w;
         }
-        if (clear.has(at.i0)) {
+        if (s.clear.has(at.i0)) {
             gradients<false>(dp, p, s.inner[0], Seeing(), at.i0, of);
         } else {
             gradients<true>(dp, p, s.inner[0], Seeing(of, work, 0), at.i0, of);
@@ -184,7 +182,7 @@ DEVICE void weigh_keys(Shared& s, const Problem& of, float (&dk)[D / 2]) {
         named_arrive(SLOPES, 256);
         named_sync(OWN_SLOPES, 128);
         s.q_full[stage].wait(at.count / STAGES % 2);
-        issue_sums(dk, slope, matrix_along_n(s.q[stage], QUERY_PANEL));
+        issue_sums(dk, slope, low_n(s.q[stage], QUERY_PANEL));
         weigh_panel<2>(s, at.count);
         pin(dk);
         if (lane() == 0) s.q_empty[stage].arrive();
@@ -236,6 +234,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (int i = 0; i < SHARES; ++i) s.sums_full[i].init(4), s.sums_empty[i].init(1);
         barrier_init_fence();
         s.work = Work(of, atomicAdd(turns, 1));
+        s.clear = Clear(of, s.work);
     }
     block_sync();
     const Work& work = s.work;

@@ -43,12 +43,14 @@ struct Problem {
     DEVICE int tiles() const { return (nq + QUERIES - 1) / QUERIES; }
     DEVICE int length(int sample) const { return lengths ? lengths[sample] : nk; }
     DEVICE Seen<int> seen(int sample) const { return {nq, nk, length(sample), before, after, table}; }
+    // Where the length is known: that of a block's work.
+    template <typename WORK> DEVICE Seen<int> seen(const WORK& work) const { return {nq, nk, work.length, before, after, table}; }
 };
 
 // What a block does: KEYS keys of one head of keys, for `steps` tiles of queries down to `lowest`, of each head of the group. A tile
 // is taken by all blocks from that of the first key which its first query sees to that of the last key of its last one.
 struct Work {
-    int block, kv_head, sample, lowest, steps;
+    int block, kv_head, sample, length, lowest, steps;
 
     Work() = default;
     DEVICE int highest() const { return lowest + steps - 1; }
@@ -60,7 +62,8 @@ struct Work {
         int here = all - part * of.section < of.section ? all - part * of.section : of.section;
         int pair = part * of.section + rest % here;
         block = rest / here, sample = pair / kv_heads, kv_head = pair - sample * kv_heads;
-        Seen<int> seen = of.seen(sample);
+        length = of.length(sample);
+        Seen<int> seen = of.seen(*this);
         int last = ((block + 1) * KEYS < of.nk ? (block + 1) * KEYS : of.nk) - 1;
         int from = seen.first_query(block * KEYS), to = seen.end_query(last);
         lowest = from / QUERIES, steps = from < to ? (to + QUERIES - 1) / QUERIES - lowest : 0;
@@ -129,33 +132,37 @@ template <int R> DEVICE void forget(float (&d)[R]) {
     pin(d);
 }
 
+// Descriptors of operands by their lower halves, which take half the registers.
+DEVICE u32 low_k(const void* start) { return low_along_k(shared_address(start)); }
+DEVICE u32 low_n(const void* start, u32 panel) { return low_along_n(shared_address(start), panel); }
+
 // Issues 64 keys times a tile of queries, or values times gradients of results.
-DEVICE void issue_scores(float (&s)[QUERIES / 2], u64 keys, u64 queries) {
+DEVICE void issue_scores(float (&s)[QUERIES / 2], u32 keys, u32 queries) {
     forget(s);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < DEPTH; ++step) {
         int panel = step / 4, within = step % 4 * 2;
-        multiply<T>(s, keys + panel * (KEY_PANEL >> 4) + within, queries + panel * (QUERY_PANEL >> 4) + within, step > 0);
+        multiply<T>(s, swizzled(keys + panel * (KEY_PANEL >> 4) + within), swizzled(queries + panel * (QUERY_PANEL >> 4) + within), step > 0);
     }
     wgmma_commit();
 }
 
 // Issues what a tile of queries, or of gradients of results, adds to the sums of 64 keys.
-DEVICE void issue_sums(float (&sum)[D / 2], const u32 (&weight)[QUERIES / 16][4], u64 rows) {
+DEVICE void issue_sums(float (&sum)[D / 2], const u32 (&weight)[QUERIES / 16][4], u32 rows) {
     pin(sum);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < QUERIES / 16; ++step) multiply<T, 1>(sum, weight[step], rows + step * 128, true);
+    for (int step = 0; step < QUERIES / 16; ++step) multiply<T, 1>(sum, weight[step], swizzled(rows + step * 128), true);
     wgmma_commit();
 }
 
 // Issues dq of 64 queries and some columns: gradients of scores, which lie with a key a row, times the keys.
-template <int R> DEVICE void issue_dq(float (&dq)[R], u64 ds, u64 keys) {
+template <int R> DEVICE void issue_dq(float (&dq)[R], u32 ds, u32 keys) {
     forget(dq);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < KEYS / 16; ++step) multiply<T, 1, 1>(dq, ds + step * 128, keys + step * 128, step > 0);
+    for (int step = 0; step < KEYS / 16; ++step) multiply<T, 1, 1>(dq, swizzled(ds + step * 128), swizzled(keys + step * 128), step > 0);
     wgmma_commit();
 }
 
@@ -193,8 +200,9 @@ template <typename F> DEVICE void to_operand(u32 (&p)[QUERIES / 16][4], const fl
 struct Clear {
     int from, to;  // their first queries
 
+    Clear() = default;
     DEVICE Clear(const Problem& of, const Work& work) {
-        Seen<int> seen = of.seen(work.sample);
+        Seen<int> seen = of.seen(work);
         from = seen.first_query((work.block + 1) * KEYS - 1), to = seen.end_query(work.block * KEYS);
         // Queries that there are not have no probabilities.
         to = to == of.nq ? of.nq : to - QUERIES;
@@ -209,7 +217,7 @@ struct Seeing {
 
     Seeing() = default;
     DEVICE Seeing(const Problem& of, const Work& work, int group) {
-        Seen<int> seen = of.seen(work.sample);
+        Seen<int> seen = of.seen(work);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             int key = first_key_of(work, group) + 8 * h;
@@ -247,8 +255,9 @@ DEVICE void gradients(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], c
         float2 e = *(const float2*)(inner + at);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            float weight = p[4 * j + i], sum = i % 2 ? e.y : e.x, factor = weight < 0.0f ? 0.0f : of.dropping.scale;
-            float slope = HAS_DROPOUT ? fmaf(dp[4 * j + i], factor, -sum) : dp[4 * j + i] - sum;
+            float weight = p[4 * j + i], sum = i % 2 ? e.y : e.x, kept = HAS_DROPOUT && weight < 0.0f ? 0.0f : dp[4 * j + i];
+            // A factor out of constant memory takes no register.
+            float slope = HAS_DROPOUT ? fmaf(kept, of.dropping.scale, -sum) : kept - sum;
             float ds = (HAS_DROPOUT ? absolute(weight) : weight) * slope;
             if (IS_MASKED) {
                 if (bits_of(sum) == ALONE) ds = 0.0f * dp[4 * j + i];
@@ -272,12 +281,10 @@ DEVICE void add_bias(float (&s)[QUERIES / 2], const f32* bias, int first_query, 
 // This warp's 16 keys of the gradients of scores to shared memory, a key a row.
 DEVICE void keep(unsigned char* ds, const u32 (&p)[QUERIES / 16][4], int group) {
     int r = lane() % 16, row = 64 * group + warp_id() % 4 * 16 + r;
+    u32 to = shared_address(ds) + row * 128 + (lane() / 16 ^ r % 8) * 16;
+    // Chunk 2 * step further on lies where the swizzle turns these bits: one address, not four.
 #pragma unroll
-    for (int step = 0; step < QUERIES / 16; ++step) {
-        int chunk = 2 * step + lane() / 16;
-        unsigned char* to = ds + row * 128 + (chunk ^ r % 8) * 16;
-        store_matrices(shared_address(to), p[step][0], p[step][1], p[step][2], p[step][3]);
-    }
+    for (int step = 0; step < QUERIES / 16; ++step) store_matrices(to ^ step * 32, p[step][0], p[step][1], p[step][2], p[step][3]);
 }
 
 // Whether a number is infinite or NaN.
