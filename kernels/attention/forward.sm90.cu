@@ -58,18 +58,6 @@ constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 // Bytes of a panel of queries and of keys; swizzled tiles start at multiples of 1024.
 constexpr int ROW_PANEL = ROWS * 128, KEY_PANEL = KEYS * 128;
 
-DEVICE int take_number(int* counter) {
-    int before;
-    asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-    return before;
-}
-
-DEVICE float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 // What of a tile of queries is computed: its place, and which blocks of keys any of its rows sees.
 struct Tile {
     int first, head, sample, low, blocks;  // the first query; the first block and their number
@@ -104,18 +92,6 @@ struct Problem {
         return {first, h - sample * heads, sample, low, count > 0 ? count : 1};
     }
 };
-
-DEVICE float reciprocal_fast(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-DEVICE float log2_fast(float x) {
-    float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 struct Shared {
     unsigned char q[QUEUE][PANELS * ROW_PANEL];

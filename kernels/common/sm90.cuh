@@ -224,6 +224,30 @@ DEVICE bool named_any(int id, int threads, bool yes) {
     return any != 0;
 }
 
+// The next number of a counter that all blocks share.
+DEVICE int take_number(int* counter) {
+    int before;
+    asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
+
+// The hardware's approximations, which take denormals for 0.
+DEVICE float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float reciprocal_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float log2_fast(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // The same number in all lanes, and the compiler knows it.
 DEVICE int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 // The thread's number, read here: what follows from it is not kept in registers from one use to the next.
