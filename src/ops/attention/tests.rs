@@ -148,6 +148,14 @@ fn causal_cost_counts_the_visible_pairs_alone() {
 }
 
 #[test]
+fn sequences_longer_than_every_tensor_are_refused_and_no_overflow() {
+    let op = Attention { sequences: Some(Sequences::of(&[usize::MAX, 2])), ..Attention::full(1) };
+    let spec = Spec::f32([1, 5, 1, 8]).unwrap();
+    let error = op.infer(&[&spec, &spec, &spec]).err().unwrap().to_string();
+    assert!(error.contains("sequences: queries: expected 0 to Nq=5"), "{error}");
+}
+
+#[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn a_thousand_runs_give_the_same_bits_on_a_cuda_device() {
     let exec = crate::ops::trial::device("cuda:0");

@@ -36,8 +36,9 @@ pub struct Sequences {
 impl Sequences {
     /// Sequences of `lengths` tokens, of which each is a query and a key.
     pub fn of(lengths: &[usize]) -> Sequences {
-        let ends = lengths.iter().scan(0, |end, &n| {
-            *end += n;
+        // Lengths that no tensor has end at the last number, and are refused with the operands.
+        let ends = lengths.iter().scan(0_usize, |end, &n| {
+            *end = end.saturating_add(n);
             Some(*end)
         });
         let starts: Arc<[usize]> = std::iter::once(0).chain(ends).collect();
