@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod hdf5;
 pub mod mmap;
 pub mod npy;
+pub mod page;
 pub mod pt;
 pub mod safetensors;
 pub mod stored;
