@@ -45,9 +45,8 @@ impl Page {
 
     /// Names with their values, side by side: what a reader looks for first.
     pub fn facts(&mut self, facts: &[(&str, String)]) {
-        let one = |(name, value): &(&str, String)| {
-            format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value))
-        };
+        let one =
+            |(name, value): &(&str, String)| format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
         self.body += &format!("<dl>{}</dl>\n", facts.iter().map(one).collect::<String>());
     }
 

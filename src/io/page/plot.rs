@@ -213,8 +213,7 @@ impl Plot {
 
     pub(super) fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|s| &s.points);
-        let frame =
-            Frame { plot: self, x: self.x.ends(points().map(|p| p.x)), y: self.y.ends(points().map(|p| p.y)) };
+        let frame = Frame { plot: self, x: self.x.ends(points().map(|p| p.x)), y: self.y.ends(points().map(|p| p.y)) };
         let mut out = format!(
             "<figure><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{0}\">\n\
              <text class=\"title\" x=\"{LEFT}\" y=\"20\">{0}</text>\n",
@@ -273,8 +272,7 @@ impl Plot {
         let shown: Vec<&Point> = series.points.iter().filter(|p| self.x.shows(p.x) && self.y.shows(p.y)).collect();
         let mut out = String::new();
         if series.is_line {
-            let path: Vec<String> =
-                shown.iter().map(|p| format!("{:.1},{:.1}", frame.x(p.x), frame.y(p.y))).collect();
+            let path: Vec<String> = shown.iter().map(|p| format!("{:.1},{:.1}", frame.x(p.x), frame.y(p.y))).collect();
             let dashes = if series.is_dashed { " stroke-dasharray=\"7 5\"" } else { "" };
             out += &format!("<polyline points=\"{}\" stroke=\"{colour}\"{dashes}/>\n", path.join(" "));
         }
