@@ -189,6 +189,18 @@ impl Exec {
         self.gpu().and_then(Gpu::emulator).map(|e| e.take_counters())
     }
 
+    /// What an emulated device executed since [`Exec::take_executed`]; `None` on other devices.
+    pub fn executed(&self) -> Option<Counters> {
+        self.gpu().and_then(Gpu::emulator).map(|e| e.counters())
+    }
+
+    /// Begins (`true`) or ends to sum the FLOPs that launches state to execute on matrix units, tile rounding included, from
+    /// 0; returns the sum since the last call, `None` if nobody counted or the device has no launches. What it is for
+    /// finite data: kernels take a slower way around infinities and NaN. A library's product counts as what it was asked for.
+    pub fn count_stated(&self, counts: bool) -> Option<u128> {
+        self.gpu().and_then(|gpu| gpu.count_stated(counts))
+    }
+
     /// What the user should know of the device although all went well, each once.
     pub fn take_notices(&self) -> Vec<String> {
         self.gpu().map(Gpu::take_notices).unwrap_or_default()

@@ -48,6 +48,11 @@ pub(super) fn warps(op: &str, gpu: &Gpu, n: usize) -> Result<Launch> {
     Ok(Launch::linear(blocks(op, "cells", n.div_ceil((THREADS / gpu.warp()) as usize))?, THREADS))
 }
 
+/// Whether products of this type go through matrix units, as `HAS_MATRIX_UNIT` of the kernels: NVIDIA's would round f32.
+pub(super) fn has_matrix_unit(gpu: &Gpu, dtype: Dtype) -> bool {
+    dtype != Dtype::F32 || gpu.warp() == 64
+}
+
 /// Where a gradient goes and whether it is added, if it is wanted.
 pub(super) fn slot<'s, 'a>(slot: &'s mut GradSlot<'a>) -> Option<(&'s mut ViewMut<'a>, i32)> {
     match slot {

@@ -78,6 +78,11 @@ impl Emulator {
         std::mem::take(&mut self.state().counters)
     }
 
+    /// What was executed since [`Emulator::take_counters`].
+    pub(crate) fn counters(&self) -> Counters {
+        self.state().counters.clone()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -52,6 +52,8 @@ pub struct Gpu {
     waits_for_each: bool,
     /// What the user should know although all went well.
     notices: Mutex<Vec<String>>,
+    /// Matrix FLOPs that launches stated, while somebody asks for them.
+    stated: Mutex<Option<u128>>,
     /// Itself, so that the memory it lends keeps it open.
     this: Weak<Gpu>,
 }
@@ -115,6 +117,7 @@ impl Gpu {
             emulator,
             waits_for_each,
             notices: Mutex::default(),
+            stated: Mutex::default(),
             this: Weak::clone(this),
         }))
     }
@@ -122,6 +125,19 @@ impl Gpu {
     /// What the user should know although all went well, each once.
     pub fn take_notices(&self) -> Vec<String> {
         std::mem::take(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says how many FLOPs a launch executes on the matrix units, whole tiles of them; an operation that asks a library
+    /// says what it asked for. Computed only while somebody counts.
+    pub fn executes(&self, matrix_flops: impl FnOnce() -> u128) {
+        if let Some(sum) = &mut *self.stated.lock().unwrap_or_else(PoisonError::into_inner) {
+            *sum += matrix_flops();
+        }
+    }
+
+    /// Begins (`true`) or ends to sum what launches state, from 0; returns what was summed before.
+    pub(crate) fn count_stated(&self, counts: bool) -> Option<u128> {
+        std::mem::replace(&mut *self.stated.lock().unwrap_or_else(PoisonError::into_inner), counts.then_some(0))
     }
 
     /// What code was loaded so far, from where, and how long that took.

@@ -8,6 +8,7 @@ mod seen;
 
 use long::Long;
 
+use super::executed::{General, Walk};
 use super::gathered;
 use super::geometry::Geometry;
 use super::short::{self, Short};
@@ -84,6 +85,22 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// How tiles are walked, for what launches state.
+    fn walk(&self) -> Walk<'_> {
+        Walk { op: self.op, g: &self.g }
+    }
+
+    /// Says what a general kernel executes, where matrix units compute this type.
+    fn state(&self, gpu: &Gpu, flops: impl FnOnce(General<'_>) -> u128) {
+        let is_f32 = self.columns == 16;
+        gpu.executes(|| {
+            let wide = if self.g.d <= NARROW as usize { NARROW } else { WIDE } as usize;
+            let (walk, skips_zeros) = (self.walk(), gpu.warp() == 32);
+            let kernels = General { walk, rows: self.rows, columns: self.columns, wide, skips_zeros };
+            if is_f32 && skips_zeros { 0 } else { flops(kernels) }
+        });
+    }
+
     /// Blocks for `n` rows of each of `heads` heads of each sample.
     fn launch(&self, n: usize, heads: usize) -> Result<Launch> {
         let blocks = n.div_ceil(self.rows) * heads * self.g.batch;
@@ -107,6 +124,7 @@ impl<'a> Plan<'a> {
             args.extend([Arg::In(dy), bias.map_or(Arg::Null, |b| Arg::In(b)), Arg::In(lse)]);
             args.extend(self.common()?);
             let launch = Launch::linear(self.launch(g.nq, g.heads)?.grid[0], THREADS);
+            self.state(gpu, |kernels| kernels.rows());
             BWD_ROWS.launch_as(gpu, &self.variant, launch, &mut args)?;
             return Ok((total, Some(inverse)));
         }
@@ -198,6 +216,10 @@ impl Attention {
         let mut args = vec![Arg::Out(y), Arg::Out(lse), Arg::In(q), Arg::In(k), Arg::In(v), bias];
         args.extend(plan.common()?);
         args.push(spoiled.as_ref().map_or(Arg::Null, Arg::Scratch));
+        // Marked tiles are there only where data are not finite.
+        if spoiled.is_none() {
+            plan.state(gpu, |kernels| kernels.forward());
+        }
         FWD.launch_as(gpu, &plan.variant, plan.launch(g.nq, g.heads)?, &mut args)
     }
 
@@ -277,12 +299,18 @@ impl Attention {
             if i == g.q.input
                 && let Some(only) = only(0)
             {
+                if spoiled.is_none() {
+                    plan.state(gpu, |kernels| kernels.dq());
+                }
                 run(&BWD_DQ, plan.launch(g.nq, g.heads)?, vec![Arg::I32(add), only])?;
             }
             for (place, is_value) in [(g.k, 0), (g.v, 1)] {
                 if i == place.input
                     && let Some(only) = only(1)
                 {
+                    if spoiled.is_none() {
+                        plan.state(gpu, |kernels| kernels.dkv(is_value == 1));
+                    }
                     run(&BWD_DKV, plan.launch(g.nk, g.kv_heads)?, vec![Arg::I32(is_value), Arg::I32(add), only])?;
                 }
             }
@@ -290,6 +318,7 @@ impl Attention {
                 let tiles = g.nq.div_ceil(plan.rows) * g.nk.div_ceil(plan.columns) * g.heads;
                 let blocks = u32::try_from(tiles).map_err(|_| Error::too_large("attention", "bias", tiles))?;
                 let own = vec![Arg::I64(g.batch as i64), Arg::I32(add)];
+                plan.state(gpu, |kernels| kernels.dbias());
                 run(&BWD_DBIAS, Launch::linear(blocks, THREADS), own)?;
             }
         }

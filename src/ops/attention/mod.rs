@@ -2,6 +2,7 @@
 
 mod cases;
 mod cpu;
+mod executed;
 mod gathered;
 mod geometry;
 mod launch;

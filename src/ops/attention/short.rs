@@ -40,11 +40,14 @@ const MOST: usize = 256;
 const BEST_ON_HOPPER: usize = 160;
 /// Numbers in 16 bytes.
 const PIECE: usize = 8;
+/// FLOPs of a product of two tiles of 16 by 16.
+const TILE_FLOPS: u128 = 2 * 16 * 16 * 16;
 /// Warps of a block, forward.
 const WARPS: u32 = 3;
 
 /// One application as these kernels have it.
 pub(super) struct Short<'a> {
+    op: &'a Attention,
     pub(super) g: &'a Geometry,
     variant: Variant,
     /// Head size of the kernels.
@@ -67,7 +70,7 @@ impl<'a> Short<'a> {
     }
 
     /// If these kernels can do it at all, forward: `tensors` are all that they read or write 16 bytes at a time.
-    pub(super) fn of(op: &Attention, gpu: &Gpu, g: &'a Geometry, tensors: &[&dyn Operand]) -> Option<Short<'a>> {
+    pub(super) fn of(op: &'a Attention, gpu: &Gpu, g: &'a Geometry, tensors: &[&dyn Operand]) -> Option<Short<'a>> {
         let dtype = tensors.first()?.spec().dtype();
         let info = gpu.driver().info();
         // The f16 products of gfx90a take numbers below 2⁻¹⁴ for 0: too coarse for probabilities.
@@ -80,6 +83,7 @@ impl<'a> Short<'a> {
             && tensors.iter().all(|t| t.address().is_none_or(|at| at.is_multiple_of(16)));
         let size = SIZES.into_iter().find(|&size| size as usize >= g.d)?;
         let short = Short {
+            op,
             g,
             variant: Variant::of(dtype).with("D", size),
             size: size as usize,
@@ -156,7 +160,23 @@ impl<'a> Short<'a> {
         let windows = Windows::bytes(g.windows.as_ref());
         args.extend([Arg::F32(g.scale), Arg::I64(self.heads() as i64), Arg::I32(each as i32), Arg::Bytes(&windows)]);
         let launch = self.launch(self.heads().div_ceil(each), each, self.fwd_bytes(), WARPS)?;
+        gpu.executes(|| self.executed_fwd(own));
         FWD.launch_as(gpu, &self.variant, launch, &mut args)
+    }
+
+    /// FLOPs of the forward kernel, a warp of which has `own` queries at a time: whole tiles of 16 by 16.
+    fn executed_fwd(&self, own: usize) -> u128 {
+        // Tiles of keys of a step, as the kernel has them.
+        let step = if self.size <= 96 { 1 } else { 3 };
+        let of_head = |keys: usize| -> usize {
+            let tiles = |j0: usize, end: usize| (0..step).filter(|&t| t == 0 || j0 + t * 16 < end).count();
+            (0..keys).step_by(16 * step).map(|j0| tiles(j0, self.k_rows) + tiles(j0, keys)).sum()
+        };
+        let products = match &self.op.key_lengths {
+            None => of_head(self.nk) * self.heads(),
+            Some(lengths) => lengths.iter().map(|&n| of_head(n)).sum::<usize>() * self.heads() / self.g.batch.max(1),
+        };
+        (products * self.q_rows.div_ceil(own) * (own / 16) * (self.size / 16)) as u128 * TILE_FLOPS
     }
 
     /// Where q, k and v lie, and their lengths.
@@ -219,6 +239,11 @@ impl<'a> Short<'a> {
         args.extend([Arg::I64(heads as i64), Arg::I32(each as i32), launch::length("attention", "heads", step)?]);
         args.extend(places.iter().map(|slot| Arg::I32(slot.map_or(0, |(_, add)| add))));
         args.push(Arg::Bytes(&windows));
+        gpu.executes(|| {
+            let [dq, dk, _] = places.map(|slot| u128::from(slot.is_some()));
+            let tiles = (self.q_rows / 16 * (self.k_rows / 16) * (self.size / 16) * heads) as u128;
+            tiles * TILE_FLOPS * (3 + dk + dq)
+        });
         BWD.launch_as(gpu, &self.variant, self.launch(blocks, each, bytes, warps)?, &mut args)?;
         let (Some((to, add)), Some(partial)) = (dbias, &partial) else { return Ok(()) };
         let numbers = [self.nq, self.nk, g.heads, shares].map(|n| launch::short("attention", "bias", n).map(Arg::I32));

@@ -37,6 +37,8 @@ const TOKEN_BITS: u32 = 26;
 const STAGES: [usize; 3] = [8, 4, 2];
 /// Bytes of the kernels' `Shared`: operands, stages, barriers.
 const SHARED_BYTES: usize = 4 * 24 + 8 * 16 + 2 * 8 * 8;
+/// Queries of a slab.
+const SLAB: usize = 64;
 /// Threads of a warpgroup.
 const GROUP: u32 = 128;
 
@@ -69,6 +71,11 @@ impl Sizes {
         let bytes =
             |stages: usize| stages * (operands * self.tokens * self.d * 2 + self.tokens * 4) + others + SHARED_BYTES;
         STAGES.into_iter().map(|stages| (stages, bytes(stages))).find(|&(_, bytes)| bytes <= most)
+    }
+
+    /// FLOPs of a product of a head's slabs of queries with all its keys.
+    fn slab_flops(&self) -> u128 {
+        2 * (self.tokens.next_multiple_of(SLAB) * self.tokens * self.d) as u128
     }
 
     /// Warpgroups of backward that multiply, and how many heads they have at a time.
@@ -116,6 +123,7 @@ impl Sizes {
         let windows = Windows::bytes(g.windows.as_ref());
         args.push(Arg::Bytes(&windows));
         let variant = self.variant(y.spec().dtype(), false);
+        gpu.executes(|| short.heads() as u128 * 2 * self.slab_flops());
         FWD.launch_as(gpu, &variant, launch_of(blocks, 3, bytes)?, &mut args)
     }
 
@@ -151,6 +159,9 @@ impl Sizes {
         let windows = Windows::bytes(g.windows.as_ref());
         args.push(Arg::Bytes(&windows));
         let variant = self.variant(dy.spec().dtype(), bias.is_some());
+        // The sums over queries have 64 rows, whatever the head size.
+        let columns = 2 * 2 * (SLAB * self.tokens * self.tokens) as u128;
+        gpu.executes(|| short.heads() as u128 * (3 * self.slab_flops() + columns));
         BWD.launch_as(gpu, &variant, launch_of(blocks, groups, bytes)?, &mut args)?;
         let (Some((to, add)), Some(partial)) = (g.bias.and_then(|i| slots[i]), &partial) else { return Ok(()) };
         let mut args = vec![Arg::Out(to), Arg::Scratch(partial)];

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops::blocks::{no_gradient, wrong_operands};
 use crate::ops::launch::{self, ColumnSums};
 use crate::ops::operator::{Backward, Forward};
-use crate::tensor::{Spec, Tensor, View, ViewMut};
+use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 
 /// The kernels of a room.
 #[derive(Debug)]
@@ -42,8 +42,9 @@ impl Kernels {
 }
 
 const THREADS: usize = 128;
-/// Rows and columns of a tile.
+/// Rows and columns of a tile, and terms of a stage.
 const TILE: usize = 64;
+const DEPTH: usize = 16;
 /// Up to so many rows a tile would be nearly empty ..
 const THIN_ROWS: usize = 4;
 /// .. and up to so many terms a thread adds a sum alone.
@@ -100,6 +101,17 @@ impl<'a> Plan<'a> {
         Ok(Launch::linear(launch::blocks(self.op, "elements", n.div_ceil(THREADS))?, THREADS as u32))
     }
 
+    /// Says what tiles of `rows` by `columns` sums of all groups execute, of `terms` terms in stretches of `stretch`.
+    fn state(&self, gpu: &Gpu, dtype: Dtype, [rows, columns]: [usize; 2], terms: usize, stretch: usize) {
+        gpu.executes(|| {
+            let tiles = [rows, columns].map(|n| n.next_multiple_of(TILE) as u128);
+            let whole = (terms / stretch.max(1)) as u128 * stretch.next_multiple_of(DEPTH) as u128;
+            let rest = (terms % stretch.max(1)).next_multiple_of(DEPTH) as u128;
+            let flops = 2 * self.s.groups as u128 * tiles[0] * tiles[1] * (whole + rest);
+            if launch::has_matrix_unit(gpu, dtype) { flops } else { 0 }
+        });
+    }
+
     /// Tiles of `rows` by `columns` sums, for each of `products`.
     fn tiles(&self, rows: usize, columns: usize, products: usize) -> Result<Launch> {
         let grid = [
@@ -148,6 +160,8 @@ impl<'a> Plan<'a> {
             return self.kernels.bwd_dx_thin.launch(gpu, dtype, self.each(count)?, &mut args);
         }
         args.push(Arg::I32(add));
+        let terms = s.cout * s.kernel[0] * s.kernel[1];
+        self.state(gpu, dtype, [s.cin, s.batch * s.input_plane()], terms, terms);
         let tiles = self.tiles(s.cin, s.batch * s.input_plane(), s.groups)?;
         self.kernels.bwd_dx.launch(gpu, dtype, tiles, &mut args)
     }
@@ -168,6 +182,7 @@ impl<'a> Plan<'a> {
         self.in_stretches(gpu, slot, tiles, MOST_BLOCKS / s.groups, |part, stretch, stretches| {
             let mut args = vec![Arg::Out(part), Arg::In(x), Arg::In(dy), self.window(), int("stretch", stretch)?];
             args.push(int("stretches", stretches)?);
+            self.state(gpu, dtype, [s.cout, s.taps()], s.batch * s.output_plane(), stretch);
             let launch = self.tiles(s.cout, s.taps(), s.groups * stretches)?;
             self.kernels.bwd_dw.launch(gpu, dtype, launch, &mut args)
         })
@@ -197,6 +212,7 @@ impl Window {
             args.push(launch::length(self.op, "elements", count)?);
             return kernels.fwd_thin.launch(gpu, dtype, plan.each(count)?, &mut args);
         }
+        plan.state(gpu, dtype, [s.cout, s.batch * s.output_plane()], s.taps(), s.taps());
         kernels.fwd.launch(gpu, dtype, plan.tiles(s.cout, s.batch * s.output_plane(), s.groups)?, &mut args)
     }
 

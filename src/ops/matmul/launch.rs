@@ -9,6 +9,7 @@ use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit};
 use crate::backend::gpu::products::Way;
 use crate::error::{Error, Result};
+use crate::ops::launch;
 use crate::ops::operator::{Backward, Forward, GradSlot};
 use crate::source;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
@@ -28,6 +29,8 @@ const TILE: usize = 128;
 const STRIP: usize = 64;
 /// Rows that one part of a column sum has at least: more parts than fill the device only make the second stage longer.
 const PART_ROWS: usize = 256;
+/// Terms of a stage of a product, as the kernel sums them: of f32, and of 16-bit types.
+const DEPTHS: [usize; 2] = [16, 32];
 /// Elements that a block derives.
 const DERIVED: usize = 4 * THREADS as usize;
 
@@ -120,12 +123,18 @@ fn own_product(
     b: Matrix<'_>,
     finish: &mut Finish<'_>,
 ) -> Result<()> {
-    let launch = Launch::grid([blocks("N", n, TILE)?, blocks("rows", m, TILE)?, 1], [THREADS, 1, 1]);
+    let grid = Launch::grid([blocks("N", n, TILE)?, blocks("rows", m, TILE)?, 1], [THREADS, 1, 1]);
     let ((a_row, a_k), (b_k, b_column)) = (a.strides(), b.strides());
+    let dtype = a.at.spec().dtype();
+    gpu.executes(|| {
+        let stage = DEPTHS[usize::from(dtype != Dtype::F32)];
+        let tiles = [(m, TILE), (n, TILE), (depth, stage)].map(|(n, of)| n.next_multiple_of(of) as u128);
+        if launch::has_matrix_unit(gpu, dtype) { 2 * tiles.iter().product::<u128>() } else { 0 }
+    });
     PRODUCT.launch(
         gpu,
-        a.at.spec().dtype(),
-        launch,
+        dtype,
+        grid,
         &mut [
             Arg::Out(y),
             match &finish.pre {

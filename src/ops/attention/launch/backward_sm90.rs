@@ -9,6 +9,7 @@ use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::{Launch, TENSOR_MAP_BYTES};
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
+use crate::ops::attention::executed;
 use crate::ops::attention::geometry::Place;
 use crate::ops::operator::GradSlot;
 use crate::source;
@@ -183,6 +184,7 @@ pub(super) fn run(
     args.extend([Arg::F32(g.scale), int("heads", section)?, add_dk, add_dv]);
     args.extend(plan.dropping());
     let grid = blocks("keys of all heads", g.nk.div_ceil(keys) * g.kv_heads * g.batch)?;
+    gpu.executes(|| executed::backward_sm90(&plan.walk(), keys, QUERIES));
     bwd.launch_as(gpu, &variant, Launch::linear(grid, 384).with_shared(shared), &mut args)?;
 
     let (dq, add_dq) = out(dx.get(g.q.input));
@@ -242,6 +244,7 @@ pub(super) fn bias_gradient(
     args.extend([Arg::F32(g.scale), Arg::I32(add)]);
     args.extend(plan.dropping());
     let launch = Launch::linear(blocks.unsigned_abs(), 384).with_shared(shared as u32);
+    gpu.executes(|| executed::bias_sm90(&plan.walk(), KEYS, QUERIES));
     DBIAS.launch_as(gpu, &variant, launch, &mut args)?;
     Ok(true)
 }

@@ -7,6 +7,7 @@ use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
+use crate::ops::attention::executed;
 use crate::ops::attention::geometry::Place;
 use crate::source;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
@@ -137,6 +138,7 @@ pub(super) fn run(
     args.extend(plan.dropping());
     let grid = u32::try_from(blocks).map_err(|_| Error::too_large("attention", "blocks", blocks))?;
     let launch = Launch::linear(grid, 128 * (tiles.groups as u32 + 1)).with_shared(tiles.shared as u32);
+    gpu.executes(|| executed::forward_sm90(&plan.walk(), tiles.groups * SLAB, tiles.keys));
     FWD.launch_as(gpu, &variant, launch, &mut args)?;
     Ok(spoiled)
 }

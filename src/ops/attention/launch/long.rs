@@ -9,7 +9,7 @@ use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::{Arch, Launch};
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
-use crate::ops::attention::Causal;
+use crate::ops::attention::{Causal, executed};
 use crate::ops::operator::GradSlot;
 use crate::source;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
@@ -37,6 +37,8 @@ pub(super) const BACKWARD_UNIT: Unit = Unit { source: BACKWARD, ..UNIT };
 const PIECE: usize = 8;
 /// Queries of a block, forward; keys of a block, for dk and dv.
 const ROWS: usize = 128;
+/// Rows of the other side of a step, backward.
+const BWD_STEP: usize = 32;
 /// One application as these kernels have it.
 pub(super) struct Long<'a> {
     plan: &'a Plan<'a>,
@@ -105,6 +107,7 @@ impl<'a> Long<'a> {
         let numbers = if self.warp == 64 { ROWS.max(2 * step) } else { ROWS + 4 * step } * self.size;
         let blocks = g.nq.div_ceil(ROWS) * g.heads * g.batch;
         let warps = if self.is_tight() { 8 } else { 4 };
+        gpu.executes(|| self.walked(ROWS, warps, step).over_keys(2));
         FWD.launch_as(gpu, &self.variant, self.launch(blocks, warps, numbers)?, &mut args)?;
         Ok(spoiled)
     }
@@ -142,6 +145,7 @@ impl<'a> Long<'a> {
             args.extend([add_dk, add_dv]);
             let blocks = g.nk.div_ceil(ROWS) * g.kv_heads * g.batch;
             let warps = if self.size <= 64 { 4 } else { 8 };
+            gpu.executes(|| self.walked(ROWS, warps, BWD_STEP).over_queries(4));
             BWD_DKV.launch_as(gpu, &self.variant, self.launch(blocks, warps, numbers(ROWS))?, &mut args)?;
         }
         let (dq, add_dq) = out(dx.get(g.q.input));
@@ -153,9 +157,15 @@ impl<'a> Long<'a> {
             let own = if self.is_tight() { 16 } else { 32 };
             let rows = own * warps as usize;
             let blocks = g.nq.div_ceil(rows) * g.heads * g.batch;
+            gpu.executes(|| self.walked(rows, warps, BWD_STEP).over_keys(3));
             BWD_DQ.launch_as(gpu, &self.variant, self.launch(blocks, warps, numbers(rows))?, &mut args)?;
         }
         Ok(spoiled)
+    }
+
+    /// How blocks of `block` rows and `warps` warps walk, in steps of `step` rows of the other side.
+    fn walked(&self, block: usize, warps: u32, step: usize) -> executed::Long<'_> {
+        executed::Long { walk: self.plan.walk(), own: block / warps as usize, block, step, d: self.size }
     }
 
     fn launch(&self, blocks: usize, warps: u32, numbers: usize) -> Result<Launch> {

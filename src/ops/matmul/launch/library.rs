@@ -8,6 +8,7 @@ use crate::backend::gpu::kernel::Operand;
 use crate::backend::gpu::products::Way;
 use crate::backend::gpu::vendor::{BlasLt, Number, Operands, Product, WORKSPACE_BYTES};
 use crate::error::{Error, Result};
+use crate::ops::launch;
 use crate::ops::matmul::Activation;
 use crate::tensor::{Dtype, Spec, Tensor};
 
@@ -83,6 +84,10 @@ pub(super) fn product(
     };
     let asked = describe(shape, number, a, b, finish);
     let workspace = workspace(gpu)?;
+    gpu.executes(|| {
+        let asked = 2 * u128::from(asked.m) * u128::from(asked.n) * u128::from(asked.k);
+        if launch::has_matrix_unit(gpu, y.spec().dtype()) { asked } else { 0 }
+    });
     if !asked.is_result_f32 {
         return run(gpu, library, way, &asked, &operands(y, a, b, finish, &workspace)?);
     }
