@@ -8,7 +8,7 @@ use perfrun::backend::emulator::Counters;
 use perfrun::backend::machine::Machine;
 use perfrun::cost::Cost;
 use perfrun::error::Error;
-use perfrun::ops::contract::bench::{Bench, Effort, Measurement, Pass, cost, passes};
+use perfrun::ops::contract::bench::{Bench, Effort, Measurement, Pass, cost as bench_cost, passes};
 use perfrun::ops::contract::rates::Rates;
 use perfrun::ops::contract::{Case, Room};
 use perfrun::tensor::Dtype;
@@ -117,7 +117,7 @@ struct Listed<'a> {
     cost: Cost,
 }
 
-/// What one run of a case executed on an emulated device.
+/// What one run of a case executed.
 #[derive(Serialize)]
 struct Executed<'a> {
     room: &'a str,
@@ -125,7 +125,12 @@ struct Executed<'a> {
     dtype: String,
     pass: Pass,
     device: &'a str,
-    executed: Counters,
+    cost: Cost,
+    /// FLOPs that the launches state for the matrix units.
+    matrix_flops: u128,
+    /// What an emulated device counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executed: Option<Counters>,
 }
 
 /// What one case of one room in one type is timed with.
@@ -205,7 +210,7 @@ impl BenchArgs {
             }
             for &dtype in dtypes {
                 for &pass in passes(case) {
-                    let (cost, dtype) = (cost(case, dtype, pass)?, dtype.to_string());
+                    let (cost, dtype) = (bench_cost(case, dtype, pass)?, dtype.to_string());
                     output::json(&Listed { room: room.name, case: &case.label, dtype, pass, cost })?;
                 }
             }
@@ -244,15 +249,21 @@ impl BenchArgs {
                 for &pass in passes(case) {
                     bench.run(pass)?;
                     exec.take_executed();
+                    exec.count_stated(true);
                     bench.run(pass)?;
-                    let Some(executed) = exec.take_executed() else { continue };
+                    let (stated, executed) = (exec.count_stated(false), exec.take_executed());
+                    let Some(matrix_flops) = stated else { continue };
+                    let cost = bench_cost(case, dtype, pass)?;
                     if self.json {
                         let (room, case, dtype) = (room.name, &case.label, dtype.to_string());
-                        output::json(&Executed { room, case, dtype, pass, device: &self.device.device, executed })?;
+                        let device = &self.device.device;
+                        output::json(&Executed { room, case, dtype, pass, device, cost, matrix_flops, executed })?;
                         continue;
                     }
                     output::line(format!("{}: {}, {dtype}, {}", room.name, case.label, pass.name()))?;
-                    for line in words(&executed) {
+                    let (whole, asked) = (flops(matrix_flops as f64), flops(cost.flops.matmul as f64));
+                    output::line(format!("  {whole}FLOPs on matrix units, tiles whole; {asked}FLOPs in products"))?;
+                    for line in executed.iter().flat_map(|counters| words(counters)) {
                         output::line(format!("  executed: {line}"))?;
                     }
                 }
