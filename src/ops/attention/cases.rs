@@ -143,6 +143,10 @@ fn long() -> Vec<Case> {
         separate(full(), [1, 63, 129, 2, 1, 16], false),
         separate(full(), [1, 65, 257, 1, 1, 48], false),
         separate(full(), [1, 1, 300, 2, 1, 64], false),
+        // Scores that grow by more than 2^15 from one block of keys to the next, full and behind a mask.
+        separate(Attention { scale: Some(6.0), ..full() }, [1, 64, 300, 2, 1, 16], false).that_takes_tiles_again(),
+        separate(Attention { scale: Some(6.0), ..causal(bottom) }, [1, 64, 300, 1, 1, 48], false)
+            .that_takes_tiles_again(),
         // A second tile of the largest that there is.
         separate(full(), [1, 257, 40, 1, 1, 72], false),
         separate(full(), [1, 64, 127, 2, 1, 80], true),

@@ -141,6 +141,8 @@ pub struct Case {
     pub x: Vec<Input>,
     /// The only storage type that it is timed in; `None` is each of the room's.
     pub timed_in: Option<Dtype>,
+    /// Whether its numbers make kernels compute tiles again, so that they execute more than launches can state.
+    pub takes_tiles_again: bool,
 }
 
 impl Case {
@@ -156,7 +158,15 @@ impl Case {
 
     fn of(subject: Arc<dyn Subject>, x: Vec<Input>) -> Case {
         let shapes: Vec<String> = x.iter().map(|i| format!("{} {:?}", i.name, i.spec.shape())).collect();
-        Case { label: format!("{:?}: {}", subject.operator(), shapes.join(", ")), subject, x, timed_in: None }
+        let label = format!("{:?}: {}", subject.operator(), shapes.join(", "));
+        Case { label, subject, x, timed_in: None, takes_tiles_again: false }
+    }
+
+    /// The same, of numbers that make kernels compute tiles again.
+    #[must_use]
+    pub fn that_takes_tiles_again(mut self) -> Case {
+        self.takes_tiles_again = true;
+        self
     }
 
     /// The same, timed in one storage type alone: for shapes that another library is compared at in this type.
