@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backends;
+mod budgets;
 mod checkpoint;
 mod config;
 mod data;
@@ -18,6 +19,7 @@ mod perfrun;
 mod planted_faults;
 mod rooms;
 mod signals;
+mod slurm;
 mod source;
 mod train;
 mod validate;

@@ -19,7 +19,7 @@ use perfrun::train::stop::{Stop, StopReason};
 use perfrun::train::weather::{Session, checkpoint_folder, plan};
 
 /// Two training files of 9 steps make 16 samples: 8 batches of 2, 4 steps of 2 micro-batches an epoch.
-fn write_data(root: &Path) {
+pub(crate) fn write_data(root: &Path) {
     let small = SyntheticWeather { height: 8, width: 16, channels: 2, steps: 9, ..SyntheticWeather::default() };
     small.write(root, |_| {}).unwrap();
     std::fs::remove_file(root.join("train/weather_2012.h5")).unwrap();

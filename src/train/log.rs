@@ -50,7 +50,7 @@ impl Observer for MetricsLog {
                 "total_steps": shape.total_steps, "steps_done": done, "perfrun": env!("CARGO_PKG_VERSION"),
             }),
             Event::Notice(text) => json!({"event": "notice", "text": text}),
-            Event::Step { report, epoch, spent } if report.step.is_multiple_of(self.every) || report.is_skipped => {
+            Event::Step { report, epoch, spent, .. } if report.step.is_multiple_of(self.every) || report.is_skipped => {
                 let (model, algorithm) = (report.cost.model(), report.cost.algorithm());
                 json!({
                     "event": "step", "step": report.step, "epoch": epoch, "loss": number(report.loss),
@@ -149,7 +149,7 @@ impl TensorBoard {
 impl Observer for TensorBoard {
     fn event(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
-            Event::Step { report, epoch, spent } if report.step.is_multiple_of(self.every) => {
+            Event::Step { report, epoch, spent, .. } if report.step.is_multiple_of(self.every) => {
                 let scalars = [
                     ("train/loss", report.loss),
                     ("train/learning_rate", report.learning_rate),

@@ -9,6 +9,7 @@ pub mod loss_scale;
 pub mod observer;
 pub mod resume;
 pub mod run;
+pub mod scaling;
 pub mod schedule;
 pub mod stop;
 pub mod trainer;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::Result;
-use crate::train::budget::Spent;
+use crate::train::budget::{Left, Spent};
 use crate::train::evaluation::Evaluation;
 use crate::train::run::{Outcome, RunShape};
 use crate::train::trainer::StepReport;
@@ -28,6 +28,8 @@ pub enum Event<'a> {
         epoch: u64,
         /// Budgets.
         spent: &'a Spent,
+        /// What plan and budgets leave after it.
+        left: Left,
     },
     /// A validation goes on.
     Validating {

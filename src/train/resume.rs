@@ -42,6 +42,8 @@ pub enum Resume {
     Never,
     /// From the newest checkpoint of the run that verifies; it is an error if there is none.
     Latest,
+    /// The same, or from nothing if the run has none yet: what a job does that a queue starts again and again.
+    LatestIfAny,
     /// From this checkpoint.
     From(PathBuf),
 }
@@ -165,7 +167,8 @@ pub fn find(store: &CheckpointStore, resume: &Resume) -> Result<(Option<Checkpoi
     match resume {
         Resume::Never => Ok((None, Vec::new())),
         Resume::From(path) => Ok((Some(Checkpoint::open(path)?), Vec::new())),
-        Resume::Latest => {
+        Resume::LatestIfAny if !store.dir().exists() || store.list()?.is_empty() => Ok((None, Vec::new())),
+        Resume::Latest | Resume::LatestIfAny => {
             let latest = store.latest()?;
             let passed: Vec<String> =
                 latest.rejected.iter().map(|(p, why)| format!("{}: passed over: {why}", p.display())).collect();

@@ -81,13 +81,17 @@ impl std::fmt::Display for Outcome {
             Outcome::EarlyStopped => f.write_str("finished: validation stopped improving"),
             Outcome::Exhausted(Exhausted::Flops) => f.write_str("stopped: the FLOPs budget is used up"),
             Outcome::Exhausted(Exhausted::Time) => f.write_str("stopped: the time budget is used up"),
+            Outcome::Exhausted(Exhausted::PartTime) => f.write_str("stopped: the time of this process is used up"),
             Outcome::Stopped(reason) => write!(f, "stopped by {reason}"),
         }
     }
 }
 
+/// Told how many samples of how many are done; says whether to go on.
+pub type Progress<'a> = dyn FnMut(usize, usize) -> Result<bool> + 'a;
+
 /// A validation: the evaluation, or `None` if it was interrupted.
-pub type Validate<'a, M> = dyn FnMut(&Trainer<M>, &mut dyn Observer) -> Result<Option<Evaluation>> + 'a;
+pub type Validate<'a, M> = dyn FnMut(&Trainer<M>, &mut Progress<'_>) -> Result<Option<Evaluation>> + 'a;
 
 /// Everything that a run works with.
 pub struct Run<'a, M: Model> {
@@ -172,6 +176,9 @@ where
             return Ok(outcome);
         }
         self.position.is_finished = false;
+        if self.meter.budget().is_timed() {
+            self.expect_save()?;
+        }
         let outcome = loop {
             if let Next::End(outcome) = self.epoch(&shape, &schedule)? {
                 break outcome;
@@ -235,7 +242,8 @@ where
             self.position.batch += accumulation;
             self.meter.step(report.cost.model().flops.total(), shape.samples_per_step as u64, began);
             let (epoch, spent) = (self.position.epoch, self.meter.spent());
-            self.observer.event(&Event::Step { report: &report, epoch, spent: &spent })?;
+            let left = self.meter.left(shape.total_steps.saturating_sub(report.step));
+            self.observer.event(&Event::Step { report: &report, epoch, spent: &spent, left })?;
         }
         Ok(Next::GoOn)
     }
@@ -248,10 +256,12 @@ where
         let mut is_best = false;
         let due = |every: usize| is_last || epochs_done.is_multiple_of(every as u64);
         if due(self.config.validate_every) {
-            // A validation that is interrupted belongs to the run that goes on from here: the position stays.
-            let Some(evaluation) = validate(self.trainer, self.observer)? else {
-                let reason = self.stop.reason().unwrap_or(StopReason::Request);
-                return Ok(Next::End(Outcome::Stopped(reason)));
+            // After it come the last save and perhaps those of the epoch and of the best.
+            let saves = 2 + u32::from(due(self.config.save_every));
+            let Some(evaluation) = self.validation(validate, saves)? else {
+                let ended = self.meter.lacks_time_to_validate(saves).map(Outcome::Exhausted);
+                let reason = || Outcome::Stopped(self.stop.reason().unwrap_or(StopReason::Request));
+                return Ok(Next::End(ended.unwrap_or_else(reason)));
             };
             let threshold = self.position.best.map(|b| b - self.config.early_stopping_min_delta);
             is_best = threshold.is_none_or(|t| evaluation.loss < t);
@@ -269,7 +279,8 @@ where
         if is_whole {
             self.position.epoch = epochs_done;
             self.position.batch = 0;
-            if due(self.config.save_every) {
+            // The last save comes first where there is time for one only.
+            if due(self.config.save_every) && self.meter.lacks_time_to_save(2).is_none() {
                 self.save(&format!("checkpoint_epoch_{epochs_done}"))?;
             }
         }
@@ -283,6 +294,32 @@ where
             return Ok(Next::End(Outcome::EarlyStopped));
         }
         Ok(Next::GoOn)
+    }
+
+    /// A validation; `None` if it was interrupted: it then belongs to the run that goes on from here, the position stays.
+    /// It leaves time for `saves`.
+    fn validation(&mut self, validate: &mut Validate<'_, M>, saves: u32) -> Result<Option<Evaluation>> {
+        let (meter, observer, stop) = (&mut self.meter, &mut *self.observer, &self.stop);
+        let mut began = None;
+        validate(self.trainer, &mut |done, total| {
+            if let Some(began) = began {
+                meter.batch(began);
+            }
+            began = Some(meter.now());
+            observer.event(&Event::Validating { done, total })?;
+            Ok(done == total || stop.reason().is_none() && meter.lacks_time_to_validate(saves).is_none())
+        })
+    }
+
+    /// What the first save will take, from its bytes and a measured write to the same folder.
+    fn expect_save(&mut self) -> Result<()> {
+        // Weights and two moments.
+        let bytes = 3 * 4 * self.trainer.model().params().count();
+        let began = self.meter.now();
+        let written = self.store.rehearse(bytes)?;
+        let seconds = self.meter.now() - began;
+        self.meter.expect_save(seconds * bytes as f64 / written.max(1) as f64);
+        Ok(())
     }
 
     fn save(&mut self, name: &str) -> Result<()> {

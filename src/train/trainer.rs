@@ -307,6 +307,22 @@ pub struct StepPlan {
     pub peak_bytes: usize,
 }
 
+impl StepPlan {
+    /// The least seconds of an optimiser step of `accumulation` micro-batches on a device of these measured rates: every
+    /// operator by itself is at its floor.
+    pub fn floor_seconds(&self, accumulation: usize, matmul_rate: f64, copy_rate: f64) -> f64 {
+        let floor = |cost: Cost| cost.floor_seconds(matmul_rate, copy_rate);
+        let rows = self.profile.rows().iter();
+        let pass: f64 = rows
+            .map(|r| {
+                let again = Cost { flops: r.cost.recomputed, bytes: 0 } + r.cost.rerun;
+                floor(r.cost.forward) + floor(r.cost.backward + again)
+            })
+            .sum();
+        pass * accumulation as f64 + floor(self.update)
+    }
+}
+
 /// Plans a training step of a model that was made on [`Exec::plan`].
 ///
 /// # Errors

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::outcome::Outcome;
-use crate::{bench, check, ckpt, compile, config, data, doctor, eval, plan, predict, shell, synth, train, verify};
+use crate::{
+    bench, budget, check, ckpt, compile, config, data, doctor, eval, plan, predict, shell, slurm, synth, train, verify,
+};
 
 const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
      Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal or a budget with a verified checkpoint.";
@@ -29,6 +31,10 @@ pub(crate) enum Command {
     Predict(predict::PredictArgs),
     /// Say what a training step would cost and need, by room; opens no data
     Plan(plan::PlanArgs),
+    /// Epochs, hours and nodes from one another, before anything is queued
+    Budget(budget::BudgetArgs),
+    /// Write a job script for Frontier, Perlmutter or another Slurm cluster
+    Slurm(Box<slurm::SlurmArgs>),
     /// Prove rooms on this machine: shapes, counted cost, gradients, device against reference
     Check(check::CheckArgs),
     /// Time rooms: seconds, GB/s, GFLOP/s, percent of the floor
@@ -82,6 +88,8 @@ impl Command {
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Plan(args) => args.run(),
+            Command::Budget(args) => args.run(),
+            Command::Slurm(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Record(args) => args.run(),

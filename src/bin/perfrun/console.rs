@@ -9,7 +9,7 @@ use perfrun::train::config::TrainingConfig;
 use perfrun::train::observer::{Event, Observer};
 use perfrun::train::run::RunShape;
 
-use crate::units::flops;
+use crate::units::{duration, flops};
 
 /// Shows a run.
 pub(crate) struct Console {
@@ -62,7 +62,7 @@ impl Console {
             shape.total_steps,
             shape.epochs
         ));
-        let template = "train {bar:30} step {pos}/{len}, {elapsed} (left {eta}) {wide_msg}";
+        let template = "train {bar:30} step {pos}/{len}, {elapsed} {wide_msg}";
         self.steps = self.bars.add(bar(template, shape.total_steps));
         self.steps.set_position(done);
         self.steps.reset_eta();
@@ -82,7 +82,7 @@ impl Observer for Console {
         match event {
             Event::Started { shape, done } => self.start(shape, *done),
             Event::Notice(text) => self.say(&format!("notice: {text}")),
-            Event::Step { report, epoch, spent } => {
+            Event::Step { report, epoch, spent, left } => {
                 let mut message = format!(
                     "epoch {} loss {:.4} norm {:.3} lr {:.2e}",
                     epoch + 1,
@@ -96,6 +96,7 @@ impl Observer for Console {
                 if let (Some(budget), Some(seconds)) = (self.seconds_budget, spent.seconds) {
                     message += &format!(", {:.0} of {budget:.0} s", seconds);
                 }
+                message += &format!(", {} steps left in about {}", left.steps, duration(left.seconds));
                 if report.is_skipped {
                     self.say(&format!(
                         "step {}: gradients overflow at loss scale {}: update skipped",

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod bench;
+mod budget;
 mod check;
 mod ckpt;
 mod cli;
@@ -18,11 +19,13 @@ mod eval;
 mod forecaster;
 mod outcome;
 mod output;
+mod pace;
 mod plan;
 mod predict;
 mod record;
 mod requests;
 mod shell;
+mod slurm;
 mod synth;
 mod train;
 mod units;

@@ -65,8 +65,7 @@ fn floor_rates(given: (Option<f64>, Option<f64>)) -> (f64, f64) {
 pub(crate) fn show(config: &RunConfig, as_json: bool, given: (Option<f64>, Option<f64>)) -> anyhow::Result<Outcome> {
     let plan = weather::plan(config)?;
     let (matmul, copy) = floor_rates(given);
-    let accumulation = config.training.gradient_accumulation as u128;
-    let step_floor = step_floor(&plan, accumulation, matmul, copy);
+    let step_floor = plan.floor_seconds(config.training.gradient_accumulation, matmul, copy);
     if as_json {
         output::pretty_json(&report(config, &plan, step_floor, matmul, copy))?;
         return Ok(Outcome::Done);
@@ -111,18 +110,6 @@ pub(crate) fn show(config: &RunConfig, as_json: bool, given: (Option<f64>, Optio
         ))?;
     }
     Ok(Outcome::Done)
-}
-
-/// The least time of a step: every room by itself is at its floor.
-fn step_floor(plan: &StepPlan, accumulation: u128, matmul: f64, copy: f64) -> f64 {
-    let rows = plan.profile.rows().iter();
-    let pass: f64 = rows
-        .map(|r| {
-            let again = perfrun::cost::Cost { flops: r.cost.recomputed, bytes: 0 } + r.cost.rerun;
-            r.cost.forward.floor_seconds(matmul, copy) + (r.cost.backward + again).floor_seconds(matmul, copy)
-        })
-        .sum();
-    pass * accumulation as f64 + plan.update.floor_seconds(matmul, copy)
 }
 
 /// The profile by operator, the most expensive first.

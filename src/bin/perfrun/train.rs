@@ -1,17 +1,18 @@
 //! `perfrun train`: the trainer, with everything that a queue and a person need around it.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use perfrun::backend::Exec;
 use perfrun::data::weather::synthetic::SyntheticWeather;
 use perfrun::error::Error;
-use perfrun::train::budget::SystemClock;
+use perfrun::train::budget::{Exhausted, SystemClock};
 use perfrun::train::config::{LoggingBackend, RunConfig};
 use perfrun::train::log::{MetricsLog, TensorBoard};
 use perfrun::train::observer::{Event, Observer, Observers};
 use perfrun::train::resume::Resume;
+use perfrun::train::run::Outcome as End;
 use perfrun::train::stop::Stop;
 use perfrun::train::weather::{Session, log_folder};
 
@@ -41,20 +42,29 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
     /// Devices of a node; this version runs on one
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", overrides_with = "devices")]
     devices: Option<usize>,
     /// Nodes; this version runs on one
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", overrides_with = "num_nodes")]
     num_nodes: Option<usize>,
     /// Go on from this checkpoint, or without a path from the newest one that verifies
     #[arg(long, value_name = "PATH", num_args = 0..=1, alias = "resume-from-checkpoint")]
     resume: Option<Option<PathBuf>>,
+    /// Go on from the newest checkpoint that verifies, or start a run that has none yet: for jobs that a queue restarts
+    #[arg(long = "continue", conflicts_with = "resume")]
+    go_on: bool,
     /// Stop before this many model FLOPs, forward and backward, would be exceeded
     #[arg(long, value_name = "FLOPS")]
     flops_budget: Option<f64>,
-    /// Stop before this many hours would be exceeded
+    /// Stop before this many hours would be exceeded, checkpoint included; those of earlier parts count
     #[arg(long, value_name = "HOURS")]
     time_budget: Option<f64>,
+    /// A budget that is used up is the end of the run: exit 0 then, not 75; for jobs that are requeued at 75
+    #[arg(long)]
+    budget_is_end: bool,
+    /// Stop, with a checkpoint, before this moment in seconds since 1970, as SLURM_JOB_END_TIME says it
+    #[arg(long, value_name = "SECONDS")]
+    stop_at: Option<f64>,
     /// Newest checkpoints to keep; 0 = all
     #[arg(long, value_name = "N")]
     max_checkpoints: Option<usize>,
@@ -84,11 +94,15 @@ impl TrainArgs {
             synthesise(&config)?;
         }
         let resume = match &self.resume {
+            None if self.go_on => Resume::LatestIfAny,
             None => Resume::Never,
             Some(None) => Resume::Latest,
             Some(Some(path)) => Resume::From(path.clone()),
         };
-        let session = Session::open(&config, &exec, &resume)?;
+        let mut session = Session::open(&config, &exec, &resume)?;
+        if let Some(moment) = self.stop_at {
+            session = session.within(seconds_until(moment)? + start.elapsed().as_secs_f64());
+        }
         if self.dry_run {
             return crate::plan::show(&config, false, (None, None));
         }
@@ -99,8 +113,9 @@ impl TrainArgs {
         }
         let stop = Stop::new().on_file(stop_file).on_signals()?;
         let mut observers = FirstUse { to: observers(&config)?, exec: exec.clone(), start, is_said: false };
-        let outcome = session.run(&stop, Box::<SystemClock>::default(), &mut observers)?;
-        Ok(if outcome.is_resumable() { Outcome::Stopped } else { Outcome::Done })
+        let outcome = session.run(&stop, Box::new(SystemClock::since(start)), &mut observers)?;
+        let is_end = self.budget_is_end && matches!(outcome, End::Exhausted(Exhausted::Flops | Exhausted::Time));
+        Ok(if outcome.is_resumable() && !is_end { Outcome::Stopped } else { Outcome::Done })
     }
 
     fn load(&self) -> anyhow::Result<RunConfig> {
@@ -132,6 +147,16 @@ impl TrainArgs {
         .flatten()
         .collect()
     }
+}
+
+/// Seconds from now to a moment in seconds since 1970.
+fn seconds_until(moment: f64) -> anyhow::Result<f64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    if moment > now {
+        return Ok(moment - now);
+    }
+    let text = format!("stop-at: expected a moment after now, {now:.0}, found {moment}; leave it out for no limit");
+    Err(Error::argument(text).into())
 }
 
 /// Hands events on; says after the first step what the device had to load for it, and what it finds worth telling.

@@ -11,6 +11,17 @@ pub(crate) fn seconds(s: f64) -> String {
     format!("{} {unit}", three_digits(value))
 }
 
+/// `12 s`, `3:05 min`, `1:02:05 h`: how long something will take.
+pub(crate) fn duration(s: f64) -> String {
+    let whole = s.round() as u64;
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds} s"),
+        (0, _) => format!("{minutes}:{seconds:02} min"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02} h"),
+    }
+}
+
 /// `1.50 GiB`.
 pub(crate) fn bytes(n: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -60,6 +71,7 @@ mod tests {
         assert_eq!(seconds(2.5e-8), "25.0 ns");
         assert_eq!((flops(0.0).as_str(), flops(999.0).as_str(), flops(482.3e9).as_str()), ("0", "999", "482 G"));
         assert_eq!((flops(999.6).as_str(), flops(3e30).as_str()), ("1.00 k", "3000000 Y"));
+        assert_eq!([0.4, 59.6, 3599.0, 1e5].map(duration), ["0 s", "1:00 min", "59:59 min", "27:46:40 h"]);
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.50 KiB");

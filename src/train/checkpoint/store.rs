@@ -11,8 +11,8 @@ use super::file_ops::{Disk, FileOps, Kind, Lock};
 use super::manifest::Manifest;
 use super::name::CheckpointName;
 use super::open::{Checkpoint, read_manifest};
-use super::write::Plan;
-use super::{FILES, MANIFEST};
+use super::write::{Plan, plain};
+use super::{FILES, MANIFEST, WEIGHTS};
 use crate::error::{Error, Result};
 use crate::io::TensorView;
 
@@ -133,6 +133,25 @@ impl CheckpointStore {
         }
         let removed = self.rotate(&name, &mut warnings);
         Ok(Saved { path: target, removed, warnings })
+    }
+
+    /// Writes what a save of `bytes` begins with, waits until it is on the disk and removes it: a measure of how long a save
+    /// takes. How many bytes were written: all of them, 16 MiB at most.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::save`].
+    pub fn rehearse(&mut self, bytes: u64) -> Result<u64> {
+        const MOST: u64 = 16 << 20;
+        self.create_dir()?;
+        self.take_lock()?;
+        self.check_space(bytes)?;
+        let temporary = self.dir.join(format!("{SAVING}{}", unique()));
+        self.ops.create_folder(&temporary).map_err(Error::io("create", &temporary))?;
+        let content = vec![0x5a; bytes.min(MOST) as usize];
+        let written = plain(&*self.ops, &temporary.join(WEIGHTS), &content)
+            .and_then(|()| self.ops.sync_folder(&temporary).map_err(Error::io("sync", &temporary)));
+        let removed = self.remove_tree(&temporary);
+        written.and(removed).map(|()| content.len() as u64)
     }
 
     /// Makes the store's folder, if missing, so that it survives a power cut: a new name is on the disk when the folder

@@ -104,7 +104,7 @@ fn tensors(
 }
 
 /// Writes a small file and waits until it is on the disk.
-fn plain(ops: &dyn FileOps, path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn plain(ops: &dyn FileOps, path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = ops.create_file(path).map_err(Error::io("create", path))?;
     file.write_all(bytes).map_err(Error::io("write", path))?;
     file.sync().map_err(Error::io("sync", path))

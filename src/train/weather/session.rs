@@ -31,6 +31,7 @@ pub struct Session {
     valid: Arc<WeatherDataset>,
     store: CheckpointStore,
     position: Position,
+    part_seconds: Option<f64>,
     notices: Vec<String>,
 }
 
@@ -96,6 +97,7 @@ impl Session {
             valid: Arc::new(valid),
             store,
             position,
+            part_seconds: None,
             notices,
         })
     }
@@ -103,6 +105,13 @@ impl Session {
     /// The trainer.
     pub fn trainer(&self) -> &Trainer<WeatherVit> {
         &self.trainer
+    }
+
+    /// Ends this part of the run, with a checkpoint, before its clock reads `seconds`.
+    #[must_use]
+    pub fn within(mut self, seconds: f64) -> Session {
+        self.part_seconds = Some(seconds);
+        self
     }
 
     /// Runs to the end, whichever comes first.
@@ -113,10 +122,11 @@ impl Session {
         for notice in &self.notices {
             observer.event(&Event::Notice(notice))?;
         }
-        let meter = Meter::new(Budget::new(&self.config.training), self.position.spent, clock);
+        let budget = Budget { part_seconds: self.part_seconds, ..Budget::new(&self.config.training) };
+        let step_flops = step_flops(&self.config)?;
+        let meter = Meter::new(budget, self.position.spent, step_flops, clock);
         let (valid, workers, batch) =
             (Arc::clone(&self.valid), self.config.data.num_workers, self.config.training.batch_size);
-        let asked = stop.clone();
         let run = Run {
             trainer: &mut self.trainer,
             data: self.train,
@@ -130,11 +140,7 @@ impl Session {
             position: self.position,
             observer,
         };
-        run.run(&mut |trainer, observer| {
-            let progress = &mut |done, total| {
-                observer.event(&Event::Validating { done, total })?;
-                Ok(asked.reason().is_none())
-            };
+        run.run(&mut |trainer, progress| {
             evaluate(trainer.model(), trainer.exec(), &trainer.eval_pass(), &valid, batch, workers, progress)
         })
     }
@@ -208,6 +214,14 @@ pub(super) fn last_frame(state: &Tensor, grid: WeatherGrid) -> Result<Option<Vec
     let wanted = grid.output_channels * area;
     let samples = all.chunks_exact((channels * area).max(1));
     Ok(Some(samples.flat_map(|s| s.iter().skip(first).take(wanted).copied()).collect()))
+}
+
+/// Model FLOPs of one optimiser step of this configuration, forward and backward: what a FLOPs budget counts.
+///
+/// # Errors
+/// As [`plan`].
+pub fn step_flops(config: &RunConfig) -> Result<u128> {
+    Ok(plan(config)?.cost.model().flops.total() * config.training.gradient_accumulation as u128)
 }
 
 /// What a training step of this configuration costs and needs: no data, no numbers.
