@@ -161,13 +161,11 @@ fn a_used_up_budget_is_the_end_of_a_run_where_that_is_said_and_a_moment_ends_onl
     assert_eq!(train(dir.path(), &["--continue", "--budget-is-end", "--stop-at", &soon]), Some(75));
     assert!(now() < soon.parse().unwrap(), "it ended after the moment");
     assert_eq!(train(dir.path(), &["--stop-at", "5"]), Some(2), "the moment has passed");
-    let config: RunConfig = RunConfig::load(
-        &perfrun::train::config::ConfigSource::File(dir.path().join("timed.yaml")),
-        None,
-        &[],
-        &|_| None,
-    )
-    .unwrap();
+    let config: RunConfig =
+        RunConfig::load(&perfrun::train::config::ConfigSource::File(dir.path().join("timed.yaml")), None, &[], &|_| {
+            None
+        })
+        .unwrap();
     // The first part took more than that: the run is at its end as soon as it goes on.
     let flops = format!("{:e}", step_flops(&config).unwrap() as f64);
     assert_eq!(train(dir.path(), &["--continue", "--budget-is-end", "--flops-budget", &flops]), Some(0));

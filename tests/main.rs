@@ -18,6 +18,7 @@ mod models;
 mod perfrun;
 mod planted_faults;
 mod rooms;
+mod scale;
 mod signals;
 mod slurm;
 mod source;

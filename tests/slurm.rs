@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::perfrun::{perfrun, text};
 
-/// 40 samples a file, 2 files: 78 steps an epoch or so; enough to be interrupted many times.
+/// More than a thousand steps: enough to be interrupted many times.
 const CONFIG: &str = "
 job:
   embed_dim: 16
@@ -23,7 +23,7 @@ job:
   input_channels: 2
   output_channels: 2
   batch_size: 2
-  epochs: 8
+  epochs: 24
   learning_rate: 1.0e-3
   warmup_steps: 3
   precision: fp32
@@ -68,6 +68,15 @@ enum Fate {
     Limited(u64),
 }
 
+/// Puts the programs of the queue into `bin`.
+pub(crate) fn install(bin: &Path) {
+    for (name, text) in [("srun", SRUN), ("scontrol", SCONTROL), ("module", MODULE)] {
+        let path = bin.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
 struct Queue(tempfile::TempDir);
 
 impl Queue {
@@ -77,11 +86,7 @@ impl Queue {
         small.write(&dir.path().join("data"), |_| {}).unwrap();
         std::fs::write(dir.path().join("job.yaml"), CONFIG).unwrap();
         std::fs::create_dir(dir.path().join("bin")).unwrap();
-        for (name, text) in [("srun", SRUN), ("scontrol", SCONTROL), ("module", MODULE)] {
-            let path = dir.path().join("bin").join(name);
-            std::fs::write(&path, text).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        install(&dir.path().join("bin"));
         Queue(dir)
     }
 
@@ -162,7 +167,11 @@ impl Queue {
                     }
                     Fate::Preempted(_) => {
                         kill_process(group, Signal::TERM).unwrap();
-                        is_taken = self.wait_for(&mut child, "preempted: saved", 1 + restarts_of(&self.read("job.out"), "preempted"));
+                        is_taken = self.wait_for(
+                            &mut child,
+                            "preempted: saved",
+                            1 + restarts_of(&self.read("job.out"), "preempted"),
+                        );
                         let _ = kill_process_group(group, Signal::KILL);
                     }
                     _ => {
@@ -221,7 +230,7 @@ fn what_fails_is_not_requeued_nor_what_has_used_its_budget_nor_what_was_requeued
     let queue = Queue::new();
     let script = queue.script("--config job.yaml --config-name job --warn-seconds 30 --requeues 2");
     let (code, starts) = queue.submit(&script, &["--config", "missing.yaml"], &[]);
-    assert_eq!((code, starts), (Some(1), 1), "{}", queue.read("job.out"));
+    assert_eq!((code, starts), (Some(2), 1), "{}", queue.read("job.out"));
     let words = ["--config", "job.yaml", "--config_name", "job"];
     let budget = [&words[..], &["--flops_budget", "1e8"]].concat();
     let (code, starts) = queue.submit(&script, &budget, &[Fate::Warned(2)]);

@@ -280,7 +280,11 @@ mod tests {
         meter.saved(2.0);
         assert_eq!(meter.left(100).steps, 2, "of 15 seconds, 9.1 are kept for a save");
         hand.set(7.8);
-        assert_eq!(meter.exhausted(), None, "12.2 are left: a step of 2 half as long again, a save of 3 thrice, the end");
+        assert_eq!(
+            meter.exhausted(),
+            None,
+            "12.2 are left: a step of 2 half as long again, a save of 3 thrice, the end"
+        );
         hand.set(8.0);
         assert_eq!(meter.exhausted(), Some(Exhausted::Time));
         assert_eq!((meter.lacks_time_to_save(1), meter.lacks_time_to_save(2)), (None, Some(Exhausted::Time)));
@@ -290,7 +294,11 @@ mod tests {
         let resumed = super::tests::meter(budget, kept, 1, &hand);
         assert_eq!(resumed.spent().seconds, Some(8.0));
         hand.set(10.0);
-        assert_eq!(resumed.exhausted(), Some(Exhausted::Time), "its first step is expected to take what the last ones took");
+        assert_eq!(
+            resumed.exhausted(),
+            Some(Exhausted::Time),
+            "its first step is expected to take what the last ones took"
+        );
     }
 
     #[test]

@@ -141,7 +141,8 @@ impl BudgetArgs {
                 let pace = self.pace(pace, 1)?;
                 let nodes: Vec<u32> = NODES.into_iter().filter(|n| (*min_nodes..=*max_nodes).contains(n)).collect();
                 if nodes.is_empty() {
-                    let text = format!("nodes: expected a range with one of {NODES:?}, found {min_nodes} to {max_nodes}");
+                    let text =
+                        format!("nodes: expected a range with one of {NODES:?}, found {min_nodes} to {max_nodes}");
                     return Err(Error::argument(text).into());
                 }
                 let rows = nodes.iter().map(|&n| {

@@ -6,7 +6,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::outcome::Outcome;
 use crate::{
-    bench, budget, check, ckpt, compile, config, data, doctor, eval, plan, predict, shell, slurm, synth, train, verify,
+    bench, budget, check, ckpt, compile, config, data, doctor, eval, plan, predict, scale, shell, slurm, synth, train,
+    verify,
 };
 
 const EXIT_CODES: &str = "Flags may be written with dashes or underscores (--config-name, --config_name).\n\
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Plan(plan::PlanArgs),
     /// Epochs, hours and nodes from one another, before anything is queued
     Budget(budget::BudgetArgs),
+    /// Scaling experiments: run a sweep, gather its results, fit the laws that they show
+    Scale(Box<scale::ScaleArgs>),
     /// Write a job script for Frontier, Perlmutter or another Slurm cluster
     Slurm(Box<slurm::SlurmArgs>),
     /// Prove rooms on this machine: shapes, counted cost, gradients, device against reference
@@ -89,6 +92,7 @@ impl Command {
             Command::Predict(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Budget(args) => args.run(),
+            Command::Scale(args) => args.run(),
             Command::Slurm(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),

@@ -24,6 +24,7 @@ mod plan;
 mod predict;
 mod record;
 mod requests;
+mod scale;
 mod shell;
 mod slurm;
 mod synth;

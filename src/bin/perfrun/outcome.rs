@@ -39,7 +39,7 @@ fn is_bad_input(error: &anyhow::Error) -> bool {
 }
 
 /// The chain of an error, `error: ` before each fault. The library's own error ends the chain: its text holds its source.
-fn lines(error: &anyhow::Error) -> String {
+pub(crate) fn lines(error: &anyhow::Error) -> String {
     let mut context = String::new();
     let mut last = String::new();
     for cause in error.chain() {

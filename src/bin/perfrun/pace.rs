@@ -134,7 +134,9 @@ mod tests {
     fn a_log_gives_the_median_of_steps_that_cost_the_same_without_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let step = |seconds: f64, flops: f64| format!("{{\"event\":\"step\",\"seconds\":{seconds},\"model_flops\":{flops}}}\n");
+        let step = |seconds: f64, flops: f64| {
+            format!("{{\"event\":\"step\",\"seconds\":{seconds},\"model_flops\":{flops}}}\n")
+        };
         let start = "{\"event\":\"start\"}\n".to_owned();
         let lines = [start.clone(), step(9.0, 10.0), step(1.0, 10.0), step(3.0, 10.0), start, step(8.0, 10.0)];
         std::fs::write(&path, lines.concat() + &step(2.0, 10.0) + &step(7.0, 11.0) + "{half a li").unwrap();

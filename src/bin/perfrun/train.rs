@@ -150,7 +150,7 @@ impl TrainArgs {
 }
 
 /// Seconds from now to a moment in seconds since 1970.
-fn seconds_until(moment: f64) -> anyhow::Result<f64> {
+pub(crate) fn seconds_until(moment: f64) -> anyhow::Result<f64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     if moment > now {
         return Ok(moment - now);
@@ -208,7 +208,7 @@ fn synthesise(config: &RunConfig) -> anyhow::Result<()> {
 }
 
 /// Everybody who listens: the console, the log, TensorBoard.
-fn observers(config: &RunConfig) -> anyhow::Result<Observers> {
+pub(crate) fn observers(config: &RunConfig) -> anyhow::Result<Observers> {
     let folder = log_folder(config);
     let mut all = Observers::new();
     all.push(Console::new(&config.training));

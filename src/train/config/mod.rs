@@ -25,7 +25,7 @@ use crate::error::{Faults, Result};
 use crate::models::weather_vit::WeatherVitConfig;
 
 pub use schema::schema;
-pub use show::show;
+pub use show::{show, yaml};
 pub use source::ConfigSource;
 pub use training::{FlopsProfilerConfig, LoggingBackend, LrSchedule, Precision, TrainingConfig};
 pub use validation::{Validation, validate};

@@ -10,7 +10,17 @@ use super::{RunConfig, Source};
 
 /// The effective configuration as YAML that can be loaded again, each value with where it comes from.
 pub fn show(config: &RunConfig) -> String {
-    let mut out = format!("{}:\n", scalar(&Value::from(config.sources.config_name())));
+    body(config, config.sources.config_name(), |name| Some(origin(config, name)))
+}
+
+/// The configuration as YAML under the one key `name`, `comments` above it.
+pub fn yaml(config: &RunConfig, name: &str, comments: &[String]) -> String {
+    let above: String = comments.iter().map(|c| format!("# {}\n", c.replace('\n', " "))).collect();
+    above + &body(config, name, |_| None)
+}
+
+fn body(config: &RunConfig, name: &str, note: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = format!("{}:\n", scalar(&Value::from(name)));
     for section in SECTIONS {
         out.push_str(&format!("  {section}:\n"));
         let mut in_profiler = false;
@@ -26,7 +36,10 @@ pub fn show(config: &RunConfig) -> String {
                 Some(name) => format!("      {name}: {}", scalar(&value)),
                 None => format!("    {name}: {}", scalar(&value)),
             };
-            let _ = writeln!(out, "{line:<44} # {}", origin(config, name));
+            let _ = match note(name) {
+                Some(note) => writeln!(out, "{line:<44} # {note}"),
+                None => writeln!(out, "{line}"),
+            };
         }
     }
     out

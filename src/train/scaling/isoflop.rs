@@ -49,8 +49,9 @@ pub fn isoflop(runs: &[(f64, Point)]) -> IsoFlop {
         groups.entry(budget.to_bits()).or_default().push(*point);
     }
     let (mut parabolas, mut notes, mut drawn) = (Vec::new(), Vec::new(), Vec::new());
-    for (flops, points) in groups.into_iter().map(|(bits, points)| (f64::from_bits(bits), points)) {
-        match parabola(flops, &points) {
+    for (group, (bits, points)) in (0..).zip(groups) {
+        let flops = f64::from_bits(bits);
+        match parabola(flops, &points, group) {
             Ok((parabola, lowest)) => {
                 if parabola.is_inside {
                     drawn.push((flops, parabola.parameters.value, lowest));
@@ -64,14 +65,15 @@ pub fn isoflop(runs: &[(f64, Point)]) -> IsoFlop {
     }
     let exponent = (drawn.len() >= 2).then(|| {
         let value = slope(drawn.iter().map(|(c, n, _)| (*c, *n)));
-        let again = (0..DRAWS as usize).map(|i| slope(drawn.iter().map(|(c, n, d)| (*c, d.get(i).copied().unwrap_or(*n)))));
+        let again =
+            (0..DRAWS as usize).map(|i| slope(drawn.iter().map(|(c, n, d)| (*c, d.get(i).copied().unwrap_or(*n)))));
         Interval::of(value, again.collect())
     });
     IsoFlop { parabolas, exponent, notes }
 }
 
-/// The parabola of one budget, and the sizes at the lowest point of those of runs drawn again.
-fn parabola(flops: f64, points: &[Point]) -> Result<(Parabola, Vec<f64>), String> {
+/// The parabola of one budget, and the sizes at the lowest point of those of runs drawn again, in every group in its own way.
+fn parabola(flops: f64, points: &[Point], group: u64) -> Result<(Parabola, Vec<f64>), String> {
     let mut sizes: Vec<f64> = points.iter().map(|p| p.parameters.ln()).collect();
     sizes.sort_by(f64::total_cmp);
     let (least, most) = (sizes.first().copied().unwrap_or(0.0), sizes.last().copied().unwrap_or(0.0));
@@ -87,7 +89,7 @@ fn parabola(flops: f64, points: &[Point]) -> Result<(Parabola, Vec<f64>), String
     // What the fit leaves is drawn again: with few sizes the runs themselves would often be too few.
     let left: Vec<f64> = points.iter().map(|p| p.loss - said(p.parameters.ln())).collect();
     let draw = |i: u64| {
-        let drawn = indices(points.len(), i);
+        let drawn = indices(points.len(), group * DRAWS + i);
         let again = points.iter().zip(drawn).map(|(p, j)| (p.parameters.ln(), said(p.parameters.ln()) + left[j]));
         squares(again).and_then(lowest).map_or(f64::NAN, f64::exp)
     };

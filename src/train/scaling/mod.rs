@@ -190,7 +190,8 @@ impl Experiment {
         let steps = (budget / step_flops.max(1) as f64) as u64;
         let name = format!("{}_flops_{budget:e}", self.name());
         if steps == 0 {
-            let text = format!("{name}: flops_budget: expected at least {step_flops}, those of a step, found {budget:e}");
+            let text =
+                format!("{name}: flops_budget: expected at least {step_flops}, those of a step, found {budget:e}");
             return Err(Error::config(text));
         }
         self.config.experiment.name = name;
@@ -290,12 +291,18 @@ mod tests {
             config.experiment.description = base.experiment.description.clone();
             base.differences(&config)
         };
-        assert_eq!(changes(Scale::Model, 2.0), ["model.num_layers: 4 here, 8 there", "model.num_heads: 4 here, 8 there"]);
+        assert_eq!(
+            changes(Scale::Model, 2.0),
+            ["model.num_layers: 4 here, 8 there", "model.num_heads: 4 here, 8 there"]
+        );
         assert_eq!(changes(Scale::Embedding, 0.5), ["model.embed_dim: 128 here, 64 there"]);
         assert_eq!(changes(Scale::Sequence, 4.0), ["data.sequence_length: 1 here, 4 there"]);
         assert_eq!(changes(Scale::Resolution, 2.0), ["model.img_size: [64, 128] here, [128, 256] there"]);
         let batch = changes(Scale::Batch, 4.0);
-        assert_eq!(batch, ["training.batch_size: 4 here, 16 there", "training.learning_rate: 0.0001 here, 0.0002 there"]);
+        assert_eq!(
+            batch,
+            ["training.batch_size: 4 here, 16 there", "training.learning_rate: 0.0001 here, 0.0002 there"]
+        );
         assert_eq!(changes(Scale::Data, 0.25), ["data.data_subset: 1.0 here, 0.25 there"]);
         assert!(changes(Scale::Data, 4.0).is_empty(), "there is no more data than all of it");
         assert_eq!(changes(Scale::Precision, 0.0), ["training.precision: bf16 here, fp32 there"]);

@@ -22,7 +22,7 @@ pub(crate) struct QueueArgs {
     #[arg(long, value_enum, default_value_t = Site::Generic)]
     pub(crate) site: Site,
     /// Nodes
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", alias = "num-nodes", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) nodes: u32,
     /// Tasks of a node and the devices that each drives: one task with all devices, a task a device, or one device in all
     #[arg(long, value_enum, default_value_t = Layout::Node)]
@@ -123,7 +123,9 @@ pub(crate) fn publish(job: &Job, out: Option<&PathBuf>) -> anyhow::Result<()> {
     faults.into_result(Error::Config)?;
     let devices = job.queue.layout.tasks(&job.queue) * job.queue.layout.devices(&job.queue) * job.queue.nodes;
     if devices > 1 && job.array.is_none() {
-        eprintln!("notice: the job asks for {devices} devices; this version trains on one and says so: --layout single");
+        eprintln!(
+            "notice: the job asks for {devices} devices; this version trains on one and says so: --layout single"
+        );
     }
     let text = script::render(job);
     let Some(path) = out else {

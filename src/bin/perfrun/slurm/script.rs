@@ -131,7 +131,11 @@ fn command(job: &Job) -> String {
             let devices = q.layout.tasks(q) * q.layout.devices(q);
             text += "# Flags of perfrun train that are given to this script replace these.\n";
             let _ = writeln!(text, "(($#)) || set -- {}", words(&job.words));
-            let spread = if devices * q.nodes > 1 { format!("--devices {devices} --num-nodes {} ", q.nodes) } else { String::new() };
+            let spread = if devices * q.nodes > 1 {
+                format!("--devices {devices} --num-nodes {} ", q.nodes)
+            } else {
+                String::new()
+            };
             format!("{program} train {spread}--continue --budget-is-end \"$@\"")
         }
     };

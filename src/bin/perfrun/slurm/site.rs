@@ -96,7 +96,9 @@ impl Site {
     /// Options of a step that bind tasks to cores and devices.
     pub(crate) fn binding(self, layout: Layout, devices: u32) -> String {
         match (self, layout) {
-            (Site::Frontier, Layout::Node) => format!("--gpus-per-task={devices} --threads-per-core=1 --cpu-bind=cores"),
+            (Site::Frontier, Layout::Node) => {
+                format!("--gpus-per-task={devices} --threads-per-core=1 --cpu-bind=cores")
+            }
             // A task sees the one device nearest to its cores, as number 0.
             (Site::Frontier, _) => "--gpus-per-task=1 --gpu-bind=closest --threads-per-core=1 --cpu-bind=cores".into(),
             // Binding to devices would hide those of other tasks, and NCCL's direct copies with them.
@@ -229,7 +231,8 @@ mod tests {
         assert_eq!(time("00:30"), Ok(1800));
         assert_eq!(time("1-02:03:04"), Ok(93_784));
         assert_eq!(clock(93_784), "26:03:04");
-        for wrong in ["", "2", "2h", "00:00:10", "01:60:00", "1:2:3:4", "-1:00:00", "99999:00:00", "1-:00", "+1:00:00"] {
+        for wrong in ["", "2", "2h", "00:00:10", "01:60:00", "1:2:3:4", "-1:00:00", "99999:00:00", "1-:00", "+1:00:00"]
+        {
             assert!(time(wrong).is_err(), "{wrong}");
         }
     }
