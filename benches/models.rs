@@ -2,13 +2,15 @@
 //!
 //! `cargo bench --bench models` times them with criterion. `--steps N --case NAME` prints one JSON line instead, which
 //! `benches/compare-cpu` sets beside PyTorch's; drops are off in both, because PyTorch's fused attention on a CPU has none.
+//! `--watched NAME --steps N` prints what it costs to watch a step and to count it, with `--device`, `--precision`, `--batch`,
+//! `--height` and `--width` for other steps than those of the CPU.
 
 use std::error::Error;
 use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::Criterion;
-use perfrun::backend::Exec;
+use perfrun::backend::{Device, Exec};
 use perfrun::data::weather::WeatherBatch;
 use perfrun::models::Model;
 use perfrun::models::weather_vit::WeatherVit;
@@ -16,34 +18,53 @@ use perfrun::models::weather_vit::config::WeatherVitConfig;
 use perfrun::rng::Stream;
 use perfrun::tensor::Tensor;
 use perfrun::train::config::{Precision, TrainingConfig};
-use perfrun::train::trainer::Trainer;
+use perfrun::train::trainer::{Trainer, plan_step};
 use serde_json::json;
 
 /// Cases: the configuration `local`, and `base` (384 wide, 12 deep, 8 heads) on the same grid.
 const CASES: [(&str, [usize; 3]); 2] = [("local", [128, 4, 4]), ("base384", [384, 12, 8])];
 
-const BATCH: usize = 4;
-
-fn config(shape: [usize; 3]) -> WeatherVitConfig {
-    let [embed_dim, num_layers, num_heads] = shape;
-    WeatherVitConfig {
-        embed_dim,
-        num_layers,
-        num_heads,
-        img_size: [64, 128],
-        dropout: 0.0,
-        attention_dropout: 0.0,
-        stochastic_depth: 0.0,
-        ..WeatherVitConfig::default()
-    }
+/// What a step is of, and where it runs.
+#[derive(Clone, Copy)]
+struct Setup {
+    shape: [usize; 3],
+    grid: [usize; 2],
+    batch: usize,
+    device: Device,
+    precision: Precision,
 }
 
-/// Random normal fields, as normalised weather has them.
-fn fields(id: u64) -> Result<Tensor, perfrun::error::Error> {
-    let stream = Stream::new(1, id);
-    let n = BATCH * 20 * 64 * 128;
-    let numbers: Vec<f32> = (0..n as u64).map(|i| stream.normal(i) as f32).collect();
-    Tensor::from_f32([BATCH, 20, 64, 128], &numbers)
+impl Setup {
+    fn new(shape: [usize; 3]) -> Setup {
+        Setup { shape, grid: [64, 128], batch: 4, device: Device::Cpu, precision: Precision::Fp32 }
+    }
+
+    fn config(&self) -> WeatherVitConfig {
+        let [embed_dim, num_layers, num_heads] = self.shape;
+        WeatherVitConfig {
+            embed_dim,
+            num_layers,
+            num_heads,
+            img_size: self.grid,
+            dropout: 0.0,
+            attention_dropout: 0.0,
+            stochastic_depth: 0.0,
+            ..WeatherVitConfig::default()
+        }
+    }
+
+    fn training(&self) -> TrainingConfig {
+        TrainingConfig { precision: self.precision, ..TrainingConfig::default() }
+    }
+
+    /// Random normal fields, as normalised weather has them.
+    fn fields(&self, id: u64) -> Result<Tensor, perfrun::error::Error> {
+        let stream = Stream::new(1, id);
+        let shape = [self.batch, 20, self.grid[0], self.grid[1]];
+        let n: usize = shape.iter().product();
+        let numbers: Vec<f32> = (0..n as u64).map(|i| stream.normal(i) as f32).collect();
+        Tensor::from_f32(shape, &numbers)
+    }
 }
 
 struct Step {
@@ -53,22 +74,70 @@ struct Step {
 }
 
 impl Step {
-    fn new(shape: [usize; 3]) -> Result<Step, Box<dyn Error>> {
-        let exec = Exec::cpu();
-        let mut model = WeatherVit::new(&config(shape), |layout| exec.arena(layout))?;
+    fn new(setup: &Setup) -> Result<Step, Box<dyn Error>> {
+        let exec = Exec::open(setup.device)?;
+        let mut model = WeatherVit::new(&setup.config(), |layout| exec.arena(layout))?;
         model.params_mut().initialise(0)?;
-        let training = TrainingConfig { precision: Precision::Fp32, ..TrainingConfig::default() };
-        let trainer = Trainer::new(model, &exec, &training)?;
-        let batch =
-            |i: u64| Ok::<_, perfrun::error::Error>(WeatherBatch { state: fields(2 * i)?, target: fields(2 * i + 1)? });
+        let trainer = Trainer::new(model, &exec, &setup.training())?;
+        let batch = |i: u64| {
+            Ok::<_, perfrun::error::Error>(WeatherBatch {
+                state: setup.fields(2 * i)?,
+                target: setup.fields(2 * i + 1)?,
+            })
+        };
         Ok(Step { trainer, batches: (0..4).map(batch).collect::<Result<_, _>>()?, next: 0 })
     }
 
-    fn run(&mut self) -> Result<f64, perfrun::error::Error> {
-        let i = self.next % self.batches.len();
+    fn batch(&mut self) -> usize {
         self.next += 1;
+        (self.next - 1) % self.batches.len()
+    }
+
+    fn run(&mut self) -> Result<f64, perfrun::error::Error> {
+        let i = self.batch();
         Ok(self.trainer.step(std::slice::from_ref(&self.batches[i]), 1e-4)?.loss)
     }
+
+    /// The same, watched; its wall time, without what reads the profile afterwards.
+    fn run_watched(&mut self) -> Result<f64, perfrun::error::Error> {
+        let i = self.batch();
+        Ok(self.trainer.profiled_step(std::slice::from_ref(&self.batches[i]), 1e-4)?.0.seconds)
+    }
+}
+
+/// The middle one.
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Steps plain and watched in turns, and the plan of a step: all that counting does, and nothing else.
+fn watched(setup: &Setup, steps: usize) -> Result<(), Box<dyn Error>> {
+    let mut step = Step::new(setup)?;
+    for _ in 0..3 {
+        step.run()?;
+        step.run_watched()?;
+    }
+    let (mut plain, mut watched, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..steps.max(1) {
+        let start = Instant::now();
+        black_box(step.run()?);
+        plain.push(start.elapsed().as_secs_f64());
+        watched.push(step.run_watched()?);
+        let exec = Exec::plan();
+        let model = WeatherVit::new(&setup.config(), |layout| exec.arena(layout))?;
+        let [state, target] = [0, 1].map(|_| exec.alloc(step.batches[0].state.spec().clone()));
+        let batch = WeatherBatch { state: state?, target: target? };
+        let start = Instant::now();
+        black_box(plan_step(&model, &exec, &batch, &setup.training())?);
+        counted.push(start.elapsed().as_secs_f64());
+    }
+    let (plain, watched, counted) = (median(&mut plain), median(&mut watched), median(&mut counted));
+    let line = json!({"device": setup.device.to_string(), "shape": setup.shape, "grid": setup.grid, "batch": setup.batch,
+        "steps": steps, "plain_seconds": plain, "watched_seconds": watched, "watching": watched / plain - 1.0,
+        "planning_seconds": counted, "planning": counted / plain});
+    println!("{line}");
+    Ok(())
 }
 
 /// Largest resident memory of this process so far, in bytes.
@@ -78,9 +147,13 @@ fn peak_resident() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+fn shape(name: &str) -> Result<[usize; 3], String> {
+    CASES.into_iter().find(|c| c.0 == name).map(|c| c.1).ok_or_else(|| format!("no case {name}"))
+}
+
 fn one(name: &str, steps: usize) -> Result<(), Box<dyn Error>> {
-    let (_, shape) = CASES.into_iter().find(|c| c.0 == name).ok_or_else(|| format!("--case: no case {name}"))?;
-    let mut step = Step::new(shape)?;
+    let shape = shape(name)?;
+    let mut step = Step::new(&Setup::new(shape))?;
     for _ in 0..3 {
         step.run()?;
     }
@@ -103,11 +176,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(name) = value("--case") {
         return one(name, value("--steps").map_or(Ok(20), |n| n.parse())?);
     }
+    if let Some(name) = value("--watched") {
+        let mut setup = Setup::new(shape(name)?);
+        let number = |flag, other: usize| value(flag).map_or(Ok(other), |n| n.parse());
+        setup.device = value("--device").map_or(Ok(Device::Cpu), |d| d.parse())?;
+        setup.grid = [number("--height", 64)?, number("--width", 128)?];
+        setup.batch = number("--batch", 4)?;
+        if value("--precision").is_some_and(|p| p == "bf16") {
+            setup.precision = Precision::Bf16;
+        }
+        return watched(&setup, number("--steps", 20)?);
+    }
     let mut c = Criterion::default().configure_from_args();
     let once = args.iter().any(|a| a == "--test") || !args.iter().any(|a| a == "--bench");
     // To see that it runs, the small one is enough.
     for (name, shape) in CASES.into_iter().take(if once { 1 } else { CASES.len() }) {
-        let mut step = Step::new(shape)?;
+        let mut step = Step::new(&Setup::new(shape))?;
         let mut failure = None;
         let mut group = c.benchmark_group("train_step");
         group.sample_size(10);

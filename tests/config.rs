@@ -239,13 +239,12 @@ fn keys_without_effect_give_a_notice_each() {
     let c = of(
         "r:\n  use_wandb: true\n  wandb_project: p\n  memory_optimization_level: 1\n  deepspeed_config: ds.yaml\n  \
                 strategy: fsdp\n  precision: bf16-true\n  use_flash_attention: false\n  quantization_bits: 8\n  \
-                flops_profiler: {enabled: true}\n  max_steps: 10\n",
+                max_steps: 10\n",
     );
     let mut keys: Vec<&str> = c.notices.iter().filter_map(|n| n.split(": ").nth(2)).collect();
     keys.sort_unstable();
     let want = [
         "deepspeed_config",
-        "flops_profiler.enabled",
         "memory_optimization_level",
         "precision",
         "quantization_bits",

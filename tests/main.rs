@@ -17,6 +17,7 @@ mod malformed_data;
 mod models;
 mod perfrun;
 mod planted_faults;
+mod profile;
 mod rooms;
 mod scale;
 mod signals;

@@ -2,6 +2,7 @@
 
 mod bad_lines;
 mod kernels;
+mod profile;
 
 use std::io::Write;
 use std::path::Path;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Weak};
 use crate::backend::emulator::{Counters, Schedule};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::kernel::FirstUse;
+use crate::backend::machine::Machine;
 use crate::backend::pool::{Pool, Usage};
-use crate::backend::{Device, memory};
+use crate::backend::{Datasheet, Device, datasheet, memory};
 use crate::error::{Error, Result};
 use crate::tensor::{Arena, Dtype, Layout, Recycle, Spec, Storage, Tensor, View, ViewMut};
 use half::{bf16, f16};
@@ -177,6 +178,20 @@ impl Exec {
     /// What the device reports, also of work that was started before.
     pub fn synchronize(&self) -> Result<()> {
         self.gpu().map_or(Ok(()), Gpu::synchronize)
+    }
+
+    /// The device's own name: "NVIDIA H200", the processor's.
+    pub fn name(&self) -> String {
+        match self.gpu() {
+            Some(gpu) => gpu.driver().info().name.clone(),
+            None if self.is_plan() => "plan".into(),
+            None => Machine::here().processor.unwrap_or_else(|| "cpu".into()),
+        }
+    }
+
+    /// What its vendor promises of products of `dtype`; `None` for the CPU and for what is not known.
+    pub fn datasheet(&self, dtype: Dtype) -> Option<Datasheet> {
+        datasheet::of(&self.gpu()?.driver().info().name, dtype)
     }
 
     /// Whether the device executes code instead of having hardware.

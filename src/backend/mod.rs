@@ -1,15 +1,19 @@
 //! Where operators run. The only module that speaks to a device; above it there is only the opaque [`Exec`].
 
 pub mod cpu;
+mod datasheet;
 pub mod emulator;
 mod exec;
 pub mod gpu;
 pub mod machine;
 mod memory;
 mod pool;
+mod timeline;
 
+pub use datasheet::Datasheet;
 pub use exec::{Exec, Variation};
 pub use pool::Usage;
+pub use timeline::Timeline;
 
 use std::fmt;
 

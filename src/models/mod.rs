@@ -18,6 +18,9 @@ pub trait Model {
     /// The parameters, for the optimiser and for loading.
     fn params_mut(&mut self) -> &mut Params;
 
+    /// What kind of layer the module of this path is, in reports; the model itself has the empty path.
+    fn class(&self, module: &str) -> &'static str;
+
     /// Records the loss of `batch`, a scalar in f32: the mean over its samples.
     ///
     /// # Errors

@@ -62,11 +62,11 @@ impl SelfAttention {
     /// # Errors
     /// As [`Linear::forward`] and [`Attention`].
     pub fn forward(&self, tape: &mut Tape<'_>, x: Var, pass: &Pass) -> Result<Var> {
-        let qkv = self.qkv.forward(tape, x, Activation::None, pass)?;
+        let qkv = tape.in_module("qkv", |tape| self.qkv.forward(tape, x, Activation::None, pass))?;
         let p = self.drop_weights.p(pass);
         let dropout = (p > 0.0).then(|| ProbabilityDropout { p, stream: pass.stream(self.drop_weights.site()) });
         let y = tape.apply(Attention { dropout, ..Attention::full(self.heads) }, [qkv])?;
-        let y = self.proj.forward(tape, y, Activation::None, pass)?;
+        let y = tape.in_module("proj", |tape| self.proj.forward(tape, y, Activation::None, pass))?;
         self.drop_out.forward(tape, y, pass)
     }
 }

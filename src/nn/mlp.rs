@@ -65,19 +65,15 @@ impl Mlp {
     /// # Errors
     /// As [`Linear::forward`].
     pub fn forward(&self, tape: &mut Tape<'_>, x: Var, pass: &Pass) -> Result<Var> {
+        let fused = if let Between::Fused(activation) = self.between { activation } else { Activation::None };
+        let x = tape.in_module("0", |tape| self.up.forward(tape, x, fused, pass))?;
         let x = match self.between {
-            Between::Fused(activation) => self.up.forward(tape, x, activation, pass)?,
-            Between::Selu => {
-                let x = self.up.forward(tape, x, Activation::None, pass)?;
-                tape.apply(Selu, [x])?
-            }
-            Between::Mish => {
-                let x = self.up.forward(tape, x, Activation::None, pass)?;
-                tape.apply(Mish, [x])?
-            }
+            Between::Fused(_) => x,
+            Between::Selu => tape.apply(Selu, [x])?,
+            Between::Mish => tape.apply(Mish, [x])?,
         };
         let x = self.drop_hidden.forward(tape, x, pass)?;
-        let x = self.down.forward(tape, x, Activation::None, pass)?;
+        let x = tape.in_module("3", |tape| self.down.forward(tape, x, Activation::None, pass))?;
         self.drop_out.forward(tape, x, pass)
     }
 }

@@ -46,11 +46,13 @@ impl PatchEmbed {
     /// # Errors
     /// As the operator [`PatchEmbed`](ops::patch_embed::PatchEmbed).
     pub fn forward(&self, tape: &mut Tape<'_>, x: Var, pass: &Pass) -> Result<Var> {
-        let w = tape.param(self.weight)?;
-        let w = cast(tape, w, pass.compute)?;
-        let bias = tape.param(self.bias)?;
-        let bias = cast(tape, bias, pass.compute)?;
-        tape.apply(ops::patch_embed::PatchEmbed, [x, w, bias])
+        tape.in_module("proj", |tape| {
+            let w = tape.param(self.weight)?;
+            let w = cast(tape, w, pass.compute)?;
+            let bias = tape.param(self.bias)?;
+            let bias = cast(tape, bias, pass.compute)?;
+            tape.apply(ops::patch_embed::PatchEmbed, [x, w, bias])
+        })
     }
 }
 

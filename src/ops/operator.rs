@@ -111,6 +111,16 @@ pub trait Operator: fmt::Debug + Send + Sync + 'static {
     /// FLOPs for inputs that [`infer`](Operator::infer) accepts, when the gradients of the inputs `wanted` are asked for.
     fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops;
 
+    /// The same as if no mask hid anything: what tools count that see shapes and no masks.
+    fn unmasked_flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+        self.flops(x, wanted)
+    }
+
+    /// What tells uses of the room apart in reports: the activation that a product ends with, for instance.
+    fn variant(&self) -> &'static str {
+        ""
+    }
+
     /// Computes all of `io.y` and `io.saved`.
     ///
     /// # Errors

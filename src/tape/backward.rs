@@ -1,12 +1,11 @@
 //! The backward pass: a loop over the nodes from the end. Gradients of values are set by the first contribution and added
 //! to by further ones; gradients of parameters go straight into their arena.
 
-use std::time::Instant;
-
 use crate::backend::Exec;
 use crate::error::{Error, Result};
 use crate::ops::operator::{Backward, GradSlot, Mask, op_cost};
-use crate::tape::{Home, Kind, Node, Param, Tape, Var, constant};
+use crate::tape::profile::At;
+use crate::tape::{Home, Kind, Node, Param, Tape, Var, constant, specs_of};
 use crate::tensor::{Arena, Layout, Tensor, View, ViewMut};
 
 /// Gradients of all parameters, in one arena of the parameters' layout.
@@ -121,6 +120,7 @@ impl Tape<'_> {
             let seed = self.exec.import(&seed)?;
             self.receive(&mut flow, var, seed)?;
         }
+        self.profile.lap(None)?;
         self.free_unread(spared);
         let segments = std::mem::take(&mut self.segments);
         let mut segments = segments.iter().rev().peekable();
@@ -164,7 +164,7 @@ impl Tape<'_> {
     }
 
     /// Adds a finished gradient to what flows to `var`.
-    fn receive(&self, flow: &mut [Option<Tensor>], var: Var, gradient: Tensor) -> Result<()> {
+    fn receive(&mut self, flow: &mut [Option<Tensor>], var: Var, gradient: Tensor) -> Result<()> {
         let slot = &mut flow[var.0 as usize];
         match slot.take() {
             None => *slot = Some(gradient),
@@ -175,6 +175,7 @@ impl Tape<'_> {
                 if let Some(mut to) = sum.view_mut() {
                     self.exec.accumulate(&mut to, &gradient.view())?;
                 }
+                self.profile.lap(None)?;
                 *slot = Some(sum);
             }
         }
@@ -199,11 +200,10 @@ impl Tape<'_> {
             let dx = dy.reshape(self.spec(x)?.shape())?;
             return self.deliver(x, dx, flow, grads);
         };
-        let specs = node.x.iter().map(|&v| self.spec(v)).collect::<Result<Vec<_>>>()?;
+        let specs = specs_of(&self.values, &node.x)?;
         let cost = op_cost(&**op, &specs, node.wanted)?;
         let wanted = self.reachable(node, grads.is_some());
         let mut held = self.hold(node, wanted, flow, grads.as_deref())?;
-        let mut seconds = 0.0;
         if !self.exec.is_plan() {
             let keeps = op.keeps(wanted);
             let kept = |on: bool, v: Var| if on { self.value(v).map(Some) } else { Ok(None) };
@@ -212,11 +212,11 @@ impl Tape<'_> {
             let y = (0..node.results).map(result).collect::<Result<Vec<_>>>()?;
             let saved: Vec<View<'_>> = saved.iter().map(Tensor::view).collect();
             let dy: Vec<Option<View<'_>>> = dy.iter().map(|d| d.as_ref().map(Tensor::view)).collect();
-            let start = self.times.then(Instant::now);
             let mut dx = slots(&mut held, grads.as_deref_mut())?;
             op.backward(&self.exec, Backward { specs: &specs, x: &x, y: &y, saved: &saved, dy: &dy, dx: &mut dx })?;
-            seconds = start.map_or(0.0, |s| s.elapsed().as_secs_f64());
         }
+        let at = At { module: node.module, op: &**op, result: &self.values[node.y].spec };
+        self.profile.backward(at, &cost, || op.unmasked_flops(&specs, node.wanted))?;
         for (i, held) in held.into_iter().enumerate() {
             match held {
                 Held::Unwanted => {}
@@ -229,7 +229,6 @@ impl Tape<'_> {
                 Held::Twice { tensor } => self.deliver(node.x[i], tensor, flow, grads.as_deref_mut())?,
             }
         }
-        self.profile.backward(node.module, op.name(), cost.backward, cost.recomputed, seconds);
         Ok(())
     }
 
@@ -271,7 +270,7 @@ impl Tape<'_> {
     }
 
     /// Hands a finished gradient to a value or to a parameter.
-    fn deliver(&self, x: Var, dx: Tensor, flow: &mut [Option<Tensor>], grads: Option<&mut Grads>) -> Result<()> {
+    fn deliver(&mut self, x: Var, dx: Tensor, flow: &mut [Option<Tensor>], grads: Option<&mut Grads>) -> Result<()> {
         let Home::Param(index) = self.value_of(x)?.home else { return self.receive(flow, x, dx) };
         let Some(grads) = grads else { return Ok(()) };
         if let Some(mut to) = grads.arena.view_mut(index)
@@ -282,6 +281,7 @@ impl Tape<'_> {
             } else {
                 to.copy_from(&dx.view())?;
             }
+            self.profile.lap(None)?;
         }
         grads.written[index] = true;
         Ok(())

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::ops::operator::forward_cost;
-use crate::tape::{Home, Kind, Tape, Var};
+use crate::tape::profile::At;
+use crate::tape::{Home, Kind, Tape, Var, specs_of};
 
 /// Nodes whose values have been freed.
 #[derive(Clone, Debug)]
@@ -56,13 +57,15 @@ impl<'p> Tape<'p> {
             let (first, results, module) = (node.y, node.results, node.module);
             match &node.kind {
                 Kind::Op { op, .. } => {
-                    let specs = node.x.iter().map(|&v| self.spec(v)).collect::<Result<Vec<_>>>()?;
+                    let specs = specs_of(&self.values, &node.x)?;
                     let out = op.infer(&specs)?;
                     let cost = forward_cost(&**op, &specs)?;
-                    let name = op.name();
                     let keeps_saved = !node.wanted.is_empty();
-                    let (y, saved, seconds) = self.forward_of(&**op, &node.x, &out.y, &out.saved)?;
-                    self.profile.rerun(module, name, cost, seconds);
+                    let (y, saved) = self.forward_of(&**op, &node.x, &out.y, &out.saved)?;
+                    if let Some(result) = out.y.first() {
+                        let at = At { module, op: &**op, result };
+                        self.profile.rerun(at, cost, || op.unmasked_flops(&specs, node.wanted))?;
+                    }
                     for (i, t) in y.into_iter().enumerate().take(results) {
                         self.values[first + i].home = Home::Computed(t);
                     }

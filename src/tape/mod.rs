@@ -12,17 +12,15 @@ mod checkpoint;
 mod profile;
 
 pub use backward::Grads;
-pub use profile::{Profile, Row, StepCost};
-
-use std::time::Instant;
+pub use profile::{Profile, Row, RowPass, Seen, StepCost};
 
 use crate::backend::Exec;
-use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::ops::operator::{AnyArity, Arity, Differentiable, Forward, Mask, forward_cost};
 use crate::tensor::{Arena, Dtype, Spec, Tensor, View, ViewMut};
 
 use checkpoint::Segment;
+use profile::At;
 
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,7 +116,6 @@ pub struct Tape<'p> {
     segments: Vec<Segment>,
     in_segment: bool,
     records: bool,
-    times: bool,
     module: usize,
     profile: Profile,
 }
@@ -135,7 +132,6 @@ impl<'p> Tape<'p> {
             segments: Vec::new(),
             in_segment: false,
             records: true,
-            times: false,
             module: 0,
             profile: Profile::new(),
         }
@@ -156,11 +152,14 @@ impl<'p> Tape<'p> {
         self
     }
 
-    /// The same tape, with wall time a row in its [`profile`](Tape::profile).
-    #[must_use]
-    pub fn timed(mut self) -> Tape<'p> {
-        self.times = true;
-        self
+    /// The same tape, with the device's time and memory in its [`profile`](Tape::profile); times are there after
+    /// [`Profile::settle`]. Starts the device's high-water mark of memory anew.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn watched(mut self) -> Result<Tape<'p>> {
+        self.profile.watch(&self.exec)?;
+        Ok(self)
     }
 
     /// Whether gradients can be asked for.
@@ -179,6 +178,7 @@ impl<'p> Tape<'p> {
     /// [`Error::Argument`] for a planned tensor on a device that computes; [`Error::OutOfMemory`].
     pub fn input(&mut self, x: &Tensor) -> Result<Var> {
         let home = Home::Given(self.exec.import(x)?);
+        self.profile.lap(None)?;
         self.push_value(x.spec().clone(), home, false)
     }
 
@@ -333,9 +333,7 @@ impl<'p> Tape<'p> {
     }
 
     fn value_of(&self, x: Var) -> Result<&Value> {
-        self.values
-            .get(x.0 as usize)
-            .ok_or_else(|| Error::argument(format!("tape: no value {}; is it of another tape?", x.0)))
+        self.values.get(x.0 as usize).ok_or_else(|| foreign(x))
     }
 
     fn push_value(&mut self, spec: Spec, home: Home, wants: bool) -> Result<Var> {
@@ -345,7 +343,7 @@ impl<'p> Tape<'p> {
     }
 
     fn record(&mut self, op: Box<dyn Differentiable>, x: &[Var]) -> Result<Var> {
-        let specs = x.iter().map(|&v| self.spec(v)).collect::<Result<Vec<_>>>()?;
+        let specs = specs_of(&self.values, x)?;
         let out = op.infer(&specs)?;
         let mut wanted = Mask::NONE;
         for (i, &v) in x.iter().enumerate() {
@@ -354,7 +352,11 @@ impl<'p> Tape<'p> {
             }
         }
         let cost = forward_cost(&*op, &specs)?;
-        let (y, mut saved) = self.run_forward(&*op, x, &out.y, &out.saved, cost)?;
+        let (y, mut saved) = self.forward_of(&*op, x, &out.y, &out.saved)?;
+        if let Some(result) = out.y.first() {
+            let at = At { module: self.module, op: &*op, result };
+            self.profile.forward(at, cost, || op.unmasked_flops(&specs, wanted))?;
+        }
         if wanted.is_empty() || self.in_segment {
             saved.clear();
         }
@@ -370,44 +372,39 @@ impl<'p> Tape<'p> {
         Ok(Var(first as u32))
     }
 
-    /// Allocates results, runs the forward pass, enters it in the profile.
-    fn run_forward(
-        &mut self,
-        op: &dyn Differentiable,
-        x: &[Var],
-        y: &[Spec],
-        saved: &[Spec],
-        cost: Cost,
-    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
-        let (y, saved, seconds) = self.forward_of(op, x, y, saved)?;
-        self.profile.forward(self.module, op.name(), cost, seconds);
-        Ok((y, saved))
-    }
-
+    /// Allocates results and runs the forward pass.
     fn forward_of(
         &self,
         op: &dyn Differentiable,
         x: &[Var],
         y: &[Spec],
         saved: &[Spec],
-    ) -> Result<(Vec<Tensor>, Vec<Tensor>, f64)> {
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let alloc = |specs: &[Spec]| specs.iter().map(|s| self.exec.alloc(s.clone())).collect::<Result<Vec<_>>>();
         let (mut y, mut saved) = (alloc(y)?, alloc(saved)?);
         if self.exec.is_plan() {
             // Freed values are an error on every device.
             x.iter().try_for_each(|&v| self.value(v).map(drop))?;
-            return Ok((y, saved, 0.0));
+            return Ok((y, saved));
         }
         let views = x.iter().map(|&v| self.value(v)).collect::<Result<Vec<_>>>()?;
-        let start = self.times.then(Instant::now);
         op.forward(&self.exec, Forward { x: &views, y: &mut writable(&mut y), saved: &mut writable(&mut saved) })?;
-        Ok((y, saved, start.map_or(0.0, |s| s.elapsed().as_secs_f64())))
+        Ok((y, saved))
     }
 }
 
 fn writable(tensors: &mut [Tensor]) -> Vec<ViewMut<'_>> {
     // Freshly allocated, so nobody shares them.
     tensors.iter_mut().filter_map(Tensor::view_mut).collect()
+}
+
+/// Specs of some values: borrows the values alone.
+fn specs_of<'v>(values: &'v [Value], x: &[Var]) -> Result<Vec<&'v Spec>> {
+    x.iter().map(|v| values.get(v.0 as usize).map(|value| &value.spec).ok_or_else(|| foreign(*v))).collect()
+}
+
+fn foreign(x: Var) -> Error {
+    Error::argument(format!("tape: no value {}; is it of another tape?", x.0))
 }
 
 fn gone(x: Var) -> Error {

@@ -1,6 +1,10 @@
-//! What ran, by module and operator: calls, exact cost, and wall time where it was asked for.
+//! What ran, by module and operator: calls, exact cost, and, where it was asked for, the device's time and memory.
 
+use crate::backend::{Exec, Timeline};
 use crate::cost::{Cost, Flops};
+use crate::error::Result;
+use crate::ops::operator::{OpCost, OpFlops, Operator};
+use crate::tensor::Spec;
 
 /// Cost of everything on a tape, by kind of pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,21 +42,81 @@ impl std::ops::AddAssign for StepCost {
     }
 }
 
-/// One operator in one module.
+/// A kind of pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowPass {
+    /// Forward.
+    Forward,
+    /// Backward, with what backward methods recompute.
+    Backward,
+    /// Forward passes of segments that ran again.
+    Rerun,
+}
+
+/// What a watched tape saw of one pass of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Time of the device in seconds, of all calls together.
+    pub seconds: f64,
+    /// Bytes in use at most, of everything on the device.
+    pub peak_bytes: usize,
+    /// Bytes in use afterwards, the most of all calls.
+    pub live_bytes: usize,
+    /// What an emulator counted, else what launches state to run on matrix units, tile rounding included.
+    pub executed: Option<Flops>,
+}
+
+impl std::ops::AddAssign for Seen {
+    fn add_assign(&mut self, o: Seen) {
+        self.seconds += o.seconds;
+        self.peak_bytes = self.peak_bytes.max(o.peak_bytes);
+        self.live_bytes = self.live_bytes.max(o.live_bytes);
+        self.executed = match (self.executed, o.executed) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+/// One use of an operator in one module, at one shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Dotted path of the module, empty at the top.
     pub module: String,
     /// The operator's room.
     pub op: &'static str,
+    /// As [`Operator::variant`].
+    pub variant: &'static str,
+    /// The first result.
+    pub result: Spec,
     /// Forward applications.
     pub calls: u64,
     /// Exact cost.
     pub cost: StepCost,
-    /// Wall time of forward passes in seconds; 0 unless the tape was timed.
-    pub forward_seconds: f64,
-    /// Wall time of backward passes in seconds, reruns included; 0 unless the tape was timed.
-    pub backward_seconds: f64,
+    /// The same FLOPs as if no mask hid anything, without bytes; zero unless the tape was watched.
+    pub unmasked: StepCost,
+    /// What was seen of forward, backward and rerun; zero unless the tape was watched.
+    pub seen: [Seen; 3],
+}
+
+impl Row {
+    /// What was seen of one kind of pass.
+    pub fn seen(&self, pass: RowPass) -> Seen {
+        self.seen[pass as usize]
+    }
+
+    /// Whether both are the same use.
+    pub fn is_like(&self, o: &Row) -> bool {
+        (&self.module, self.op, self.variant, &self.result) == (&o.module, o.op, o.variant, &o.result)
+    }
+
+    /// Adds another one of the same use.
+    pub fn absorb(&mut self, o: &Row) {
+        self.calls += o.calls;
+        self.cost += o.cost;
+        self.unmasked += o.unmasked;
+        self.seen.iter_mut().zip(o.seen).for_each(|(a, b)| *a += b);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -68,16 +132,48 @@ struct Module {
 pub struct Profile {
     modules: Vec<Module>,
     rows: Vec<Row>,
+    watch: Option<Watch>,
+    between: Seen,
+    peak_bytes: usize,
+}
+
+/// Follows the device while a tape runs on it.
+#[derive(Debug)]
+struct Watch {
+    exec: Exec,
+    timeline: Timeline,
+    /// Whose each lap was; `None` if it was no operator's.
+    laps: Vec<Option<(usize, RowPass)>>,
 }
 
 impl Profile {
     pub(super) fn new() -> Profile {
-        Profile { modules: vec![Module::default()], rows: Vec::new() }
+        let modules = vec![Module::default()];
+        Profile { modules, rows: Vec::new(), watch: None, between: Seen::default(), peak_bytes: 0 }
+    }
+
+    pub(super) fn watch(&mut self, exec: &Exec) -> Result<()> {
+        exec.reset_peak();
+        // What was executed before is nobody's here.
+        exec.take_executed();
+        exec.count_stated(true);
+        self.watch = Some(Watch { exec: exec.clone(), timeline: Timeline::start(exec)?, laps: Vec::new() });
+        Ok(())
     }
 
     /// The rows.
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// What a watched tape did outside of operators: copies of inputs, sums of gradients.
+    pub fn between(&self) -> Seen {
+        self.between
+    }
+
+    /// Bytes in use at most while the tape was watched.
+    pub fn peak_bytes(&self) -> usize {
+        self.peak_bytes
     }
 
     /// The sum over all rows.
@@ -86,6 +182,23 @@ impl Profile {
             sum += row.cost;
             sum
         })
+    }
+
+    /// Reads the times of a tape that was watched; waits for the device.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn settle(&mut self) -> Result<()> {
+        let Some(watch) = self.watch.take() else { return Ok(()) };
+        watch.exec.count_stated(false);
+        let seconds = watch.timeline.seconds()?;
+        for (lap, seconds) in watch.laps.into_iter().zip(seconds) {
+            match lap {
+                Some((row, pass)) => self.rows[row].seen[pass as usize].seconds += seconds,
+                None => self.between.seconds += seconds,
+            }
+        }
+        Ok(())
     }
 
     /// The module `name` inside module `parent`.
@@ -103,35 +216,88 @@ impl Profile {
         })
     }
 
-    fn row(&mut self, module: usize, op: &'static str) -> &mut Row {
-        let known = self.modules[module].rows.iter().copied().find(|&r| self.rows[r].op == op);
-        let id = known.unwrap_or_else(|| {
-            let path = self.modules[module].path.clone();
-            let cost = StepCost::default();
-            self.rows.push(Row { module: path, op, calls: 0, cost, forward_seconds: 0.0, backward_seconds: 0.0 });
+    /// The row of this use of `op`.
+    fn row(&mut self, module: usize, op: &dyn Operator, result: &Spec) -> usize {
+        let (name, variant) = (op.name(), op.variant());
+        let is_it = |row: &Row| row.op == name && row.variant == variant && row.result == *result;
+        let known = self.modules[module].rows.iter().copied().find(|&r| is_it(&self.rows[r]));
+        known.unwrap_or_else(|| {
+            self.rows.push(Row {
+                module: self.modules[module].path.clone(),
+                op: name,
+                variant,
+                result: result.clone(),
+                calls: 0,
+                cost: StepCost::default(),
+                unmasked: StepCost::default(),
+                seen: [Seen::default(); 3],
+            });
             self.modules[module].rows.push(self.rows.len() - 1);
             self.rows.len() - 1
-        });
-        &mut self.rows[id]
+        })
     }
 
-    pub(super) fn forward(&mut self, module: usize, op: &'static str, cost: Cost, seconds: f64) {
-        let row = self.row(module, op);
+    /// What the counts of masks left out would be, if somebody asks for them.
+    fn unmasked(&self, flops: impl FnOnce() -> OpFlops) -> OpFlops {
+        if self.watch.is_some() { flops() } else { OpFlops::default() }
+    }
+
+    pub(super) fn forward(&mut self, at: At<'_>, cost: Cost, unmasked: impl FnOnce() -> OpFlops) -> Result<()> {
+        let unmasked = Cost { flops: self.unmasked(unmasked).forward, bytes: 0 };
+        let id = self.row(at.module, at.op, at.result);
+        let row = &mut self.rows[id];
         row.calls += 1;
         row.cost.forward += cost;
-        row.forward_seconds += seconds;
+        row.unmasked.forward += unmasked;
+        self.lap(Some((id, RowPass::Forward)))
     }
 
-    pub(super) fn rerun(&mut self, module: usize, op: &'static str, cost: Cost, seconds: f64) {
-        let row = self.row(module, op);
-        row.cost.rerun += cost;
-        row.backward_seconds += seconds;
+    pub(super) fn rerun(&mut self, at: At<'_>, cost: Cost, unmasked: impl FnOnce() -> OpFlops) -> Result<()> {
+        let unmasked = Cost { flops: self.unmasked(unmasked).forward, bytes: 0 };
+        let id = self.row(at.module, at.op, at.result);
+        self.rows[id].cost.rerun += cost;
+        self.rows[id].unmasked.rerun += unmasked;
+        self.lap(Some((id, RowPass::Rerun)))
     }
 
-    pub(super) fn backward(&mut self, module: usize, op: &'static str, cost: Cost, recomputed: Flops, seconds: f64) {
-        let row = self.row(module, op);
-        row.cost.backward += cost;
-        row.cost.recomputed += recomputed;
-        row.backward_seconds += seconds;
+    pub(super) fn backward(&mut self, at: At<'_>, cost: &OpCost, unmasked: impl FnOnce() -> OpFlops) -> Result<()> {
+        let unmasked = self.unmasked(unmasked);
+        let id = self.row(at.module, at.op, at.result);
+        let row = &mut self.rows[id];
+        row.cost.backward += cost.backward;
+        row.cost.recomputed += cost.recomputed;
+        row.unmasked.backward += Cost { flops: unmasked.backward, bytes: 0 };
+        row.unmasked.recomputed += unmasked.recomputed;
+        self.lap(Some((id, RowPass::Backward)))
     }
+
+    /// Ends a lap of a watched tape: what ran since the last one was of this row, or of no operator.
+    pub(super) fn lap(&mut self, whose: Option<(usize, RowPass)>) -> Result<()> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        watch.timeline.lap()?;
+        watch.laps.push(whose);
+        let memory = watch.exec.memory();
+        watch.exec.reset_peak();
+        let counted = watch.exec.take_executed().map(|c| Flops {
+            matmul: c.matrix_flops.values().map(|n| u128::from(*n)).sum(),
+            vector: c.lane_flops.into(),
+            special: 0,
+        });
+        let stated = watch.exec.count_stated(true).map(Flops::matmul);
+        let executed = counted.or(stated);
+        let seen = Seen { seconds: 0.0, peak_bytes: memory.peak, live_bytes: memory.now, executed };
+        self.peak_bytes = self.peak_bytes.max(memory.peak);
+        match whose {
+            Some((row, pass)) => self.rows[row].seen[pass as usize] += seen,
+            None => self.between += seen,
+        }
+        Ok(())
+    }
+}
+
+/// Which use of which operator.
+pub(super) struct At<'a> {
+    pub module: usize,
+    pub op: &'a dyn Operator,
+    pub result: &'a Spec,
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cost::Cost;
 use crate::ops::layer_norm::LayerNorm;
 use crate::rng::Stream;
 use crate::tensor::Layout;
@@ -154,7 +155,7 @@ fn freed_and_foreign_values_are_named_errors() {
 #[test]
 fn costs_are_listed_by_module() {
     let (exec, params) = (Exec::cpu(), params());
-    let mut tape = Tape::with_params(&exec, &params).timed();
+    let mut tape = Tape::with_params(&exec, &params).watched().unwrap();
     let x = tape.input(&random(&[4, 6], 1)).unwrap();
     let y = tape
         .in_module("blocks.0", |tape| {
@@ -164,6 +165,16 @@ fn costs_are_listed_by_module() {
         .unwrap();
     tape.backward_from(vec![(y, random(&[4, 6], 2))], None, &[]).unwrap();
     let rows: Vec<(&str, u64)> = tape.profile().rows().iter().map(|r| (r.module.as_str(), r.calls)).collect();
-    assert_eq!(rows, [("blocks.0", 3), ("blocks.0.mlp", 3)]);
+    assert_eq!(rows, [("blocks.0", 2), ("blocks.0", 1), ("blocks.0.mlp", 2), ("blocks.0.mlp", 1)]);
     assert_eq!(tape.cost().forward.flops.special, 24);
+    let mut profile = tape.into_profile();
+    assert!(profile.rows().iter().all(|r| r.seen(RowPass::Forward).seconds == 0.0), "times are read by settle");
+    profile.settle().unwrap();
+    for row in profile.rows() {
+        assert_eq!(row.unmasked.model().flops, row.cost.model().flops, "a norm knows no mask");
+        let [forward, backward, rerun] = row.seen;
+        assert!(forward.seconds > 0.0 && backward.seconds > 0.0 && rerun == Seen::default(), "{row:?}");
+        assert!(forward.peak_bytes >= forward.live_bytes && forward.live_bytes >= 4 * 6 * 4, "{forward:?}");
+    }
+    assert!(profile.peak_bytes() >= profile.rows()[0].seen[0].peak_bytes);
 }

@@ -76,7 +76,7 @@ impl Observer for MetricsLog {
                 "event": "end", "outcome": outcome.to_string(), "spent_flops": spent.flops as f64,
                 "spent_samples": spent.samples,
             }),
-            Event::Step { .. } | Event::Validating { .. } => return Ok(()),
+            Event::Step { .. } | Event::Profiled { .. } | Event::Validating { .. } => return Ok(()),
         };
         let mut line = line;
         line["time"] = json!(wall_seconds());

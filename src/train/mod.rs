@@ -7,6 +7,7 @@ pub mod evaluation;
 pub mod log;
 pub mod loss_scale;
 pub mod observer;
+pub mod profile;
 pub mod resume;
 pub mod run;
 pub mod scaling;

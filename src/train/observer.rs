@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::train::budget::{Left, Spent};
 use crate::train::evaluation::Evaluation;
+use crate::train::profile::StepProfile;
 use crate::train::run::{Outcome, RunShape};
 use crate::train::trainer::StepReport;
 
@@ -30,6 +31,13 @@ pub enum Event<'a> {
         spent: &'a Spent,
         /// What plan and budgets leave after it.
         left: Left,
+    },
+    /// The step before was watched; its [`Event::Step`] comes next.
+    Profiled {
+        /// What it spent.
+        profile: &'a StepProfile,
+        /// What it did.
+        report: &'a StepReport,
     },
     /// A validation goes on.
     Validating {

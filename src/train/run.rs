@@ -16,7 +16,7 @@ use crate::train::observer::{Event, Observer};
 use crate::train::resume;
 use crate::train::schedule::Schedule;
 use crate::train::stop::{Stop, StopReason};
-use crate::train::trainer::Trainer;
+use crate::train::trainer::{StepReport, Trainer};
 
 /// The size of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +117,8 @@ pub struct Run<'a, M: Model> {
     pub position: Position,
     /// Who listens.
     pub observer: &'a mut dyn Observer,
+    /// Whether the step that is to be watched has been.
+    pub is_profiled: bool,
 }
 
 impl<M: Model> std::fmt::Debug for Run<'_, M> {
@@ -238,7 +240,7 @@ where
                 micro.push(batch?);
             }
             let rate = schedule.rate(self.trainer.progress().step);
-            let report = self.trainer.step(&micro, rate)?;
+            let report = self.step(&micro, rate)?;
             self.position.batch += accumulation;
             self.meter.step(report.cost.model().flops.total(), shape.samples_per_step as u64, began);
             let (epoch, spent) = (self.position.epoch, self.meter.spent());
@@ -246,6 +248,19 @@ where
             self.observer.event(&Event::Step { report: &report, epoch, spent: &spent, left })?;
         }
         Ok(Next::GoOn)
+    }
+
+    /// One step; the one that the configuration names, or the first after it, is watched.
+    fn step(&mut self, micro: &[M::Batch], rate: f64) -> Result<StepReport> {
+        let profiler = &self.config.flops_profiler;
+        let is_due = self.trainer.progress().step + 1 >= profiler.profile_step;
+        if !profiler.enabled || !is_due || self.is_profiled {
+            return self.trainer.step(micro, rate);
+        }
+        self.is_profiled = true;
+        let (report, profile) = self.trainer.profiled_step(micro, rate)?;
+        self.observer.event(&Event::Profiled { profile: &profile, report: &report })?;
+        Ok(report)
     }
 
     /// Validation, early stopping, checkpoints; then the next epoch, or the end.

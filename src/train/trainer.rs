@@ -15,6 +15,7 @@ use crate::tape::{Grads, Profile, StepCost, Tape};
 use crate::tensor::{Arena, Dtype, Tensor};
 use crate::train::config::{Precision, TrainingConfig};
 use crate::train::loss_scale::LossScale;
+use crate::train::profile::{self, StepProfile, Watch};
 
 /// Trains one model on one device.
 #[derive(Debug)]
@@ -92,12 +93,7 @@ impl<M: Model> Trainer<M> {
         let layout = model.params().arena().layout().clone();
         let grads = Grads::new(exec, &layout)?;
         let moments = Moments { exp_avg: exec.arena(layout.clone())?, exp_avg_sq: exec.arena(layout)? };
-        let update = UpdateRule {
-            betas: config.betas,
-            eps: config.eps,
-            weight_decay: config.weight_decay,
-            max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping),
-        };
+        let update = UpdateRule::of(config);
         Ok(Trainer {
             model,
             exec: exec.clone(),
@@ -162,6 +158,31 @@ impl<M: Model> Trainer<M> {
     /// before any parameter has changed (with a loss scale an overflow skips the step instead); whatever the model's
     /// forward pass reports.
     pub fn step(&mut self, micro_batches: &[M::Batch], learning_rate: f64) -> Result<StepReport> {
+        self.step_watched(micro_batches, learning_rate, &mut None)
+    }
+
+    /// The same step, and what it spent: the same numbers, a little later.
+    ///
+    /// # Errors
+    /// As [`step`](Trainer::step).
+    pub fn profiled_step(
+        &mut self,
+        micro_batches: &[M::Batch],
+        learning_rate: f64,
+    ) -> Result<(StepReport, StepProfile)> {
+        let mut watch = Some(Watch::start(&self.exec)?);
+        let report = self.step_watched(micro_batches, learning_rate, &mut watch)?;
+        let watch = watch.ok_or_else(|| Error::argument("step: nobody watched it"))?;
+        let update = if report.is_skipped { [Cost::ZERO; 2] } else { update_cost(&self.update, &self.model) };
+        Ok((report, watch.finish(&self.model, &self.exec, report.step, update)?))
+    }
+
+    fn step_watched(
+        &mut self,
+        micro_batches: &[M::Batch],
+        learning_rate: f64,
+        watch: &mut Option<Watch>,
+    ) -> Result<StepReport> {
         let start = Instant::now();
         if micro_batches.is_empty() {
             return Err(Error::argument("step: expected at least one micro-batch, found none"));
@@ -169,22 +190,17 @@ impl<M: Model> Trainer<M> {
         let step = self.progress.step + 1;
         let scale = self.loss_scale.scale;
         self.grads.clear();
-        let (mut losses, mut cost) = (Vec::with_capacity(micro_batches.len()), StepCost::default());
-        for (i, batch) in micro_batches.iter().enumerate() {
-            let pass =
-                Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
-            let share = scale / micro_batches.len() as f64;
-            let (loss, profile) = pass_of(&self.model, &self.exec, batch, &pass, share as f32, &mut self.grads)?;
-            losses.push(loss);
-            cost += profile.total();
-        }
+        let (losses, cost) = self.passes(micro_batches, scale, watch)?;
+        watch.iter_mut().try_for_each(Watch::lap)?;
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
         let mut found = norm.find(&self.exec, &self.grads.settled()?.flat())?;
         for loss in &losses {
             found.also(&self.exec, loss)?;
         }
+        watch.iter_mut().try_for_each(Watch::lap)?;
         // The device decides whether it updates: what is not finite leaves all as it is.
-        let cost_of_update = self.apply(learning_rate, &found, &norm)?;
+        self.apply(learning_rate, &found)?;
+        watch.iter_mut().try_for_each(Watch::lap)?;
         // The only place where a step waits for its device: all of it is done now.
         let measured = found.read()?;
         let loss = mean_loss(step, &losses)?;
@@ -200,7 +216,7 @@ impl<M: Model> Trainer<M> {
         }
         let mut update = Cost::ZERO;
         if !is_skipped {
-            update = cost_of_update;
+            update = update_cost(&self.update, &self.model).into_iter().sum();
             self.progress.updates += 1;
         }
         self.progress.step = step;
@@ -210,20 +226,40 @@ impl<M: Model> Trainer<M> {
         Ok(StepReport { step, loss, grad_norm, learning_rate, loss_scale: scale, is_skipped, seconds, cost, update })
     }
 
-    fn apply(&mut self, lr: f64, found: &Found, norm: &GlobalNorm) -> Result<Cost> {
-        let UpdateRule { betas, eps, weight_decay, .. } = self.update;
+    /// Forward and backward of every micro-batch: losses, which are not waited for, and cost.
+    fn passes(
+        &mut self,
+        micro_batches: &[M::Batch],
+        scale: f64,
+        watch: &mut Option<Watch>,
+    ) -> Result<(Vec<Tensor>, StepCost)> {
+        let (mut losses, mut cost) = (Vec::with_capacity(micro_batches.len()), StepCost::default());
+        for (i, batch) in micro_batches.iter().enumerate() {
+            let pass =
+                Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
+            let share = (scale / micro_batches.len() as f64) as f32;
+            let (loss, profile) =
+                pass_of(&self.model, &self.exec, batch, &pass, share, &mut self.grads, watch.is_some())?;
+            losses.push(loss);
+            cost += profile.total();
+            if let Some(watch) = watch {
+                watch.pass(profile);
+            }
+        }
+        Ok((losses, cost))
+    }
+
+    fn apply(&mut self, lr: f64, found: &Found) -> Result<()> {
         let clock = match &mut self.clock {
             Some(clock) => clock,
             none => none.insert(Clock::new(&self.exec, self.progress.updates)?),
         };
         clock.set_rate(lr)?;
         // The learning rate, the step and the factor are those of the clock and of what was found.
-        let op = AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed: Arc::new([]) };
-        let cost = update_cost(&op, norm, self.model.params().arena());
+        let op = self.update.step(lr);
         let (param, grads) = (self.model.params_mut().arena_mut().flat_mut(), self.grads.settled()?);
         let (m, v) = (&mut self.moments.exp_avg, &mut self.moments.exp_avg_sq);
-        op.update_by(&self.exec, param, grads.flat(), m.flat_mut(), v.flat_mut(), found, clock)?;
-        Ok(cost)
+        op.update_by(&self.exec, param, grads.flat(), m.flat_mut(), v.flat_mut(), found, clock)
     }
 
     /// Names the parameters whose gradients are not finite.
@@ -251,14 +287,33 @@ pub fn compute_dtype(precision: Precision) -> Dtype {
     }
 }
 
-/// Cost of norm and update over an arena: padding is not counted, it is nobody's parameter.
-fn update_cost(op: &AdamW, norm: &GlobalNorm, params: &Arena) -> Cost {
-    let n: usize = params.layout().specs().iter().map(|s| s.len()).sum();
-    let Ok(flat) = crate::tensor::Spec::f32([n]) else { return Cost::ZERO };
-    let update: Flops = op.flops(&[&flat, &flat, &flat, &flat], Mask::NONE).forward;
+impl UpdateRule {
+    fn of(config: &TrainingConfig) -> UpdateRule {
+        UpdateRule {
+            betas: config.betas,
+            eps: config.eps,
+            weight_decay: config.weight_decay,
+            max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping),
+        }
+    }
+
+    /// The update at this learning rate.
+    fn step(&self, lr: f64) -> AdamW {
+        let UpdateRule { betas, eps, weight_decay, .. } = *self;
+        AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed: Arc::new([]) }
+    }
+}
+
+/// Cost of norm and update of all parameters: padding of their arena is not counted, it is nobody's.
+fn update_cost<M: Model>(rule: &UpdateRule, model: &M) -> [Cost; 2] {
+    let n: usize = model.params().arena().layout().specs().iter().map(|s| s.len()).sum();
+    let Ok(flat) = crate::tensor::Spec::f32([n]) else { return [Cost::ZERO; 2] };
+    let norm = GlobalNorm { loss_scale: 1.0, max_norm: rule.max_norm };
     let measure: Flops = norm.flops(&[&flat], Mask::NONE).forward;
+    let update: Flops = rule.step(0.0).flops(&[&flat, &flat, &flat, &flat], Mask::NONE).forward;
     // The norm reads the gradients; the update reads four and writes three.
-    Cost { flops: update + measure, bytes: 8 * flat.bytes() as u128 }
+    let bytes = flat.bytes() as u128;
+    [Cost { flops: measure, bytes }, Cost { flops: update, bytes: 7 * bytes }]
 }
 
 /// The mean over micro-batches.
@@ -285,8 +340,12 @@ fn pass_of<M: Model>(
     pass: &Pass,
     seed: f32,
     grads: &mut Grads,
+    is_watched: bool,
 ) -> Result<(Tensor, Profile)> {
     let mut tape = Tape::with_params(exec, model.params().arena());
+    if is_watched {
+        tape = tape.watched()?;
+    }
     let loss = model.loss(&mut tape, batch, pass)?;
     tape.backward(loss, seed, grads)?;
     Ok((tape.tensor(loss)?, tape.into_profile()))
@@ -297,8 +356,8 @@ fn pass_of<M: Model>(
 pub struct StepPlan {
     /// Trainable numbers.
     pub parameters: u64,
-    /// What runs, by module and operator.
-    pub profile: Profile,
+    /// What runs in a step of one micro-batch, by module, room and pass.
+    pub profile: StepProfile,
     /// Exact cost of forward and backward of one micro-batch.
     pub cost: StepCost,
     /// Cost of norm and update.
@@ -312,13 +371,8 @@ impl StepPlan {
     /// operator by itself is at its floor.
     pub fn floor_seconds(&self, accumulation: usize, matmul_rate: f64, copy_rate: f64) -> f64 {
         let floor = |cost: Cost| cost.floor_seconds(matmul_rate, copy_rate);
-        let rows = self.profile.rows().iter();
-        let pass: f64 = rows
-            .map(|r| {
-                let again = Cost { flops: r.cost.recomputed, bytes: 0 } + r.cost.rerun;
-                floor(r.cost.forward) + floor(r.cost.backward + again)
-            })
-            .sum();
+        let passes = self.profile.rows.iter().filter(|r| r.pass != profile::Pass::Optimiser);
+        let pass: f64 = passes.map(|r| floor(r.cost())).sum();
         pass * accumulation as f64 + floor(self.update)
     }
 }
@@ -335,24 +389,13 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
     let mut grads = Grads::new(exec, &layout)?;
     let _moments = Moments { exp_avg: exec.arena(layout.clone())?, exp_avg_sq: exec.arena(layout)? };
     let pass = Pass { train: true, compute: compute_dtype(config.precision), seed: config.seed, number: 0 };
-    let (_, profile) = pass_of(model, exec, batch, &pass, 1.0, &mut grads)?;
-    let op = AdamW {
-        lr: config.learning_rate,
-        betas: config.betas,
-        eps: config.eps,
-        weight_decay: config.weight_decay,
-        step: 1,
-        gradient_factor: 1.0,
-        undecayed: Arc::new([]),
-    };
-    let norm =
-        GlobalNorm { loss_scale: 1.0, max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping) };
-    let update = update_cost(&op, &norm, model.params().arena());
-    Ok(StepPlan {
-        parameters: model.params().count(),
-        cost: profile.total(),
-        profile,
-        update,
-        peak_bytes: exec.memory().peak,
-    })
+    let (_, profile) = pass_of(model, exec, batch, &pass, 1.0, &mut grads, true)?;
+    let cost = profile.total();
+    let mut watch = Watch::start(exec)?;
+    let peak_bytes = profile.peak_bytes().max(exec.memory().peak);
+    watch.pass(profile);
+    let update = update_cost(&UpdateRule::of(config), model);
+    let profile = watch.finish(model, exec, 0, update)?;
+    let parameters = model.params().count();
+    Ok(StepPlan { parameters, cost, profile, update: update.into_iter().sum(), peak_bytes })
 }

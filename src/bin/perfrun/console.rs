@@ -109,6 +109,8 @@ impl Observer for Console {
                 self.steps.set_message(message);
                 self.steps.set_position(report.step);
             }
+            // Who was asked for the profile shows it.
+            Event::Profiled { .. } => {}
             Event::Validating { done, total } => {
                 let bars = &self.bars;
                 let bar =

@@ -22,6 +22,7 @@ mod output;
 mod pace;
 mod plan;
 mod predict;
+mod profile;
 mod record;
 mod requests;
 mod scale;

@@ -2,8 +2,9 @@
 
 use clap::Args;
 use perfrun::backend::cpu::rates::rates;
-use perfrun::tape::Row;
 use perfrun::train::config::RunConfig;
+use perfrun::train::profile::conventions::Count;
+use perfrun::train::profile::{Pass, Peaks, StepProfile};
 use perfrun::train::trainer::StepPlan;
 use perfrun::train::weather;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::config::ConfigArgs;
 use crate::outcome::Outcome;
 use crate::output;
+use crate::profile::{self, ProfileArgs};
 use crate::units::{bytes, flops, seconds};
 
 /// Flags of `perfrun plan`.
@@ -30,6 +32,8 @@ pub(crate) struct PlanArgs {
     /// Bytes/s of a copy, reads and writes together, instead of measuring this machine
     #[arg(long, value_name = "BYTES")]
     copy_rate: Option<f64>,
+    #[command(flatten)]
+    profile: ProfileArgs,
 }
 
 impl PlanArgs {
@@ -46,7 +50,7 @@ impl PlanArgs {
         };
         let given = (positive("--matmul-rate", self.matmul_rate)?, positive("--copy-rate", self.copy_rate)?);
         let config = args.load()?;
-        show(&config, self.json, given)
+        show(&config, self.json, given, &self.profile)
     }
 }
 
@@ -62,12 +66,23 @@ fn floor_rates(given: (Option<f64>, Option<f64>)) -> (f64, f64) {
 }
 
 /// Prints the plan of a training step of `config`.
-pub(crate) fn show(config: &RunConfig, as_json: bool, given: (Option<f64>, Option<f64>)) -> anyhow::Result<Outcome> {
-    let plan = weather::plan(config)?;
+pub(crate) fn show(
+    config: &RunConfig,
+    as_json: bool,
+    given: (Option<f64>, Option<f64>),
+    profile: &ProfileArgs,
+) -> anyhow::Result<Outcome> {
+    let mut plan = weather::plan(config)?;
     let (matmul, copy) = floor_rates(given);
+    plan.profile.peaks = Some(Peaks { matmul_flop_per_s: matmul, copy_bytes_per_s: copy, datasheet: None });
+    let counts = profile.counts(&plan.profile)?;
+    if let Some(path) = &profile.html {
+        let title = format!("{}: the plan of a step", config.experiment.name);
+        profile::write_page(&plan.profile, &title, path)?;
+    }
     let step_floor = plan.floor_seconds(config.training.gradient_accumulation, matmul, copy);
     if as_json {
-        output::pretty_json(&report(config, &plan, step_floor, matmul, copy))?;
+        output::pretty_json(&report(config, &plan, step_floor, &counts))?;
         return Ok(Outcome::Done);
     }
     let batch = config.training.batch_size as f64;
@@ -98,54 +113,65 @@ pub(crate) fn show(config: &RunConfig, as_json: bool, given: (Option<f64>, Optio
         "{:<16}{:>8}{:>14}{:>14}{:>14}{:>12}",
         "room", "calls", "forward", "backward", "again", "bytes"
     ))?;
-    for row in by_room(&plan) {
+    for room in rooms(&plan.profile) {
         output::line(format!(
             "{:<16}{:>8}{:>14}{:>14}{:>14}{:>12}",
-            row.op,
-            row.calls,
-            flops(row.cost.forward.flops.total() as f64),
-            flops(row.cost.backward.flops.total() as f64),
-            flops((row.cost.rerun.flops + row.cost.recomputed).total() as f64),
-            bytes(u64::try_from(row.cost.algorithm().bytes).unwrap_or(u64::MAX))
+            room.name,
+            room.calls,
+            flops(room.forward as f64),
+            flops(room.backward as f64),
+            flops(room.again as f64),
+            bytes(u64::try_from(room.bytes).unwrap_or(u64::MAX))
         ))?;
     }
+    profile::print_counts(&counts)?;
     Ok(Outcome::Done)
 }
 
-/// The profile by operator, the most expensive first.
-fn by_room(plan: &StepPlan) -> Vec<Row> {
-    let mut rooms: Vec<Row> = Vec::new();
-    for row in plan.profile.rows() {
-        match rooms.iter_mut().find(|r| r.op == row.op) {
-            Some(sum) => {
-                sum.calls += row.calls;
-                sum.cost += row.cost;
+/// FLOPs and bytes of a room.
+struct RoomSum {
+    name: &'static str,
+    calls: u64,
+    forward: u128,
+    backward: u128,
+    again: u128,
+    bytes: u128,
+}
+
+/// The passes by room, the most expensive first.
+fn rooms(profile: &StepProfile) -> Vec<RoomSum> {
+    let mut rooms: Vec<RoomSum> = Vec::new();
+    for row in profile.rows.iter().filter(|r| r.pass != Pass::Optimiser) {
+        let at = rooms.iter().position(|r| r.name == row.room).unwrap_or_else(|| {
+            rooms.push(RoomSum { name: row.room, calls: 0, forward: 0, backward: 0, again: 0, bytes: 0 });
+            rooms.len() - 1
+        });
+        let room = &mut rooms[at];
+        let model = row.model.total();
+        room.again += row.algorithm.total() - model;
+        room.bytes += row.bytes;
+        match row.pass {
+            Pass::Forward => {
+                room.calls += row.calls;
+                room.forward += model;
             }
-            None => rooms.push(Row { module: String::new(), ..row.clone() }),
+            _ => room.backward += model,
         }
     }
-    rooms.sort_by_key(|r| std::cmp::Reverse(r.cost.model().flops.total()));
+    rooms.sort_by_key(|r| std::cmp::Reverse(r.forward + r.backward));
     rooms
 }
 
-fn report(config: &RunConfig, plan: &StepPlan, floor: f64, matmul: f64, copy: f64) -> Value {
-    let cost = |c: perfrun::cost::Cost| {
-        json!({"matmul": c.flops.matmul as f64, "vector": c.flops.vector as f64, "special": c.flops.special as f64,
-               "bytes": c.bytes as f64})
-    };
-    let rows: Vec<Value> = plan
-        .profile
-        .rows()
-        .iter()
-        .map(|r| {
-            json!({"module": r.module, "room": r.op, "calls": r.calls, "forward": cost(r.cost.forward),
-                   "backward": cost(r.cost.backward), "rerun": cost(r.cost.rerun)})
-        })
-        .collect();
-    json!({
-        "configuration": config.experiment.name, "parameters": plan.parameters,
-        "batch_size": config.training.batch_size, "model": cost(plan.cost.model()),
-        "algorithm": cost(plan.cost.algorithm()), "update": cost(plan.update), "peak_bytes": plan.peak_bytes,
-        "matmul_rate": matmul, "copy_rate": copy, "floor_seconds": floor, "rows": rows,
-    })
+fn report(config: &RunConfig, plan: &StepPlan, floor: f64, counts: &[Count]) -> Value {
+    let mut all = profile::json(&plan.profile, counts);
+    let more = json!({
+        "configuration": config.experiment.name, "batch_size": config.training.batch_size,
+        "peak_bytes": plan.peak_bytes, "floor_seconds": floor,
+        "matmul_rate": plan.profile.peaks.as_ref().map(|p| p.matmul_flop_per_s),
+        "copy_rate": plan.profile.peaks.as_ref().map(|p| p.copy_bytes_per_s),
+    });
+    if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
+        all.extend(more);
+    }
+    all
 }

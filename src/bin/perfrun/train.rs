@@ -21,6 +21,7 @@ use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::outcome::Outcome;
 use crate::output::Progress;
+use crate::profile::{self, ProfileArgs, Profiler};
 
 /// Flags of `perfrun train`.
 #[derive(Debug, Args)]
@@ -80,6 +81,14 @@ pub(crate) struct TrainArgs {
     /// Stop, with a checkpoint, when this file appears
     #[arg(long, value_name = "FILE")]
     stop_file: Option<PathBuf>,
+    /// Say what a step spent: FLOPs, bytes, time and memory by module and room; step 1 or the one that is named
+    #[arg(long, value_name = "STEP", num_args = 0..=1, require_equals = true)]
+    flops_profile: Option<Option<u64>>,
+    #[command(flatten)]
+    profile: ProfileArgs,
+    /// Print the profile as one JSON object
+    #[arg(long)]
+    json: bool,
     /// Open everything, print what would run, and stop before the first step
     #[arg(long)]
     dry_run: bool,
@@ -99,12 +108,14 @@ impl TrainArgs {
             Some(None) => Resume::Latest,
             Some(Some(path)) => Resume::From(path.clone()),
         };
+        // Before the model fills the device's memory.
+        let peaks = if config.training.flops_profiler.enabled { profile::peaks(&exec, &config) } else { None };
         let mut session = Session::open(&config, &exec, &resume)?;
         if let Some(moment) = self.stop_at {
             session = session.within(seconds_until(moment)? + start.elapsed().as_secs_f64());
         }
         if self.dry_run {
-            return crate::plan::show(&config, false, (None, None));
+            return crate::plan::show(&config, self.json, (None, None), &self.profile);
         }
         let stop_file = self.stop_file.clone().unwrap_or_else(|| log_folder(&config).join("stop"));
         if stop_file.exists() {
@@ -112,7 +123,9 @@ impl TrainArgs {
             return Err(Error::argument(format!("{file}: the stop file exists already; remove it to train")).into());
         }
         let stop = Stop::new().on_file(stop_file).on_signals()?;
-        let mut observers = FirstUse { to: observers(&config)?, exec: exec.clone(), start, is_said: false };
+        let observers = FirstUse { to: observers(&config)?, exec: exec.clone(), start, is_said: false };
+        let mut observers =
+            Profiler { to: observers, args: self.profile, as_json: self.json, peaks, config: config.clone() };
         let outcome = session.run(&stop, Box::new(SystemClock::since(start)), &mut observers)?;
         let is_end = self.budget_is_end && matches!(outcome, End::Exhausted(Exhausted::Flops | Exhausted::Time));
         Ok(if outcome.is_resumable() && !is_end { Outcome::Stopped } else { Outcome::Done })
@@ -142,6 +155,8 @@ impl TrainArgs {
             count("seed", self.seed),
             text("experiment.name", &self.run_name),
             text("logging_backend", &self.logging_backend),
+            self.flops_profile.map(|_| "flops_profiler.enabled=true".into()),
+            count("flops_profiler.profile_step", self.flops_profile.flatten()),
         ]
         .into_iter()
         .flatten()

@@ -154,6 +154,28 @@ impl Model for WeatherVit {
         &mut self.params
     }
 
+    /// The names of PyTorch's layers, and of the original's.
+    fn class(&self, module: &str) -> &'static str {
+        let parts: Vec<&str> = module.split('.').collect();
+        match parts.as_slice() {
+            [""] => "WeatherTransformer",
+            ["patch_embed"] => "PatchEmbed",
+            ["patch_embed", "proj"] => "Conv2d",
+            ["blocks"] => "ModuleList",
+            ["blocks", _] => "TransformerBlock",
+            ["blocks", _, "attn"] => "CustomAttention",
+            ["blocks", _, "mlp"] => "Sequential",
+            ["norm"] | ["blocks", _, "norm1" | "norm2"] => match self.config.normalization_type {
+                Normalization::Layer => "LayerNorm",
+                Normalization::Rms => "RMSNorm",
+                Normalization::Group => "GroupNorm",
+                Normalization::Instance => "InstanceNorm1d",
+            },
+            ["loss"] => "RelativeL2",
+            _ => "Linear",
+        }
+    }
+
     /// Mean over samples of ‖forecast − target‖₂ / ‖target‖₂.
     fn loss(&self, tape: &mut Tape<'_>, batch: &WeatherBatch, pass: &Pass) -> Result<Var> {
         let state = tape.input(&batch.state)?;

@@ -126,6 +126,16 @@ impl Operator for Matmul {
         OpFlops { forward, backward, recomputed: Flops::ZERO }
     }
 
+    fn variant(&self) -> &'static str {
+        match self.activation {
+            Activation::None => "",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::Relu => "relu",
+            Activation::Silu => "silu",
+        }
+    }
+
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         match exec.gpu() {
             Some(gpu) => self.launch_fwd(gpu, io),

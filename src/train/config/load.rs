@@ -341,10 +341,6 @@ impl Loader {
             let say = "frames are stacked on the channels of the input; the original reads 1 whatever this says";
             notices.push(("sequence_length", format!("{frames} {say}")));
         }
-        if config.training.flops_profiler.enabled {
-            let say = "has no effect: this version does not write the report; `--flops-profile` of a later one will";
-            notices.push(("flops_profiler.enabled", say.to_owned()));
-        }
         let warmup = config.training.warmup_steps;
         if let Some(steps) = config.training.max_steps.filter(|steps| *steps <= warmup) {
             let say =

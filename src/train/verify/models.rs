@@ -77,6 +77,10 @@ impl Model for CaseModel {
         self.vit.params_mut()
     }
 
+    fn class(&self, module: &str) -> &'static str {
+        self.vit.class(module)
+    }
+
     fn loss(&self, tape: &mut Tape<'_>, batch: &WeatherBatch, pass: &Pass) -> Result<Var> {
         let state = tape.input(&batch.state)?;
         let y = self.vit.forward(tape, state, pass)?;

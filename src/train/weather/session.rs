@@ -139,6 +139,7 @@ impl Session {
             meter,
             position: self.position,
             observer,
+            is_profiled: false,
         };
         run.run(&mut |trainer, progress| {
             evaluate(trainer.model(), trainer.exec(), &trainer.eval_pass(), &valid, batch, workers, progress)
