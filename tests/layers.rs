@@ -15,7 +15,10 @@ const IMPORTS: [(&str, &[&str]); 9] = [
     ("io", &[]),
     ("data", &["io"]),
     ("models", &["ops", "tape", "nn", "data", "io"]),
-    ("train", &["backend::Exec", "backend::Timeline", "backend::Datasheet", "ops", "tape", "nn", "data", "io", "models"]),
+    (
+        "train",
+        &["backend::Exec", "backend::Timeline", "backend::Datasheet", "ops", "tape", "nn", "data", "io", "models"],
+    ),
     ("lib", &[]),
 ];
 

@@ -126,11 +126,16 @@ fn parameters_and_flops_of_every_configuration_are_the_published_ones() {
     for (d, layers, heads, patch_size, grid, parameters, gflop) in published {
         let profile = plan_of(&WeatherVitConfig { patch_size, ..vit(d, layers, heads, grid) }, 1);
         assert_eq!(profile.parameters, parameters);
-        let forward: u128 =
-            profile.rows.iter().filter(|r| r.pass == Pass::Forward).map(|r| r.model.matmul).sum();
+        let forward: u128 = profile.rows.iter().filter(|r| r.pass == Pass::Forward).map(|r| r.model.matmul).sum();
         let found = forward as f64 / 1e9;
         // As many places as are published.
-        let places = if gflop < 1.0 { 3 } else if gflop < 1e4 { 2 } else { 1 };
+        let places = if gflop < 1.0 {
+            3
+        } else if gflop < 1e4 {
+            2
+        } else {
+            1
+        };
         assert_eq!(format!("{found:.places$}"), format!("{gflop:.places$}"), "{d} wide, {layers} layers, {grid:?}");
     }
 }
@@ -149,10 +154,9 @@ fn pytorchs_counter_gives_these_integers_for_the_same_models() {
 
 #[test]
 fn deepspeeds_profiler_gives_these_counts_for_the_same_models() {
-    for (config, batch, parameters, macs, flops) in [
-        (tiny(), 2, 7984, 93_696, 194_305),
-        (vit(128, 4, 4, [64, 128]), 1, 1_137_536, 159_383_552, 319_946_712),
-    ] {
+    for (config, batch, parameters, macs, flops) in
+        [(tiny(), 2, 7984, 93_696, 194_305), (vit(128, 4, 4, [64, 128]), 1, 1_137_536, 159_383_552, 319_946_712)]
+    {
         let profile = plan_of(&config, batch);
         let count = profile.count(Convention::Deepspeed).unwrap();
         let found: u128 = profile.uses.iter().map(|u| rule(u).macs).sum();
@@ -169,7 +173,8 @@ fn deepspeeds_text_has_its_lines_and_obeys_its_keys() {
     let all = text(&FlopsProfilerConfig { top_modules: 3, ..FlopsProfilerConfig::default() });
     let line = |key: &str, value: &str| format!("{key:<70}  {value:<8}\n");
     for wanted in [
-        "-------------------------- DeepSpeed Flops Profiler --------------------------\nProfile Summary at step 0:\n".into(),
+        "-------------------------- DeepSpeed Flops Profiler --------------------------\nProfile Summary at step 0:\n"
+            .into(),
         line("params per GPU:", "7.98 K"),
         line("fwd MACs per GPU:", "93.7 KMACs"),
         line("fwd flops per GPU:", "194.31 K"),

@@ -26,8 +26,7 @@ pub enum Convention {
 
 impl Convention {
     /// All of them.
-    pub const ALL: [Convention; 4] =
-        [Convention::Exact, Convention::Pytorch, Convention::Deepspeed, Convention::Palm];
+    pub const ALL: [Convention; 4] = [Convention::Exact, Convention::Pytorch, Convention::Deepspeed, Convention::Palm];
 
     /// As it is written on a command line.
     pub fn name(self) -> &'static str {

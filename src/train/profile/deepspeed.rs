@@ -83,7 +83,8 @@ fn summary(profile: &StepProfile, config: &FlopsProfilerConfig, run: Run, all: &
     let passes = profile.micro_batches.max(1) as u128;
     let (macs, flops) = ((total.counted.macs / passes) as f64, (total.counted.flops / passes) as f64);
     let of_pass = |pass| {
-        profile.rows.iter().filter(|r| r.pass == pass).map(|r| r.seconds).sum::<f64>() / profile.micro_batches.max(1) as f64
+        profile.rows.iter().filter(|r| r.pass == pass).map(|r| r.seconds).sum::<f64>()
+            / profile.micro_batches.max(1) as f64
     };
     let forward = of_pass(Pass::Forward);
     let backward = of_pass(Pass::Backward) + of_pass(Pass::Recompute);

@@ -57,7 +57,8 @@ impl StepProfile {
             facts.push(("products, measured", with_unit(peaks.matmul_flop_per_s, "FLOP/s")));
             facts.push(("copies, measured", with_unit(peaks.copy_bytes_per_s, "B/s")));
             if let Some(sheet) = peaks.datasheet {
-                facts.push(("datasheet, dense", format!("{}: {}", sheet.device, with_unit(sheet.flop_per_s, "FLOP/s"))));
+                facts
+                    .push(("datasheet, dense", format!("{}: {}", sheet.device, with_unit(sheet.flop_per_s, "FLOP/s"))));
             }
         }
         facts
@@ -66,8 +67,7 @@ impl StepProfile {
     /// Rooms under the two roofs; `None` without times.
     fn roofline(&self) -> Option<Plot> {
         let (peaks, step) = (self.peaks.as_ref()?, self.seconds.filter(|s| *s > 0.0)?);
-        let mut plot =
-            Plot::new("FLOP/s over intensity", Axis::log("FLOPs for each byte"), Axis::log("FLOP/s"));
+        let mut plot = Plot::new("FLOP/s over intensity", Axis::log("FLOPs for each byte"), Axis::log("FLOP/s"));
         let mut ends = [0.1f64, 100.0];
         for pass in [Pass::Forward, Pass::Backward, Pass::Recompute, Pass::Optimiser] {
             let mut points = Vec::new();
@@ -75,7 +75,8 @@ impl StepProfile {
                 let Some(x) = sum.intensity().filter(|x| *x > 0.0 && sum.seconds > 0.0) else { continue };
                 ends = [ends[0].min(x), ends[1].max(x)];
                 let share = sum.seconds / step;
-                let said = format!("{label}, {}: {} ({:.1} % of the step)", of.name(), time(sum.seconds), 100.0 * share);
+                let said =
+                    format!("{label}, {}: {} ({:.1} % of the step)", of.name(), time(sum.seconds), 100.0 * share);
                 let rate = sum.algorithm.total() as f64 / sum.seconds;
                 points.push(Point::new(x, rate).weighing(share).labelled(said));
             }
@@ -125,7 +126,8 @@ impl StepProfile {
 
     fn entry(&self, name: &str, pass: &str, calls: Option<u64>, sum: &Sum) -> Entry {
         let count = |n: u128| Cell::number(n as f64, short(n as f64));
-        let maybe = |x: Option<f64>, show: &dyn Fn(f64) -> String| x.map_or_else(Cell::none, |x| Cell::number(x, show(x)));
+        let maybe =
+            |x: Option<f64>, show: &dyn Fn(f64) -> String| x.map_or_else(Cell::none, |x| Cell::number(x, show(x)));
         let step = self.seconds.filter(|s| *s > 0.0);
         let share = step.map(|step| sum.seconds / step);
         let timed = step.map(|_| sum.seconds);
@@ -172,7 +174,17 @@ impl StepProfile {
 
 fn columns(first: &str) -> Vec<Column> {
     let numbers = [
-        "calls", "model", "algorithm", "executed", "special", "bytes", "FLOP/B", "time", "of step", "of floor", "memory",
+        "calls",
+        "model",
+        "algorithm",
+        "executed",
+        "special",
+        "bytes",
+        "FLOP/B",
+        "time",
+        "of step",
+        "of floor",
+        "memory",
     ];
     let mut all = vec![Column::text(first), Column::text("pass")];
     all.extend(numbers.map(Column::number));
