@@ -50,20 +50,26 @@ DEVICE void lay_bias(float* to, const f32* bias, int nq, int nk) {
 extern "C" __global__ void __launch_bounds__(FWD_THREADS, 1)
     attention_small_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, i64 q_at, i64 k_at,
                         i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 q_tokens, i64 k_tokens, int nq, int nk, int heads, int group,
-                        int d, float scale, int all, int step, int stages, Windows windows) {
+                        int d, float scale, int all, int step, int stages, Windows windows, int boxes,
+                        const __grid_constant__ TensorMap y_box, const __grid_constant__ TensorMap q_box,
+                        const __grid_constant__ TensorMap k_box, const __grid_constant__ TensorMap v_box) {
     extern __shared__ __align__(1024) unsigned char memory[];
     float* biases = (float*)(memory + stages * 3 * PANEL);
     Shared& s = *(Shared*)(biases + (bias ? TOKENS * TOKENS : 0));
     begin<3>(s, {{q + q_at, q_row, false}, {k + k_at, k_row, true}, {v + v_at, v_row, true}}, stages == 2 ? 2 : 1, 4 * FWD_GROUPS);
     if (bias) lay_bias(biases, bias + (i64)(block_x() % heads) * nq * nk, nq, nk);
     block_sync();
-    Problem p{nq, nk, heads, group, d, all, step, stages, q_tokens, k_tokens, lengths, windows};
+    Problem p{nq, nk, heads, group, d, all, step, stages, boxes, q_tokens, k_tokens, lengths, windows};
     if (warp_id() < 4) {
         registers_down<80>();
-        if (stages == 2) copy_heads<3, 2>(s, memory, p);
-        else copy_heads<3, 1>(s, memory, p);
+        const Boxes<3> of{{&q_box, &k_box, &v_box}};
+        if (stages == 2) copy_heads<3, 2>(s, memory, p, of);
+        else copy_heads<3, 1>(s, memory, p, of);
         return;
     }
+    // Rows of a sequence leave as a box, through the place of its queries, which is free when they have left.
+    const bool is_sent = boxes > 0 && !windows.are_there();
+    int leaving = -1;
     registers_up<144>();
     const float factor = scale * LOG2_E;
     int turn = warp_id() / 4 - 1, stage = 0;
@@ -73,10 +79,12 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, 1)
         const unsigned char* at = memory + stage * 3 * PANEL;
         const int slab = turn;
         s.full[stage].wait(parity);
-        if (slab < SLABS) {
+        if (slab < SLABS && slab * 64 < nq) {
             float x[SCORES], o[D / 2];
             u32 weight[STEPS][4];
             issue_scores(x, along_d(at, slab * 64), along_d(at + PANEL, 0));
+            if (leaving >= 0) let_go(s, leaving);
+            leaving = -1;
             Held held = s.held[stage];
             Rows rows(s, p, stage, slab);
             float top[2] = {0.0f, 0.0f}, total[2] = {0.0f, 0.0f};
@@ -136,15 +144,28 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, 1)
             wgmma_wait<0>();
             pin(o);
             __syncwarp();
+            if (is_sent && !is_idle) {
+                const int row = slab * 64 + warp_id() % 4 * 16;
+                unsigned char* rows_at = memory + stage * 3 * PANEL + row * SPAN;
+                keep_rows(rows_at, o, share[0], share[1]);
+                proxy_fence();
+                __syncwarp();
+                if (lane() == 0) store_box(y_box, rows_at, 0, held.head, row, 0, held.sample), store_commit();
+                leaving = stage;
+            } else {
+                if (lane() == 0) s.empty[stage].arrive();
+                T* to = y + ((i64)held.sample * q_tokens * heads + held.head) * d;
+                if (!is_idle) store_slab(to, (i64)heads * d, o, rows, share[0], share[1], d, 0);
+            }
+        } else {
+            if (leaving >= 0) let_go(s, leaving);
+            leaving = -1;
             if (lane() == 0) s.empty[stage].arrive();
-            T* to = y + ((i64)held.sample * q_tokens * heads + held.head) * d;
-            if (!is_idle) store_slab(to, (i64)heads * d, o, rows, share[0], share[1], d, 0);
-        } else if (lane() == 0) {
-            s.empty[stage].arrive();
         }
         turn = turn == 0 ? FWD_GROUPS - 1 : turn - 1;
         if (++stage == stages) stage = 0, parity ^= 1;
     }
+    if (lane() == 0) store_wait_read<0>();
 }
 
 // ---- gradients ----
@@ -217,31 +238,32 @@ DEVICE void sum_products(float (&inner)[2], const T* y, i64 row, const unsigned 
     }
 }
 
-// Makes dk or dv of a head, numbers by keys: the sum over queries of `rows`' numbers times `square`'s.
-DEVICE void issue_columns(float (&x)[SCORES], const unsigned char* rows, const unsigned char* square) {
+// Issues dk or dv of a head, numbers by keys: the sum over the queries of some steps of `rows`' numbers times `square`'s.
+template <int FROM, int TO> DEVICE void issue_columns(float (&x)[SCORES], const unsigned char* rows, const unsigned char* square) {
     u64 a = matrix(rows, 0, 8 * SPAN, TURN), b = along_queries(square);
     pin(x);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < STEPS; ++step) multiply<T, 1, 1>(x, a + step * TOKEN_STEP, b + step * QUERY_STEP, step > 0);
+    for (int step = FROM; step < TO; ++step) multiply<T, 1, 1>(x, a + step * TOKEN_STEP, b + step * QUERY_STEP, step > 0);
     wgmma_commit();
 }
 
-// Puts it through shared memory into its tokens' rows. One warpgroup.
-DEVICE void store_columns(const Result& result, unsigned char* through, const float (&x)[SCORES], float factor, const Problem& p,
-                          const Held& held, const int* seats, int barrier) {
+// Puts it into the place of rows that no product needs any more, keys by numbers.
+DEVICE void keep_columns(unsigned char* to, const float (&x)[SCORES], float factor) {
     int w = warp_id() % 4, h = lane() / 8 % 2, j = lane() / 16;
-    if (16 * w < D) {
+    if (16 * w >= D) return;
 #pragma unroll
-        for (int g = 0; g < STEPS; ++g) {
-            u32 word[4];
+    for (int g = 0; g < STEPS; ++g) {
+        u32 word[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) word[i] = narrow_pair<T>(x[8 * g + 2 * i] * factor, x[8 * g + 2 * i + 1] * factor);
-            int key = 16 * g + 8 * j + lane() % 8;
-            store_matrices_transposed(shared_address(through + piece_at(key, 2 * w + h)), word[0], word[1], word[2], word[3]);
-        }
+        for (int i = 0; i < 4; ++i) word[i] = narrow_pair<T>(x[8 * g + 2 * i] * factor, x[8 * g + 2 * i + 1] * factor);
+        int key = 16 * g + 8 * j + lane() % 8;
+        store_matrices_transposed(shared_address(to + piece_at(key, 2 * w + h)), word[0], word[1], word[2], word[3]);
     }
-    named_sync(barrier, 128);
+}
+
+// From there into the tokens' rows. One warpgroup.
+DEVICE void send_columns(const Result& result, const unsigned char* from, const Problem& p, const Held& held, const int* seats) {
     constexpr int AT_ONCE = 128 / PIECES, BATCH = 3;
     const int c = thread() % PIECES;
     const bool is_cut = p.windows.are_there();
@@ -254,27 +276,37 @@ DEVICE void store_columns(const Result& result, unsigned char* through, const fl
         for (int u = 0; u < BATCH; ++u) {
             int r = r0 + u * AT_ONCE, there = r < TOKENS ? r : 0;
             token[u] = r >= p.nk || c * 8 >= p.d ? -1 : is_cut ? seats[there] : r;
-            pack[u] = load_kept<T, 8>((const T*)(through + piece_at(there, c)));
+            pack[u] = load_kept<T, 8>((const T*)(from + piece_at(there, c)));
         }
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) put_pack(to + (i64)(token[u] & TOKEN_MASK) * result.row, pack[u], token[u] >= 0, result.add);
     }
 }
 
+// Warpgroups of a team of two hand rows of squares over: the first has those of the first slab and the last, and goes on to the next
+// head; the second has those between, and all columns. Rows of the first 128 queries, and the others, are there, and are free again.
+constexpr int LOW_THERE = 1, HIGH_THERE = 2, LOW_FREE = 3, HIGH_FREE = 4;
+constexpr int LOW = TEAM == 2 ? 8 : STEPS;  // steps of columns before the last slab
+// With a bias registers do not hold both columns.
+constexpr bool HOLDS_BOTH = TEAM == 1 || !HAS_BIAS;
+
 extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
     attention_small_bwd(T* dq, T* dk, T* dv, f32* partial, const T* q, const T* k, const T* v, const T* y, const T* dy,
                         const f32* bias, const f32* lse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row,
                         i64 q_tokens, i64 k_tokens, int nq, int nk, int heads, int d, float scale, int all, int step, int stages,
-                        int add_q, int add_k, int add_v, Windows windows) {
+                        int add_q, int add_k, int add_v, Windows windows, int boxes, int is_sent,
+                        const __grid_constant__ TensorMap dk_box, const __grid_constant__ TensorMap dv_box,
+                        const __grid_constant__ TensorMap q_box, const __grid_constant__ TensorMap dy_box,
+                        const __grid_constant__ TensorMap k_box, const __grid_constant__ TensorMap v_box) {
     extern __shared__ __align__(1024) unsigned char memory[];
     Shared& s = *(Shared*)(memory + stages * 4 * PANEL + BWD_GROUPS / TEAM * 2 * SQUARE);
     begin<4>(s, {{q + q_at, q_row, false}, {dy, (i64)heads * d, false}, {k + k_at, k_row, true}, {v + v_at, v_row, true}}, TEAM,
              4 * BWD_GROUPS);
     block_sync();
-    Problem p{nq, nk, heads, 1, d, all, step, stages, q_tokens, k_tokens, lengths, windows};
+    Problem p{nq, nk, heads, 1, d, all, step, stages, boxes, q_tokens, k_tokens, lengths, windows};
     if (warp_id() < 4) {
         registers_down<BWD_GROUPS == 2 ? 72 : 80>();
-        copy_heads<4, TEAM>(s, memory, p);
+        copy_heads<4, TEAM>(s, memory, p, Boxes<4>{{&q_box, &dy_box, &k_box, &v_box}});
         return;
     }
     registers_up<BWD_GROUPS == 2 ? 216 : 144>();
@@ -304,7 +336,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
         float logs[2];
         load_logs(logs, member);
 #pragma unroll 1
-        for (int slab = member; slab < SLABS; slab += TEAM) {
+        for (int slab = member; slab < SLABS && (slab < 2 || slab * 64 < nq); slab += TEAM) {
             float o[D / 2], inner[2] = {0.0f, 0.0f}, exponent[2];
             Rows rows(s, p, stage, slab);
 #pragma unroll
@@ -329,6 +361,8 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
                 if (HAS_BIAS && !is_idle) load_bias(biases, c0, bias + (i64)held.head * nq * nk, rows, nq, nk);
                 wgmma_wait<HAS_BIAS ? 0 : 1>();
                 pin(x);
+                // The columns of the head before have taken what lay there.
+                if (TEAM == 2 && member == 0 && c0 == 0 && i > 0) named_sync(slab == 0 ? LOW_FREE : HIGH_FREE, 256);
                 if (!is_idle) {
 #pragma unroll
                     for (int c = 0; c < PART; ++c) {
@@ -393,8 +427,9 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
                 }
                 if (!HAS_BIAS) issue_sums(o, weight, along_tokens(at + 2 * PANEL + c0 * SPAN), c0 > 0);
             }
+            proxy_fence();
+            if (TEAM == 2 && member == 0) named_arrive(slab == 0 ? LOW_THERE : HIGH_THERE, 256);
             if (HAS_BIAS) {
-                proxy_fence();
                 named_sync(5 + me, 128);
                 issue_kept(o, square, slab, along_tokens(at + 2 * PANEL));
             }
@@ -405,26 +440,75 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
                 store_slab(to, q_row, o, rows, scale, scale, d, add_q);
             }
         }
-        proxy_fence();
-        named_sync(1 + team, 128 * TEAM);
-        Result of_v{dv, v_at, v_row, add_v}, of_k{dk, k_at, k_row, add_k};
-        float x[SCORES];
-        const int* seats = s.seats(stage);
-        if (member == 0) {
-            issue_columns(x, at + PANEL, square + SQUARE);
-            wgmma_wait<0>();
-            pin(x);
-            if (dv) store_columns(of_v, at + 3 * PANEL, x, 1.0f, p, held, seats, 5 + me);
+        if (TEAM == 2 && member == 0) {
+            __syncwarp();
+            if (lane() == 0) s.empty[stage].arrive();
+            continue;
         }
-        if (member == TEAM - 1) {
-            issue_columns(x, at, square);
+        // All columns. Those of the first 128 queries while the other warpgroup has the last slab.
+        const bool is_last = n + step >= all, has_high = nq > 64 * (SLABS - 1);
+        float x[SCORES];
+        named_sync(TEAM == 2 ? LOW_THERE : 1 + team, 128 * TEAM);
+        issue_columns<0, LOW>(x, at + PANEL, square + SQUARE);
+        if constexpr (HOLDS_BOTH) {
+            float z[SCORES];
+            issue_columns<0, LOW>(z, at, square);
+            wgmma_wait<0>();
+            pin(x), pin(z);
+            if (TEAM == 2 && !is_last) named_arrive(LOW_FREE, 256);
+            if (TEAM == 2 && has_high) {
+                named_sync(HIGH_THERE, 256);
+                issue_columns<LOW, STEPS>(x, at + PANEL, square + SQUARE);
+                issue_columns<LOW, STEPS>(z, at, square);
+                wgmma_wait<0>();
+                pin(x), pin(z);
+                if (!is_last) named_arrive(HIGH_FREE, 256);
+            }
+            named_sync(5 + me, 128);
+            keep_columns(at + PANEL, x, 1.0f);
+            keep_columns(at, z, scale);
+        } else {
+            if (TEAM == 2 && has_high) {
+                named_sync(HIGH_THERE, 256);
+                issue_columns<LOW, STEPS>(x, at + PANEL, square + SQUARE);
+            }
             wgmma_wait<0>();
             pin(x);
-            if (dk) store_columns(of_k, at + 2 * PANEL, x, scale, p, held, seats, 5 + me);
+            named_sync(5 + me, 128);
+            keep_columns(at + PANEL, x, 1.0f);
+            issue_columns<0, LOW>(x, at, square);
+            if (TEAM == 2 && has_high) issue_columns<LOW, STEPS>(x, at, square);
+            wgmma_wait<0>();
+            pin(x);
+            if (TEAM == 2 && !is_last) {
+                named_arrive(LOW_FREE, 256);
+                if (has_high) named_arrive(HIGH_FREE, 256);
+            }
+            named_sync(5 + me, 128);
+            keep_columns(at, x, scale);
+        }
+        Place place;
+        int first[3] = {0, 0, 0};
+        if (windows.are_there()) windows.corner(first, n / heads % windows.all());
+        const bool is_box = is_sent && place.find(p, held.sample, first);
+        proxy_fence();
+        named_sync(5 + me, 128);
+        if (is_box) {
+            const int bytes = box_bytes(p);
+            for (int b = 0; thread() % 128 == 0 && b < boxes; ++b) {
+                if (dv) store_box(dv_box, at + PANEL + b * bytes, 0, held.head, place.w, place.h, place.plane_of(p, b));
+                if (dk) store_box(dk_box, at + b * bytes, 0, held.head, place.w, place.h, place.plane_of(p, b));
+            }
+            store_commit();
+            store_wait_read<0>();
+        } else {
+            Result of_v{dv, v_at, v_row, add_v}, of_k{dk, k_at, k_row, add_k};
+            const int* seats = s.seats(stage);
+            if (dv) send_columns(of_v, at + PANEL, p, held, seats);
+            if (dk) send_columns(of_k, at, p, held, seats);
         }
         __syncwarp();
         if (lane() == 0) s.empty[stage].arrive();
-        named_sync(1 + team, 128 * TEAM);
     }
     int tile = member * 4 + warp_id() % 4;
     if (HAS_BIAS && tile * 16 < TOKENS) {

@@ -35,6 +35,11 @@ struct alignas(16) Held {
     int sample, head, keys, is_mixed;
 };
 
+// Tensor maps of operands, axes {numbers, heads, tokens of a row, rows, planes of all samples}, for boxes of D numbers of a head.
+template <int N> struct Boxes {
+    const TensorMap* map[N];
+};
+
 struct Shared {
     Source from[4];  // here, not in registers: the loop over them is a loop
     Held held[MOST_STAGES];
@@ -46,23 +51,43 @@ static_assert(sizeof(Shared) == 352);
 
 // Sizes of one application, and this block's part of it.
 struct Problem {
-    int nq, nk, heads, group, d, all, step, stages;
+    int nq, nk, heads, group, d, all, step, stages, boxes;  // boxes of an operand of a head, 0 where they cannot hold it
     i64 q_tokens, k_tokens;
     const int* lengths;
     const Windows& windows;
 };
+
+// Where the first box of a head lies, and bytes of a box; the others, of a window of several planes, are a plane apart.
+struct Place {
+    int w, h, plane, ends;
+
+    // Of a sequence, or of a window that lies in one piece but for the planes, which may begin again.
+    DEVICE bool find(const Problem& p, int sample, const int (&first)[3]) {
+        const Windows& of = p.windows;
+        w = 0, h = 0, plane = sample, ends = 1 << 30;
+        if (p.boxes == 0 || !of.are_there()) return p.boxes > 0;
+        w = first[2] + of.shift[2], h = first[1] + of.shift[1], plane = sample * of.grid[0] + first[0] + of.shift[0];
+        ends = (sample + 1) * of.grid[0];
+        return first[0] >= 0 && first[1] >= 0 && first[2] >= 0 && first[0] + of.size[0] <= of.grid[0] && h + of.size[1] <= of.grid[1] &&
+               w + of.size[2] <= of.grid[2];
+    }
+    DEVICE int plane_of(const Problem& p, int box) const {
+        return plane + box >= ends ? plane + box - p.windows.grid[0] : plane + box;
+    }
+};
+DEVICE int box_bytes(const Problem& p) { return (p.windows.are_there() ? p.windows.size[1] * p.windows.size[2] : TOKENS) * SPAN; }
 
 // Where piece c of row r lies, from the start of an operand.
 DEVICE int piece_at(int r, int c) { return r * SPAN + (c ^ (D == 64 ? r & 7 : r >> 1 & 3)) * 16; }
 
 // Copies heads of N operands, WARPS warps a head. A head is told to be there when it is: after the next one of the same warps has been
 // started, unless that has to wait for a free stage.
-template <int N, int WARPS> DEVICE void copy_heads(Shared& s, unsigned char* memory, const Problem& p) {
+template <int N, int WARPS> DEVICE void copy_heads(Shared& s, unsigned char* memory, const Problem& p, const Boxes<N>& boxes) {
     constexpr int ROWS = 32 / PIECES, NEXT = ROWS * WARPS;  // rows of a warp at once, and of all
     constexpr int TIMES = TOKENS / NEXT, BATCH = TIMES % 6 == 0 ? 6 : TIMES % 4 == 0 ? 4 : TIMES;  // copies of a lane; before it looks up more
     static_assert(TOKENS % NEXT == 0 && TIMES % BATCH == 0);
     const int apart = 4 / WARPS, part = warp_id() % WARPS;
-    const int first = part * ROWS + lane() / PIECES, c = lane() % PIECES;
+    const int own = part * ROWS + lane() / PIECES, c = lane() % PIECES;
     // Of the rows that this warp copies, those whose tokens this lane finds, and where they stand in every window.
     constexpr int SHARE = (TOKENS / WARPS + 31) / 32;
     int spots[SHARE], left = -1;
@@ -72,10 +97,10 @@ template <int N, int WARPS> DEVICE void copy_heads(Shared& s, unsigned char* mem
 #pragma unroll
         for (int k = 0; k < SHARE; ++k) spots[k] = p.windows.spot(row_of(lane() + 32 * k));
     }
+    // Every lane tells of what it wrote.
     auto tell = [&](int stage) {
         proxy_fence();
-        __syncwarp();
-        if (lane() == 0) s.full[stage].arrive();
+        s.full[stage].arrive();
     };
     for (int i = warp_id() / WARPS, n = (int)block_x() + i * p.step; n < p.all; i += apart, n += apart * p.step) {
         int stage = i % p.stages, parity = i / p.stages % 2;
@@ -87,8 +112,9 @@ template <int N, int WARPS> DEVICE void copy_heads(Shared& s, unsigned char* mem
         int sample = n / p.heads, head = n - sample * p.heads, window = 0;
         int* seats = s.seats(stage);
         bool is_mixed = false;
+        int first[3] = {0, 0, 0};
         if (is_cut) {
-            int of = sample, first[3];
+            int of = sample;
             sample = of / p.windows.all(), window = of - sample * p.windows.all();
             p.windows.corner(first, window);
             is_mixed = p.windows.hides && p.windows.is_mixed(first);
@@ -104,6 +130,25 @@ template <int N, int WARPS> DEVICE void copy_heads(Shared& s, unsigned char* mem
         int keys = p.lengths ? p.lengths[sample] : p.nk;
         if (part == 0 && lane() == 0) s.held[stage] = {sample, head, keys, is_mixed};
         unsigned char* to = memory + stage * N * PANEL;
+        Place place;
+        if (place.find(p, sample, first)) {
+            // The bytes come without this warp.
+            if (left >= 0) copies_wait<0>(), tell(left);
+            left = -1;
+            if (part > 0 || lane() > 0) {
+                s.full[stage].arrive();
+            } else {
+                const int bytes = box_bytes(p);
+                s.full[stage].arrive_expect(N * p.boxes * bytes);
+#pragma unroll
+                for (int k = 0; k < N; ++k)
+                    for (int b = 0; b < p.boxes; ++b)
+                        load_box(to + k * PANEL + b * bytes, *boxes.map[k], s.full[stage], 0, s.from[k].is_keys ? head / p.group : head,
+                                 place.w, place.h, place.plane_of(p, b));
+            }
+            __syncwarp();
+            continue;
+        }
 #pragma unroll 1
         for (int k = 0; k < N; ++k) {
             const Source of = s.from[k];
@@ -112,10 +157,10 @@ template <int N, int WARPS> DEVICE void copy_heads(Shared& s, unsigned char* mem
             const unsigned char* at = (const unsigned char*)(of.at + before);
             const u32 row = (u32)of.row * sizeof(T);
             unsigned char* mine = to + k * PANEL;
-            if (!is_cut) at += (u64)(u32)first * row;
+            if (!is_cut) at += (u64)(u32)own * row;
             const u64 step = (u64)row * NEXT;
 #pragma unroll 1
-            for (int r0 = first; r0 < TOKENS; r0 += BATCH * NEXT) {
+            for (int r0 = own; r0 < TOKENS; r0 += BATCH * NEXT) {
                 // All places before all copies: so they wait for shared memory together.
                 const unsigned char* from[BATCH];
                 bool is_there[BATCH];
@@ -232,10 +277,31 @@ DEVICE void store_slab(T* to, i64 row, const float (&o)[D / 2], const Rows& rows
     }
 }
 
+// A warp's 16 rows of a slab, times the same, as a box holds them.
+DEVICE void keep_rows(unsigned char* to, const float (&o)[D / 2], float first, float second) {
+#pragma unroll
+    for (int g = 0; g < D / 8; g += 2) {
+        u32 word[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float factor = i % 2 ? second : first;
+            word[i] = narrow_pair<T>(o[4 * g + 2 * i] * factor, o[4 * g + 2 * i + 1] * factor);
+        }
+        store_matrices(shared_address(to + piece_at(lane() % 16, g + lane() / 16)), word[0], word[1], word[2], word[3]);
+    }
+}
+// A stage is free once what left from it has been read.
+DEVICE void let_go(Shared& s, int stage) {
+    if (lane() == 0) {
+        store_wait_read<0>();
+        s.empty[stage].arrive();
+    }
+}
+
 template <int N> DEVICE void begin(Shared& s, const Source (&from)[N], int told, int freed) {
     if (thread() == 0) {
         for (int i = 0; i < N; ++i) s.from[i] = from[i];
-        for (int i = 0; i < MOST_STAGES; ++i) s.full[i].init(told), s.empty[i].init(freed);
+        for (int i = 0; i < MOST_STAGES; ++i) s.full[i].init(told * 32), s.empty[i].init(freed);
         barrier_init_fence();
     }
 }

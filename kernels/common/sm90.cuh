@@ -116,6 +116,13 @@ DEVICE void load_box(void* to, const TensorMap& map, Barrier& barrier, int x, in
         "l"(&map), "r"(barrier.address()), "r"(x), "r"(y), "r"(z), "r"(w)
         : "memory");
 }
+DEVICE void load_box(void* to, const TensorMap& map, Barrier& barrier, int x, int y, int z, int w, int u) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(
+            shared_address(to)),
+        "l"(&map), "r"(barrier.address()), "r"(x), "r"(y), "r"(z), "r"(w), "r"(u)
+        : "memory");
+}
 // The same box to the same place in every block of the cluster whose bit is set; each block's barrier gets the bytes.
 DEVICE void load_box_to(u16 blocks, void* to, const TensorMap& map, Barrier& barrier, int x, int y) {
     asm volatile(
@@ -133,6 +140,11 @@ DEVICE void store_box(const TensorMap& map, const void* from, int x, int y) {
 DEVICE void store_box(const TensorMap& map, const void* from, int x, int y, int z, int w) {
     asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
                  "r"(shared_address(from)), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+DEVICE void store_box(const TensorMap& map, const void* from, int x, int y, int z, int w, int u) {
+    asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(&map),
+                 "r"(shared_address(from)), "r"(x), "r"(y), "r"(z), "r"(w), "r"(u)
                  : "memory");
 }
 // Adds to the box, element by element; the order among blocks is not fixed.

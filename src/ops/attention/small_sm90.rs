@@ -1,11 +1,12 @@
 //! Launches for short sequences on Hopper. `kernels/attention/small.sm90.cu` has the numbers that are repeated here.
 
+use super::geometry::{Geometry, Place};
 use super::short::{Short, wanted};
 use super::windows::Windows;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
-use crate::backend::gpu::driver::{Arch, Launch};
-use crate::backend::gpu::kernel::{Arg, Kernel, Unit, Variant};
+use crate::backend::gpu::driver::{Arch, Launch, MapType, Swizzle, TENSOR_MAP_BYTES, TensorMapSpec};
+use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit, Variant};
 use crate::error::{Error, Result};
 use crate::ops::launch;
 use crate::ops::operator::{Forward, GradSlot};
@@ -105,6 +106,71 @@ fn launch_of(blocks: usize, groups: u32, bytes: usize) -> Result<Launch> {
     Ok(Launch::linear(blocks, GROUP * (groups + 1)).with_shared(bytes as u32))
 }
 
+type Map = [u8; TENSOR_MAP_BYTES];
+
+/// The boxes through which heads come and go: those of a sequence hold it whole, those of a window a plane of it.
+struct Boxes<'a> {
+    short: &'a Short<'a>,
+    gpu: &'a Gpu,
+    size: usize,
+}
+
+impl<'a> Boxes<'a> {
+    /// None where no box holds just what is there: keys of several lengths, places of a window that no token has.
+    fn of(sizes: &Sizes, short: &'a Short<'a>, gpu: &'a Gpu, lengths: Option<&Tensor>) -> Option<Boxes<'a>> {
+        let is_whole = short.g.windows.is_none() || short.nq == sizes.tokens;
+        (is_whole && lengths.is_none()).then_some(Boxes { short, gpu, size: sizes.d })
+    }
+
+    /// How many of them hold an operand of a head.
+    fn count(&self) -> Result<Arg<'static>> {
+        launch::short("attention", "planes", self.short.g.windows.map_or(1, |w| w.size[0])).map(Arg::I32)
+    }
+
+    /// Of one operand: axes numbers, heads, and the tokens of a row, rows and planes of all samples, which a sequence has one of.
+    fn map(&self, of: &dyn Operand, operand: Tokens, rows: usize) -> Result<Map> {
+        let (g, Tokens { offset, row, heads, tokens }) = (self.short.g, operand);
+        let ([planes, lines, columns], [high, wide]) = match &g.windows {
+            Some(w) => (w.grid, [w.size[1], w.size[2]]),
+            None => ([1, 1, tokens], [1, rows]),
+        };
+        let start = of.address().ok_or_else(|| Error::argument("attention: a tensor outside the device's memory"))?;
+        let bytes = |numbers: usize| 2 * numbers as u64;
+        self.gpu.driver().tensor_map(&TensorMapSpec {
+            dtype: if of.spec().dtype() == Dtype::F16 { MapType::F16 } else { MapType::Bf16 },
+            address: start + bytes(offset),
+            dims: [g.d, heads, columns, lines, planes * g.batch].map(|n| n as u64).to_vec(),
+            strides: vec![bytes(g.d), bytes(row), bytes(columns * row), bytes(lines * columns * row)],
+            box_dims: vec![self.size as u32, 1, wide as u32, high as u32, 1],
+            swizzle: if self.size == 64 { Swizzle::B128 } else { Swizzle::B64 },
+            is_nan_filled: false,
+        })
+    }
+}
+
+/// Where an operand's heads lie: the first number, numbers between tokens, heads, tokens of a sample.
+#[derive(Clone, Copy)]
+struct Tokens {
+    offset: usize,
+    row: usize,
+    heads: usize,
+    tokens: usize,
+}
+
+impl Tokens {
+    fn of(place: Place, heads: usize, tokens: usize) -> Tokens {
+        Tokens { offset: place.offset, row: place.row, heads, tokens }
+    }
+    /// Of a result, or of its gradient: heads side by side.
+    fn whole(g: &Geometry) -> Tokens {
+        Tokens { offset: 0, row: g.heads * g.d, heads: g.heads, tokens: g.nq }
+    }
+}
+
+/// Rows of a result that leave in a box.
+const SENT: usize = 16;
+const NO_MAP: Map = [0; TENSOR_MAP_BYTES];
+
 impl Sizes {
     pub(super) fn fwd(&self, short: &Short<'_>, gpu: &Gpu, io: &Forward<'_>, lengths: Option<&Tensor>) -> Result<()> {
         let g = short.g;
@@ -122,6 +188,18 @@ impl Sizes {
         args.extend(ends(short, blocks, stages)?);
         let windows = Windows::bytes(g.windows.as_ref());
         args.push(Arg::Bytes(&windows));
+        let (mut maps, mut count) = ([NO_MAP; 4], Arg::I32(0));
+        if let Some(boxes) = Boxes::of(self, short, gpu, lengths) {
+            count = boxes.count()?;
+            if g.windows.is_none() {
+                maps[0] = boxes.map(y, Tokens::whole(g), SENT)?;
+            }
+            for (map, (place, heads, n)) in maps[1..].iter_mut().zip(operands(g)) {
+                *map = boxes.map(&io.x[place.input], Tokens::of(place, heads, n), self.tokens)?;
+            }
+        }
+        args.push(count);
+        args.extend(maps.iter().map(|map| Arg::Bytes(map)));
         let variant = self.variant(y.spec().dtype(), false);
         gpu.executes(|| short.heads() as u128 * 2 * self.slab_flops());
         FWD.launch_as(gpu, &variant, launch_of(blocks, 3, bytes)?, &mut args)
@@ -158,6 +236,24 @@ impl Sizes {
         args.extend(places.iter().map(|slot| Arg::I32(slot.map_or(0, |(_, add)| add))));
         let windows = Windows::bytes(g.windows.as_ref());
         args.push(Arg::Bytes(&windows));
+        // A box sets; what is added to goes token by token.
+        let is_sent = places[1..].iter().flatten().all(|&(_, add)| add == 0);
+        let (mut maps, mut count) = ([NO_MAP; 6], Arg::I32(0));
+        if let Some(boxes) = Boxes::of(self, short, gpu, lengths) {
+            count = boxes.count()?;
+            let [of_q, of_k, of_v] = operands(g).map(|(place, heads, n)| Tokens::of(place, heads, n));
+            for (map, (slot, tokens)) in maps.iter_mut().zip([(places[1], of_k), (places[2], of_v)]) {
+                if let Some((to, _)) = slot {
+                    *map = boxes.map(to, tokens, self.tokens)?;
+                }
+            }
+            let read = [(q, of_q), (dy, Tokens::whole(g)), (k, of_k), (v, of_v)];
+            for (map, (from, tokens)) in maps[2..].iter_mut().zip(read) {
+                *map = boxes.map(from, tokens, self.tokens)?;
+            }
+        }
+        args.extend([count, Arg::I32(i32::from(is_sent))]);
+        args.extend(maps.iter().map(|map| Arg::Bytes(map)));
         let variant = self.variant(dy.spec().dtype(), bias.is_some());
         // The sums over queries have 64 rows, whatever the head size.
         let columns = 2 * 2 * (SLAB * self.tokens * self.tokens) as u128;
@@ -172,6 +268,11 @@ impl Sizes {
         let launch = launch::each("attention", "bias", g.heads * short.nq * short.nk)?;
         BWD_DBIAS.launch_as(gpu, &variant, launch, &mut args)
     }
+}
+
+/// Places, heads and tokens of queries, keys and values.
+fn operands(g: &Geometry) -> [(Place, usize, usize); 3] {
+    [(g.q, g.heads, g.nq), (g.k, g.kv_heads, g.nk), (g.v, g.kv_heads, g.nk)]
 }
 
 fn too_large(sizes: &Sizes) -> Error {
