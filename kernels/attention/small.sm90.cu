@@ -6,13 +6,20 @@
 //           Nq, Nk are at most TOKENS; backward has groups of one head
 // launch    one block a multiprocessor: four warps copy heads number block, block + step, .. into a ring of `stages`; three warpgroups
 //           multiply forward, two or three backward; with a bias `step` is a multiple of H, so that a block has one head of all samples
+// boxes     sequences, and windows of TOKENS tokens that lie in one piece but for their planes, come and go by tensor maps {numbers, heads,
+//           columns, rows, planes}, `boxes` of them a head; windows that the end of a grid cuts, and lengths, token by token
+// backward  of three slabs the first warpgroup has the first and the last, the second the middle one and all columns (dk, dv): those of
+//           the first 128 queries while the last slab is computed
 // paths     a bias lies in shared memory forward; backward reads it, and y, and takes 48 keys at a time, so that its gradient has registers
 // matrix    HGMMA on sm_90a for bf16 and f16
 // traffic   fwd q, k, v, y once: 8 d bytes a token and head, [2048, 144, 8, 64] is 1.21 GB, 0.284 ms at 4.26 TB/s; bwd q, k, v, dy, dq, dk,
 //           dv once: 14 d bytes, 0.50 ms; what it needs of y is the sum of dy * y, which is that of p * dp
-// left      measured on an H200, 2026-11-22, beside cuDNN in the same run: [2048, 144, 8, 64] forward 0.40 ms, 2.2 times as fast, backward
-//           1.08 ms, 2.4 times; with a bias 0.52 ms, 2.8 times, and 2.4 ms, 1.4 times. Backward is bound by the warpgroup that has the
-//           last, short slab besides its own: 14,000 clocks a head
+// ladder    measured on an H200, 2026-11-22, beside cuDNN in the same run, [2048, 144, 8, 64] forward and backward:
+//           copied by 16 bytes, columns after all slabs, one for each warpgroup                0.40 ms x2.2    1.03 ms x2.4
+//           columns by the second warpgroup. Predicted 0.8 ms: the first no longer waits                       0.93 ms x2.9
+//           and operands by boxes. Predicted 0.34 and 0.75 ms: no copies in the way of stores  0.36 ms x2.45   0.90 ms x3.1
+//           and results by boxes. Predicted 0.70 ms: a store of columns took 2,300 clocks                      0.78 ms x3.5
+// left      with a bias 0.43 ms, 3.2 times cuDNN's speed, and 2.2 ms, 1.5 times; up to 128 tokens forward 0.8 to 1.0 of cuDNN
 // order     keys in one piece; dbias samples ascending, then blocks: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithms 1 and 4; Liu et al. 2021, section 3.2, for shifted windows

@@ -1,7 +1,7 @@
 // heads: Hopper alone: heads of short sequences, one after the other whole in shared memory: copies into a ring of stages, products of
 // slabs of 64 rows, and the way back. For attention's small sequences and windows
-// ring      a warp, or two, copies a head by cp.async, waits for it, and tells the barrier `full`; every warp that multiplies tells `empty`,
-//           also for heads that are not its own: so no phase is ever passed unseen
+// ring      a warp, or two, fetch a head, by boxes or by cp.async, and tell the barrier `full`, every lane of what it wrote itself; every
+//           warp that multiplies tells `empty`, also for heads that are not its own: so no phase is ever passed unseen
 // rows      of D numbers, swizzled over their whole length: what wgmma reads along d and along the tokens. A slab that begins before the
 //           last token may read on into the next operand: what comes of those rows is nobody's
 // defines   D: 32 or 64, TOKENS: a multiple of 16, at most 192; both before this file

@@ -108,6 +108,8 @@ fn windows() -> Vec<Case> {
         apart(image([8, 6], [4, 3], true), [1, 48, 48, 4, 2, 8]),
         // Aurora's windows.
         case(Windows::of([2, 9, 12], [2, 6, 12], true).closed(2), [1, 1, 16], false),
+        // Of these some lie in one piece, planes of others begin again.
+        case(Windows::of([4, 12, 12], [2, 6, 12], true), [2, 1, 16], false),
     ]
 }
 
