@@ -345,6 +345,9 @@ pub(super) fn bench_cases() -> Vec<Case> {
             [1, 4096, 8, 64],
             false,
         ),
+        // Small enough for an emulator, and as many tiles as show what a step costs: `benches/targets`.
+        separate(Attention::full(2), [1, 512, 512, 2, 2, 64], false).timed_in(Dtype::Bf16),
+        separate(Attention::full(2), [1, 512, 512, 2, 2, 128], false).timed_in(Dtype::Bf16),
     ]
     .into_iter()
     .chain(compared())
