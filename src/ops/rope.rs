@@ -1,11 +1,14 @@
 //! `rope`: rotary position embedding, every pair of numbers turned by an angle that grows with its position.
 
+use std::sync::Arc;
+
 use crate::backend::Exec;
 use crate::backend::cpu::threads::{self, Rows, RowsMut};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
-use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
+use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit};
+use crate::backend::gpu::tables::Table;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{no_gradient, wrong_operands};
@@ -16,7 +19,7 @@ use crate::ops::operator::{
 };
 use crate::ops::{host, launch};
 use crate::scalar::Scalar;
-use crate::tensor::{Dtype, Spec, Tensor, View, expect_dtype, expect_shape};
+use crate::tensor::{Dtype, Remote, Spec, Tensor, View, expect_dtype, expect_shape};
 
 /// Rotary position embedding.
 ///
@@ -204,24 +207,73 @@ const HEADS: usize = 4;
 /// Sizes of one application on a device, with the sines and cosines of its angles.
 struct Turn {
     size: Size,
-    table: Tensor,
+    table: Angles,
+}
+
+/// Sines and cosines in a device's memory.
+enum Angles {
+    /// Of positions that follow from the operator: made at the first application.
+    Kept(Arc<Table>),
+    /// Of positions that are an input, or too many to keep.
+    Made(Tensor),
+}
+
+impl Angles {
+    fn operand(&self) -> &dyn Operand {
+        match self {
+            Angles::Kept(table) => &**table,
+            Angles::Made(table) => table,
+        }
+    }
 }
 
 impl Rope {
-    /// Computes the sines and cosines.
-    fn prepare(&self, exec: &Exec, gpu: &Gpu, x: &[&Spec], positions: Option<&View<'_>>) -> Result<Turn> {
-        let size = self.size(x);
+    /// The sines and cosines, computed unless they were before.
+    fn prepare(&self, gpu: &Gpu, x: &[&Spec], positions: Option<&View<'_>>) -> Result<Turn> {
+        let (size, dtype) = (self.size(x), x[0].dtype());
+        let spec = Spec::f32([size.positions, size.d])?;
+        if positions.is_none() {
+            let [start, many] = [self.start, size.positions].map(|n| n as u64);
+            let key = self.frequency_key(size.d).into_iter().chain([start, many]).collect();
+            let make = |to: &Table| self.fill_table(gpu, dtype, size, None, to);
+            if let Some(table) = gpu.table("rope", key, &spec, make)? {
+                return Ok(Turn { size, table: Angles::Kept(table) });
+            }
+        }
+        let table = gpu.scratch(spec)?;
+        self.fill_table(gpu, dtype, size, positions, &table)?;
+        Ok(Turn { size, table: Angles::Made(table) })
+    }
+
+    /// What the frequencies of heads of `d` numbers follow from.
+    fn frequency_key(&self, d: usize) -> Vec<u64> {
+        let scaling = self.scaling.map(|s| [s.factor, s.low_freq_factor, s.high_freq_factor, s.original_len]);
+        let numbers = [self.theta].into_iter().chain(scaling.into_iter().flatten());
+        numbers.map(f64::to_bits).chain([d as u64]).collect()
+    }
+
+    /// Launches what computes sines and cosines into `to`.
+    fn fill_table(
+        &self,
+        gpu: &Gpu,
+        dtype: Dtype,
+        size: Size,
+        positions: Option<&View<'_>>,
+        to: &dyn Operand,
+    ) -> Result<()> {
         let half = size.d / 2;
-        let frequencies: Vec<f64> = (0..half).map(|i| self.frequency(i, size.d)).collect();
+        let write = |to: &Table| {
+            let numbers: Vec<f64> = (0..half).map(|i| self.frequency(i, size.d)).collect();
+            gpu.write(to.address().unwrap_or_default(), bytemuck::cast_slice(&numbers))
+        };
         let words = Spec::new(Dtype::I32, [2 * half])?;
-        let frequencies = exec.import(&Tensor::from_bytes(words, bytemuck::cast_slice(&frequencies))?)?;
-        let table = gpu.scratch(Spec::f32([size.positions, size.d])?)?;
+        let frequencies = gpu.table("rope frequencies", self.frequency_key(size.d), &words, write)?;
+        let Some(frequencies) = frequencies else { return Err(Error::too_large("rope", "D", size.d)) };
         let angles = size.positions * half;
-        let mut args = vec![Arg::Scratch(&table), positions.map_or(Arg::Null, |p| Arg::In(p)), Arg::In(&frequencies)];
+        let mut args = vec![Arg::Out(to), positions.map_or(Arg::Null, |p| Arg::In(p)), Arg::In(&*frequencies)];
         args.extend([launch::length("rope", "start", self.start)?, launch::length("rope", "angles", angles)?]);
         args.push(Arg::I32(launch::short("rope", "D", half)?));
-        FWD_TABLE.launch(gpu, x[0].dtype(), launch::each("rope", "angles", angles)?, &mut args)?;
-        Ok(Turn { size, table })
+        FWD_TABLE.launch(gpu, dtype, launch::each("rope", "angles", angles)?, &mut args)
     }
 
     /// The launch over all pairs, and the arguments that both directions share.
@@ -230,7 +282,7 @@ impl Rope {
         // A thread has several heads.
         let pairs = tokens * heads.div_ceil(HEADS) * (d / 2);
         let blocks = launch::blocks("rope", "pairs", pairs.div_ceil(THREADS as usize * launch::wide(dtype)))?;
-        let mut args = vec![Arg::Scratch(&turn.table), launch::length("rope", "tokens", tokens)?];
+        let mut args = vec![Arg::In(turn.table.operand()), launch::length("rope", "tokens", tokens)?];
         args.push(launch::length("rope", "positions", positions)?);
         let are_neighbours = i32::from(self.pairs == Pairs::Interleaved);
         args.extend(
@@ -312,7 +364,7 @@ impl Operator for Rope {
         let Some(gpu) = exec.gpu() else { return host::forward(self, io) };
         let ([x, ..], [y]) = (io.x, io.y) else { return Err(wrong_operands("rope")) };
         let specs: Vec<&Spec> = io.x.iter().map(View::spec).collect();
-        let turn = self.prepare(exec, gpu, &specs, io.x.get(1))?;
+        let turn = self.prepare(gpu, &specs, io.x.get(1))?;
         let dtype = x.spec().dtype();
         let (launch, rest) = self.arguments(dtype, &turn)?;
         FWD.launch(gpu, dtype, launch, &mut [Arg::Out(y), Arg::In(x)].into_iter().chain(rest).collect::<Vec<_>>())
@@ -329,7 +381,7 @@ impl Differentiable for Rope {
         let ([dy], [dx, ..]) = (io.dy, &mut *io.dx) else { return Err(wrong_operands("rope")) };
         let Some(dy) = dy else { return no_gradient(io.dx) };
         let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
-        let turn = self.prepare(exec, gpu, io.specs, io.x.get(1).and_then(Option::as_ref))?;
+        let turn = self.prepare(gpu, io.specs, io.x.get(1).and_then(Option::as_ref))?;
         let dtype = dy.spec().dtype();
         let (launch, rest) = self.arguments(dtype, &turn)?;
         let mut args = vec![Arg::Out(dx), Arg::In(dy)];

@@ -17,6 +17,7 @@ mod opened;
 mod pool;
 pub(crate) mod products;
 pub mod survey;
+pub(crate) mod tables;
 mod timing;
 pub mod vendor;
 
@@ -29,6 +30,7 @@ use crate::backend::gpu::faults::Faults;
 use crate::backend::gpu::kernel::{Arg, FirstUse, Kernel, Loaded, Unit};
 use crate::backend::gpu::pool::DevicePool;
 use crate::backend::gpu::products::Products;
+use crate::backend::gpu::tables::Tables;
 use crate::backend::{Device, Usage};
 use crate::error::{Error, Result};
 use crate::source;
@@ -46,6 +48,8 @@ pub struct Gpu {
     products: OnceLock<Products>,
     /// What kernels found wrong with their inputs.
     faults: Faults,
+    /// What operators look up and need not make again.
+    tables: Tables,
     /// The emulator behind the driver, if it is one.
     emulator: Option<Arc<Emulator>>,
     /// Whether every launch is waited for, so that a fault names its kernel.
@@ -114,6 +118,7 @@ impl Gpu {
             loaded: Loaded::default(),
             products: OnceLock::new(),
             faults: Faults::default(),
+            tables: Tables::default(),
             emulator,
             waits_for_each,
             notices: Mutex::default(),
