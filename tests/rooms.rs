@@ -140,6 +140,19 @@ fn every_room_has_cases_of_each_kind_and_says_what_it_does() {
 }
 
 #[test]
+fn a_kernel_that_follows_does_so_before_anything_else() {
+    let declared = |file: &String| !file.ends_with("common/device.cuh");
+    for file in files("kernels", &[".cu", ".cuh", ".hip"]).into_iter().filter(declared) {
+        let text = read(&file);
+        for (at, _) in text.match_indices("follow();") {
+            let before = text[..at].trim_end();
+            let head = before.strip_suffix('{').and_then(|b| b.rfind("extern \"C\"").map(|start| &b[start..]));
+            assert!(head.is_some_and(|h| !h.contains(['{', ';'])), "{file}: `follow();` after other words of a kernel");
+        }
+    }
+}
+
+#[test]
 fn no_file_is_too_long_to_read() {
     for file in ["src", "tests", "benches", "kernels"].iter().flat_map(|f| files(f, &[".rs", ".cu", ".cuh", ".hip"])) {
         let lines = read(&file).lines().count();

@@ -95,6 +95,7 @@ struct Rule {
 // One thread: the numbers of the step after `updates`, which it counts if gradients are finite. updates is an i64, lr a double.
 extern "C" __global__ void __launch_bounds__(64)
     adamw_fwd_ready(float* ready, int* updates, const int* lr, const float* factor, const float* finite, Rule rule) {
+    follow();
     if (thread() > 0) return;
     u64* count = (u64*)updates;
     bool is_skipped = *finite == 0.0f;
@@ -117,6 +118,7 @@ extern "C" __global__ void __launch_bounds__(64)
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) adamw_fwd(
     f32* param, f32* m, f32* v, const f32* old_param, const f32* old_m, const f32* old_v, const T* grad, i64 n, const int* undecayed,
     int ranges, const float* ready, float factor, float keep, float follow, float beta2, float take, float rate, float root, float eps) {
+    follow();
     constexpr int W = 4;
     Rates rates{factor, keep, follow, beta2, take, rate, root, eps};
     if (ready) {

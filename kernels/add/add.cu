@@ -12,6 +12,7 @@
 #include "common/elementwise.cuh"
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) add_fwd(T* y, const T* x, const T* b, i64 n, i64 width) {
+    follow();
     auto sum = [](float x, float b) { return x + b; };
     if (width == n) {
         map_flat(y, 0, n, sum, x, b);
@@ -21,6 +22,7 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) add_fwd(T* y, cons
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) add_bwd_dx(T* dx, const T* dy, i64 n, int add_dx) {
+    follow();
     map_flat(dx, add_dx, n, [](float dy) { return dy; }, dy);
 }
 
@@ -51,6 +53,7 @@ template <int W> struct CopiedTerm {
 // Both gradients; without dx that of b alone. Without partial it is whole, else add_bwd_db_total adds the stretches.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, 2) add_bwd(
     T* dx, T* db, float* partial, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes, int add_dx, int add_db) {
+    follow();
     constexpr int W = WIDE<T>;
     CopiedTerm<W> term{dx, dy, width, add_dx};
     bool may_be_wide = is_aligned<16>(dy) && is_aligned<16>(dx);
@@ -59,5 +62,6 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, 2) add_bwd(
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     add_bwd_db_total(T* db, const float* partial, i64 stretches, i64 width, int lanes, int add_db) {
+    follow();
     column_totals(db, partial, stretches, width, lanes, add_db);
 }

@@ -15,6 +15,7 @@
 
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 4)
     batch_norm_fwd_partial(float* means, float* squares, const T* x, int batch, int channels, int space, int pieces) {
+    follow();
     piece_moments(means, squares, x, batch, channels, space, pieces);
 }
 
@@ -23,6 +24,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 4)
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS) batch_norm_fwd_stats(
     float* new_mean, float* new_var, float* mean, float* rstd, const float* running_mean, const float* running_var, const float* means,
     const float* squares, i64 channels, int count, int pieces, float eps, float kept, float taken, float taken_unbiased) {
+    follow();
     i64 c = cell_of_warp();
     if (c >= channels) return;
     float m, variance;
@@ -37,6 +39,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS) batch_norm_fwd_stats
 // rstd of the running statistics.
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     batch_norm_fwd_running(float* rstd, const float* running_var, i64 channels, float eps) {
+    follow();
     i64 c = (i64)block_x() * GROUP_THREADS + thread();
     if (c < channels) rstd[c] = inverse_root(running_var[c] + eps);
 }
@@ -77,6 +80,7 @@ struct Normalise {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) batch_norm_fwd(
     T* y, const T* x, const T* weight, const T* bias, const float* mean, const float* rstd, i64 n, i64 channels, i64 space) {
+    follow();
     map_packs(has_packs(channels, space), y, 0, n, Normalise{weight, bias, mean, rstd, channels, space}, x);
 }
 
@@ -84,6 +88,7 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) batch_norm_fwd(
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 4) batch_norm_bwd_sums(
     float* sums, float* products, const T* x, const float* mean, const float* rstd, const T* dy, int batch, int channels, int space,
     int pieces) {
+    follow();
     __shared__ BlockScratch<GROUP_THREADS> scratch;
     Piece p = piece_of<T>(batch, channels, space, pieces);
     bool may_be_wide = is_aligned<16>(x) && is_aligned<16>(dy);
@@ -104,6 +109,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 4) batch_norm_bwd_su
 
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 3)
     batch_norm_bwd_sum(float* sums, const T* dy, int batch, int channels, int space, int pieces) {
+    follow();
     __shared__ BlockScratch<GROUP_THREADS> scratch;
     Piece p = piece_of<T>(batch, channels, space, pieces);
     HeldPiece<T> gradient(dy, p, is_aligned<16>(dy));
@@ -120,6 +126,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 3)
 // Adds the pieces of every channel.
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     batch_norm_bwd_total(float* total, const float* partial, i64 channels, int pieces) {
+    follow();
     i64 c = cell_of_warp();
     if (c >= channels) return;
     float sum = merge_sums(partial + c * pieces, pieces);
@@ -132,6 +139,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS) batch_norm_bwd_chann
     T* dweight, T* dbias, float* shift, float* slope, const float* sums, const float* products, const T* weight, const float* rstd,
     const float* d_mean, const float* d_var, i64 channels, int pieces, float n, float mean_share, float var_share, int add_dweight,
     int add_dbias) {
+    follow();
     i64 c = cell_of_warp();
     if (c >= channels) return;
     float sum = merge_sums(sums + c * pieces, pieces), product = merge_sums(products + c * pieces, pieces);
@@ -147,6 +155,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS) batch_norm_bwd_chann
 // A total as a gradient: dbias from the sums of dy, dweight from those of dy * z.
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     batch_norm_bwd_dparam(T* d, const float* total, i64 channels, int add_d) {
+    follow();
     i64 c = (i64)block_x() * GROUP_THREADS + thread();
     if (c < channels) put(d + c, total[c], add_d);
 }
@@ -154,6 +163,7 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
 // The gradient of old running statistics under batch statistics: what flows to the new ones, times 1 - m.
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     batch_norm_bwd_kept(float* d, const float* d_new, i64 channels, float kept, int add_d) {
+    follow();
     i64 c = (i64)block_x() * GROUP_THREADS + thread();
     if (c < channels) put(d + c, d_new[c] * kept, add_d);
 }
@@ -161,11 +171,13 @@ extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
 // Gradients of the running statistics that y was computed with: dmean = -k * sum, dvar = -k * rstd * product / 2, k = weight * rstd.
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     batch_norm_bwd_dmean(float* dmean, const T* weight, const float* rstd, const float* sum, i64 channels, int add_dmean) {
+    follow();
     i64 c = (i64)block_x() * GROUP_THREADS + thread();
     if (c < channels) put(dmean + c, -(widen(weight[c]) * rstd[c] * sum[c]), add_dmean);
 }
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS)
     batch_norm_bwd_dvar(float* dvar, const T* weight, const float* rstd, const float* product, i64 channels, int add_dvar) {
+    follow();
     i64 c = (i64)block_x() * GROUP_THREADS + thread();
     if (c < channels) put(dvar + c, -0.5f * (widen(weight[c]) * rstd[c] * rstd[c]) * product[c], add_dvar);
 }
@@ -202,6 +214,7 @@ struct BatchGradient {
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) batch_norm_bwd_dx(
     T* dx, const T* x, const T* weight, const float* mean, const float* rstd, const float* shift, const float* slope, const T* dy, i64 n,
     i64 channels, i64 space, int add_dx) {
+    follow();
     BatchGradient f{weight, mean, rstd, shift, slope, channels, space};
     map_packs(has_packs(channels, space), dx, add_dx, n, f, x, dy);
 }
@@ -224,5 +237,6 @@ struct RunningGradient {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     batch_norm_bwd_dx_running(T* dx, const T* weight, const float* rstd, const T* dy, i64 n, i64 channels, i64 space, int add_dx) {
+    follow();
     map_packs(has_packs(channels, space), dx, add_dx, n, RunningGradient{weight, rstd, channels, space}, dy);
 }

@@ -15,24 +15,30 @@ template <typename Y, typename X> DEVICE void convert(Y* y, int add, const X* x,
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) cast_fwd_f32(f32* y, const T* x, i64 n) {
+    follow();
     convert(y, 0, x, n);
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) cast_fwd_bf16(bf16* y, const T* x, i64 n) {
+    follow();
     convert(y, 0, x, n);
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) cast_fwd_f16(f16* y, const T* x, i64 n) {
+    follow();
     convert(y, 0, x, n);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     cast_bwd_dx_f32(T* dx, const f32* dy, i64 n, int add_dx) {
+    follow();
     convert(dx, add_dx, dy, n);
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     cast_bwd_dx_bf16(T* dx, const bf16* dy, i64 n, int add_dx) {
+    follow();
     convert(dx, add_dx, dy, n);
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     cast_bwd_dx_f16(T* dx, const f16* dy, i64 n, int add_dx) {
+    follow();
     convert(dx, add_dx, dy, n);
 }

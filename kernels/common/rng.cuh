@@ -14,10 +14,11 @@ DEVICE void wide_product(u32& high, u32& low, u32 a, u32 b) {
 #endif
 }
 
-// The four words of one block of stream `stream` under the key `seed`.
-DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, i64 block) {
+// The four words of one block of stream `stream` under the key `seed`; the halves of the block's number apart, so that what follows from
+// the upper one alone is worked out once where many blocks share it.
+DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, u32 lower, u32 upper) {
     u32 k0 = (u32)seed, k1 = (u32)((u64)seed >> 32);
-    u32 c0 = (u32)block, c1 = (u32)((u64)block >> 32), c2 = (u32)stream, c3 = (u32)((u64)stream >> 32);
+    u32 c0 = lower, c1 = upper, c2 = (u32)stream, c3 = (u32)((u64)stream >> 32);
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
         u32 h0, l0, h1, l1;
@@ -32,6 +33,8 @@ DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, i64 block) {
     }
     word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
 }
+
+DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, i64 block) { philox(word, seed, stream, (u32)block, (u32)((u64)block >> 32)); }
 
 // The 32 bits of one element.
 DEVICE u32 drawn_bits(i64 seed, i64 stream, i64 i) {

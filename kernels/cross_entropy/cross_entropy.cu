@@ -45,6 +45,7 @@ DEVICE float team_sum(const Team& team, float v, BlockScratch<TOTAL_THREADS>& sc
 // The largest and the sum of a stretch of a row; rows without a label are not read.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_fwd_stretches(
     float* tops, float* sums, const T* logits, const int* labels, i64 rows, i64 v, i64 stretch, i64 stretches, int lanes, int ignored) {
+    follow();
     __shared__ BlockScratch<TOTAL_THREADS> scratch;
     Team team{lanes};
     i64 item = team.item();
@@ -61,6 +62,7 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_fwd_st
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_fwd_rows(
     float* lse, int* known, const float* tops, const float* sums, const T* logits, const int* labels, i64 rows, i64 v, i64 stretches,
     int ignored) {
+    follow();
     i64 row = (i64)block_x() * TOTAL_THREADS + thread();
     double part[3] = {0.0, 0.0, 0.0};
     if (row < rows) {
@@ -88,6 +90,7 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_fwd_ro
 // One block: the loss. The first wrong label is told: `site`, its row in two ints, itself. An earlier fault stays until it is read.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_fwd(
     float* loss, int* fault, const int* known, const int* labels, i64 blocks, i64 v, int ignored, int site) {
+    follow();
     double part[3] = {0.0, 0.0, 0.0};
     for (i64 k = thread(); k < blocks; k += TOTAL_THREADS) {
 #pragma unroll
@@ -119,6 +122,7 @@ DEVICE double labelled_rows(const int* labels, i64 begin, i64 end, int ignored) 
 // The same of COUNTED_ROWS rows a block.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
     cross_entropy_bwd_labelled(int* labelled, const int* labels, i64 rows, int ignored) {
+    follow();
     i64 begin = (i64)block_x() * COUNTED_ROWS;
     double count = labelled_rows(labels, begin, least(rows, begin + COUNTED_ROWS), ignored);
     if (thread() == 0) ((double*)labelled)[block_x()] = count;
@@ -127,6 +131,7 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
 // One block: dloss over the number of labelled rows, which `blocks` blocks have counted, or, without them, this one counts.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) cross_entropy_bwd_scale(
     float* scale, const int* labelled, const int* labels, const float* dloss, i64 blocks, i64 rows, int ignored) {
+    follow();
     PlainTotal count{};
     if (labelled) {
         visit(0, blocks, thread(), TOTAL_THREADS, count, (const double*)labelled);
@@ -160,5 +165,6 @@ struct Gradient {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) cross_entropy_bwd_dlogits(
     T* dlogits, const T* logits, const int* labels, const float* lse, const float* scale, i64 n, i64 v, int ignored, int add_dlogits) {
+    follow();
     map_packs(true, dlogits, add_dlogits, n, Gradient{labels, lse, scale, v, ignored}, logits);
 }

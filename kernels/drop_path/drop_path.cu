@@ -26,10 +26,12 @@ struct DroppedSample {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     drop_path_fwd(T* y, const T* x, i64 n, i64 width, i64 seed, i64 stream, int reach, float scale) {
+    follow();
     map_packs(width % WIDE<T> == 0, y, 0, n, DroppedSample{width, seed, stream, reach, scale}, x);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     drop_path_bwd_dx(T* dx, const T* dy, i64 n, i64 width, i64 seed, i64 stream, int reach, float scale, int add_dx) {
+    follow();
     map_packs(width % WIDE<T> == 0, dx, add_dx, n, DroppedSample{width, seed, stream, reach, scale}, dy);
 }

@@ -35,6 +35,7 @@ template <int W> DEVICE double add_squares(double sum, const Pack<T, W>& x) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4) global_norm_fwd_partial(float* sums, const T* grad, i64 n, i64 piece) {
+    follow();
     constexpr int W = WIDE<T>;
     __shared__ double shared[THREADS];
     i64 begin = (i64)block_x() * piece, end = least(n, begin + piece), single = begin;
@@ -68,6 +69,7 @@ struct Rule {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     global_norm_fwd(float* norm, float* factor, float* finite, const float* sums, int pieces, Rule rule) {
+    follow();
     __shared__ double shared[THREADS];
     double sum = 0.0;
     for (int i = thread(); i < pieces; i += THREADS) sum += ((const double*)sums)[i];
@@ -86,5 +88,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // One thread: `finite` stays 1 only if x is finite, too: a loss, for instance.
 extern "C" __global__ void __launch_bounds__(64) global_norm_fwd_also(float* finite, const float* x) {
+    follow();
     if (thread() == 0 && !(*x - *x == 0.0f)) *finite = 0.0f;
 }

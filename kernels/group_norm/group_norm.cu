@@ -15,11 +15,13 @@
 
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS, 4)
     group_norm_fwd_partial(float* means, float* squares, const T* x, int tokens, int c, int groups, int pieces) {
+    follow();
     piece_moments(means, squares, x, tokens, groups, c / groups, pieces);
 }
 
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS) group_norm_fwd_stats(
     float* mean, float* rstd, const float* means, const float* squares, i64 cells, int count, int pieces, float eps) {
+    follow();
     i64 cell = cell_of_warp();
     if (cell >= cells) return;
     float m, variance;
@@ -66,6 +68,7 @@ struct Normalise {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) group_norm_fwd(
     T* y, const T* x, const T* gamma, const T* beta, const float* mean, const float* rstd, i64 n, i64 sample, int c, int groups) {
+    follow();
     bool may_be_wide = c % WIDE<T> == 0 && is_aligned<16>(gamma) && is_aligned<16>(beta);
     map_packs(may_be_wide, y, 0, n, Normalise{gamma, beta, mean, rstd, sample, c, groups}, x);
 }
@@ -99,6 +102,7 @@ template <int W> struct ChannelTerm {
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, 2) group_norm_bwd_sums(
     float* products, float* sums, const T* x, const float* mean, const float* rstd, const T* dy, i64 tokens, int c, int groups,
     i64 stretch, int stretches, int lanes) {
+    follow();
     constexpr int W = WIDE<T>;
     i64 sample = block_z() * tokens * c, cells = (i64)block_z() * groups;
     bool may_be_wide = is_aligned<16>(x) && is_aligned<16>(dy);
@@ -110,6 +114,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, 2) group_norm_bwd_s
 // Adds the stretches of each of block_z samples: block_y 0 has the products, 1 the sums.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) group_norm_bwd_totals(
     float* products, float* sums, const float* product_partials, const float* sum_partials, i64 stretches, i64 width, int lanes) {
+    follow();
     bool is_sum = block_y() == 1;
     column_totals(is_sum ? sums : products, is_sum ? sum_partials : product_partials, stretches, width, lanes, 0);
 }
@@ -117,6 +122,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) group_norm_bwd_tota
 // With h = dy * gamma: the averages of h and of h * n over a group.
 extern "C" __global__ void __launch_bounds__(GROUP_THREADS) group_norm_bwd_terms(
     float* avg_h, float* avg_hn, const T* gamma, const float* products, const float* sums, i64 cells, int count, int c, int groups) {
+    follow();
     i64 cell = cell_of_warp();
     if (cell >= cells) return;
     i64 b = quotient(cell, groups);
@@ -167,6 +173,7 @@ struct Gradient {
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) group_norm_bwd_dx(
     T* dx, const T* x, const T* gamma, const float* mean, const float* rstd, const float* avg_h, const float* avg_hn, const T* dy, i64 n,
     i64 sample, int c, int groups, int add_dx) {
+    follow();
     bool may_be_wide = c % WIDE<T> == 0 && is_aligned<16>(gamma);
     map_packs(may_be_wide, dx, add_dx, n, Gradient{gamma, mean, rstd, avg_h, avg_hn, sample, c, groups}, x, dy);
 }
@@ -174,12 +181,14 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) group_norm_bwd_dx(
 // dgamma or dbeta: the sums of the samples (or, for dbeta alone, of stretches) added.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     group_norm_bwd_dparam(T* d, const float* sums, i64 samples, i64 width, int lanes, int add_d) {
+    follow();
     column_totals(d, sums, samples, width, lanes, add_d);
 }
 
 // Both: block_y 0 has dgamma, 1 dbeta.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) group_norm_bwd_dparams(
     T* dgamma, T* dbeta, const float* products, const float* sums, i64 samples, i64 width, int lanes, int add_dgamma, int add_dbeta) {
+    follow();
     bool is_beta = block_y() == 1;
     column_totals(is_beta ? dbeta : dgamma, is_beta ? sums : products, samples, width, lanes, is_beta ? add_dbeta : add_dgamma);
 }
@@ -187,6 +196,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) group_norm_bwd_dpar
 // dbeta alone, where neither x nor the statistics matter.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     group_norm_bwd_dbeta(float* partial, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
+    follow();
     constexpr int W = WIDE<T>;
     PlainTerm<W, T> term{dy, width};
     column_partials<W>(partial, rows, width, stretch, stretches, lanes, is_aligned<16>(dy), term);

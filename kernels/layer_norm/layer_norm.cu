@@ -128,22 +128,26 @@ DEVICE void backward(
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     layer_norm_fwd(T* y, float* mean, float* rstd, const T* x, const T* gamma, const T* beta, i64 rows, int c, float eps) {
+    follow();
     forward(y, mean, rstd, x, gamma, beta, rows, c, eps, WarpTeam{});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     layer_norm_fwd_wide(T* y, float* mean, float* rstd, const T* x, const T* gamma, const T* beta, i64 rows, int c, float eps) {
+    follow();
     __shared__ BlockScratch<ROW_THREADS> scratch;
     forward(y, mean, rstd, x, gamma, beta, rows, c, eps, BlockTeam{&scratch});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3) layer_norm_bwd_dx(
     T* dx, const T* x, const T* gamma, const float* mean, const float* rstd, const T* dy, i64 rows, int c, int add_dx) {
+    follow();
     backward(dx, x, gamma, mean, rstd, dy, rows, c, add_dx, WarpTeam{});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3) layer_norm_bwd_dx_wide(
     T* dx, const T* x, const T* gamma, const float* mean, const float* rstd, const T* dy, i64 rows, int c, int add_dx) {
+    follow();
     __shared__ BlockScratch<ROW_THREADS> scratch;
     backward(dx, x, gamma, mean, rstd, dy, rows, c, add_dx, BlockTeam{&scratch});
 }
@@ -171,6 +175,7 @@ template <int W> struct GammaTerm {
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_bwd_dparams(
     float* dgamma, float* dbeta, const T* x, const float* mean, const float* rstd, const T* dy, i64 rows, i64 width, i64 stretch,
     int stretches, int lanes) {
+    follow();
     constexpr int W = WIDE<T>;
     bool may_be_wide = is_aligned<16>(x) && is_aligned<16>(dy);
     GammaTerm<W> term{x, mean, rstd, dy, width};
@@ -180,6 +185,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_bwd_dpar
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_bwd_dgamma(
     float* dgamma, const T* x, const float* mean, const float* rstd, const T* dy, i64 rows, i64 width, i64 stretch, int stretches,
     int lanes) {
+    follow();
     constexpr int W = WIDE<T>;
     bool may_be_wide = is_aligned<16>(x) && is_aligned<16>(dy);
     GammaTerm<W> term{x, mean, rstd, dy, width};
@@ -188,6 +194,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_bwd_dgam
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     layer_norm_bwd_dbeta(float* dbeta, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
+    follow();
     constexpr int W = WIDE<T>;
     PlainTerm<W, T> term{dy, width};
     column_partials<W>(dbeta, rows, width, stretch, stretches, lanes, is_aligned<16>(dy), term);
@@ -195,6 +202,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     layer_norm_bwd_total(T* d, const float* partial, i64 stretches, i64 width, int lanes, int add_d) {
+    follow();
     column_totals(d, partial, stretches, width, lanes, add_d);
 }
 
@@ -202,6 +210,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) layer_norm_bwd_totals(
     T* dgamma, T* dbeta, const float* gamma_sums, const float* beta_sums, i64 blocks, i64 width, int lanes, int add_dgamma,
     int add_dbeta) {
+    follow();
     bool is_beta = block_y() == 1;
     column_totals(is_beta ? dbeta : dgamma, is_beta ? beta_sums : gamma_sums, blocks, width, lanes, is_beta ? add_dbeta : add_dgamma);
 }

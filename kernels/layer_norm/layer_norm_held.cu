@@ -20,6 +20,7 @@ constexpr int BLOCKS_BACK = PACKS == 1 ? (sizeof(T) == 2 ? 4 : 3) : PACKS < 4 ? 
 
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS) layer_norm_fwd_held(
     T* y, float* mean, float* rstd, const T* x, const T* gamma, const T* beta, i64 rows, int lanes, int c, float eps) {
+    follow();
     normalise_held<true, false>(y, nullptr, mean, rstd, x, nullptr, gamma, beta, rows, lanes, c, eps);
 }
 
@@ -27,12 +28,14 @@ extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS) layer_norm_fw
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_ADDING) layer_norm_fwd_add_held(
     T* sum, T* y, float* mean, float* rstd, const T* x, const T* residual, const T* gamma, const T* beta, i64 rows, int lanes, int c,
     float eps) {
+    follow();
     normalise_held<true, true>(y, sum, mean, rstd, x, residual, gamma, beta, rows, lanes, c, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_BACK) layer_norm_bwd_held(
     T* dx, float* gamma_sums, float* beta_sums, const T* x, const T* gamma, const float* mean, const float* rstd, const T* dy, i64 rows,
     i64 step, int lanes, int c, int add_dx) {
+    follow();
     gradients_held<true, false>(
         dx, nullptr, gamma_sums, beta_sums, x, gamma, mean, rstd, dy, nullptr, rows, step, lanes, c, add_dx, 0);
 }
@@ -40,6 +43,7 @@ extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_BACK) layer_no
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_BACK) layer_norm_bwd_add_held(
     T* dx, T* dresidual, float* gamma_sums, float* beta_sums, const T* sum, const T* gamma, const float* mean, const float* rstd,
     const T* dy, const T* dsum, i64 rows, i64 step, int lanes, int c, int add_dx, int add_dresidual) {
+    follow();
     gradients_held<true, true>(
         dx, dresidual, gamma_sums, beta_sums, sum, gamma, mean, rstd, dy, dsum, rows, step, lanes, c, add_dx, add_dresidual);
 }

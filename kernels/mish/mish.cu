@@ -17,6 +17,7 @@ DEVICE float weight(float x) {
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) mish_fwd(T* y, const T* x, i64 n) {
+    follow();
     auto value = [](float x) {
         float w = weight(x);
         return x * (w * reciprocal(w + 2.0f));
@@ -26,6 +27,7 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) mish_fwd(T* y, con
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     mish_bwd_dx(T* dx, const T* x, const T* dy, i64 n, int add_dx) {
+    follow();
     auto gradient = [](float x, float dy) {
         float w = weight(x), r = reciprocal(w + 2.0f), t = w * r;
         return dy * fmaf(x * (2.0f * r) * (1.0f + t), sigmoid_f32(x), t);

@@ -22,21 +22,25 @@ DEVICE void products(T* y, int add, const T* x, const T* b, i64 n, i64 width) {
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) mul_fwd(T* y, const T* x, const T* b, i64 n, i64 width) {
+    follow();
     products(y, 0, x, b, n, width);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     mul_bwd_dx(T* dx, const T* b, const T* dy, i64 n, i64 width, int add_dx) {
+    follow();
     products(dx, add_dx, dy, b, n, width);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     mul_bwd_db_flat(T* db, const T* x, const T* dy, i64 n, int add_db) {
+    follow();
     products(db, add_db, dy, x, n, n);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) mul_bwd_db(
     T* db, float* partial, const T* x, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes, int add_db) {
+    follow();
     constexpr int W = WIDE<T>;
     auto term = [=](i64 row, const Columns& c, RowSum<T>::Type(&sum)[1][W]) {
         float number[W], d[W];
@@ -51,5 +55,6 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) mul_bwd_db(
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     mul_bwd_db_total(T* db, const float* partial, i64 stretches, i64 width, int lanes, int add_db) {
+    follow();
     column_totals(db, partial, stretches, width, lanes, add_db);
 }

@@ -11,9 +11,11 @@
 #include "common/movement.cuh"
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) pad_fwd(T* y, const T* x, Window window) {
+    follow();
     copy_window(y, x, window, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) pad_bwd_dx(T* dx, const T* dy, Box box, int add_dx) {
+    follow();
     copy_box(dx, dy, box, add_dx);
 }

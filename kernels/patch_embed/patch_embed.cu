@@ -43,12 +43,14 @@ struct Slope {
 
 extern "C" __global__ void __launch_bounds__(PATCH_THREADS)
     patch_embed_fwd_gather(T* tokens, const f32* x, const f32* mean, const f32* std, Patches patches) {
+    follow();
     extern __shared__ u32 memory[];
     image_to_tokens(tokens, x, patches, 0, (T*)memory, Normal{mean, std});
 }
 
 extern "C" __global__ void __launch_bounds__(PATCH_THREADS)
     patch_embed_bwd_dx(f32* dx, const T* dtokens, const f32* std, Patches patches, int add_dx) {
+    follow();
     extern __shared__ u32 memory[];
     tokens_to_image(dx, dtokens, patches, add_dx, (T*)memory, Slope{std});
 }

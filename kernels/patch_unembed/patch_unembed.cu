@@ -32,12 +32,14 @@ struct Slope {
 
 extern "C" __global__ void __launch_bounds__(PATCH_THREADS)
     patch_unembed_fwd(f32* y, const T* tokens, const f32* mean, const f32* std, Patches patches) {
+    follow();
     extern __shared__ u32 memory[];
     tokens_to_image(y, tokens, patches, 0, (T*)memory, Scaled{mean, std});
 }
 
 extern "C" __global__ void __launch_bounds__(PATCH_THREADS)
     patch_unembed_bwd_gather(T* dtokens, const f32* dy, const f32* std, Patches patches) {
+    follow();
     extern __shared__ u32 memory[];
     image_to_tokens(dtokens, dy, patches, 0, (T*)memory, Slope{std});
 }

@@ -12,19 +12,23 @@
 #include "common/patches.cuh"
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) patchify_fwd(T* y, const T* x, Box box) {
+    follow();
     copy_box(y, x, box, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(PATCH_THREADS) patchify_fwd_patches(T* y, const T* x, Patches patches) {
+    follow();
     extern __shared__ u32 memory[];
     image_to_tokens(y, x, patches, 0, (T*)memory, Same{});
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) patchify_bwd_dx(T* dx, const T* dy, Box box, int add_dx) {
+    follow();
     copy_box(dx, dy, box, add_dx);
 }
 
 extern "C" __global__ void __launch_bounds__(PATCH_THREADS) patchify_bwd_dx_patches(T* dx, const T* dy, Patches patches, int add_dx) {
+    follow();
     extern __shared__ u32 memory[];
     tokens_to_image(dx, dy, patches, add_dx, (T*)memory, Same{});
 }

@@ -11,17 +11,21 @@
 #include "common/movement.cuh"
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) permute_fwd(T* y, const T* x, Box box) {
+    follow();
     copy_box(y, x, box, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) permute_fwd_tiled(T* y, const T* x, Tiles tiles) {
+    follow();
     copy_tiles(y, x, tiles, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) permute_bwd_dx(T* dx, const T* dy, Box box, int add_dx) {
+    follow();
     copy_box(dx, dy, box, add_dx);
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) permute_bwd_dx_tiled(T* dx, const T* dy, Tiles tiles, int add_dx) {
+    follow();
     copy_tiles(dx, dy, tiles, add_dx);
 }

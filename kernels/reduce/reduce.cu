@@ -27,18 +27,22 @@ struct Result {
 
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) reduce_fwd_rows(
     T* y, int* sums, const T* x, i64 rows, i64 n, i64 stretch, i64 stretches, int lanes, i64 terms) {
+    follow();
     total_rows(x, rows, n, stretch, stretches, lanes, Result{y, (double*)sums, terms});
 }
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) reduce_fwd_rows_again(
     T* y, int* sums, const int* x, i64 rows, i64 n, i64 stretch, i64 stretches, int lanes, i64 terms) {
+    follow();
     total_rows((const double*)x, rows, n, stretch, stretches, lanes, Result{y, (double*)sums, terms});
 }
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) reduce_fwd_axis(
     T* y, int* sums, const T* x, i64 outer, i64 n, i64 inner, i64 stretch, i64 stretches, int lanes, i64 terms) {
+    follow();
     total_axis(x, outer, n, inner, stretch, stretches, lanes, Result{y, (double*)sums, terms});
 }
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) reduce_fwd_axis_again(
     T* y, int* sums, const int* x, i64 outer, i64 n, i64 inner, i64 stretch, i64 stretches, int lanes, i64 terms) {
+    follow();
     total_axis((const double*)x, outer, n, inner, stretch, stretches, lanes, Result{y, (double*)sums, terms});
 }
 
@@ -75,18 +79,22 @@ template <typename X> struct Spread {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     reduce_bwd_dx(T* dx, const T* dy, i64 all, i64 n, i64 inner, float terms, int add_dx) {
+    follow();
     map_packs(true, dx, add_dx, all, Spread<T>{dy, n, inner, terms});
 }
 // The same where several axes were summed: the first pass, those between, the last.
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     reduce_bwd_dx_first(f32* share, const T* dy, i64 all, i64 n, i64 inner, float terms) {
+    follow();
     map_packs(true, share, 0, all, Spread<T>{dy, n, inner, terms});
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     reduce_bwd_dx_next(f32* share, const f32* dy, i64 all, i64 n, i64 inner, float terms) {
+    follow();
     map_packs(true, share, 0, all, Spread<f32>{dy, n, inner, terms});
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     reduce_bwd_dx_last(T* dx, const f32* dy, i64 all, i64 n, i64 inner, float terms, int add_dx) {
+    follow();
     map_packs(true, dx, add_dx, all, Spread<f32>{dy, n, inner, terms});
 }

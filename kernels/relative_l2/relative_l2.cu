@@ -38,6 +38,7 @@ DEVICE void squares_of(Squares& squares, const Stretch& s, const Team& team, con
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS, 3) relative_l2_fwd_sums(
     int* sums, const T* p, const TARGET* y, const float* weight, i64 width, i64 weights, i64 samples, i64 n, i64 stretch, i64 stretches,
     int lanes) {
+    follow();
     Team team{lanes};
     i64 item = team.item();
     Stretch s = stretch_of(item, samples, n, stretch, stretches);
@@ -50,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS, 3) relative_l2_fwd_s
 // Both norms of a sample, and their ratio in f64.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
     relative_l2_fwd_norms(float* error, float* length, int* ratios, const int* sums, i64 samples, i64 stretches, int lanes) {
+    follow();
     Team team{lanes};
     i64 sample = team.item();
     double total[2] = {0.0, 0.0};
@@ -67,6 +69,7 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
 // The ratios of stretches of samples; the last time the loss.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) relative_l2_fwd(
     float* loss, int* sums, const int* ratios, i64 rows, i64 n, i64 stretch, i64 stretches, int lanes, i64 samples) {
+    follow();
     total_rows((const double*)ratios, rows, n, stretch, stretches, lanes, [=](i64 at, double sum) {
         if (loss) {
             loss[at] = (float)(sum / (double)samples);
@@ -79,6 +82,7 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) relative_l2_fwd(
 // s and t of a sample; 0 where the prediction is exact: at zero error every direction leads up equally.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
     relative_l2_bwd_scales(int* scales, const float* error, const float* length, const float* dloss, i64 samples) {
+    follow();
     i64 sample = (i64)block_x() * TOTAL_THREADS + thread();
     if (sample >= samples) return;
     double e = (double)error[sample], l = (double)length[sample], q = e / l;
@@ -118,16 +122,19 @@ struct PullTarget {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) relative_l2_bwd_dp(
     T* dp, const T* p, const TARGET* y, const float* weight, const int* scales, i64 n, i64 width, i64 rows, i64 weights, int add_dp) {
+    follow();
     map_packs(true, dp, add_dp, n, PullPrediction{{(const double*)scales, weight, rows, weights}, width}, p, y);
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) relative_l2_bwd_dy(
     TARGET* dy, const T* p, const TARGET* y, const float* weight, const int* scales, i64 n, i64 width, i64 rows, i64 weights, int add_dy) {
+    follow();
     map_packs(true, dy, add_dy, n, PullTarget{{(const double*)scales, weight, rows, weights}, width}, p, y);
 }
 
 // What a stretch of a row adds to the gradient of the row's weight; `each` rows are a sample.
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) relative_l2_bwd_dweight(
     int* sums, const T* p, const TARGET* y, const int* scales, i64 each, i64 rows, i64 n, i64 stretch, i64 stretches, int lanes) {
+    follow();
     Team team{lanes};
     i64 item = team.item();
     Stretch s = stretch_of(item, rows, n, stretch, stretches);
@@ -152,11 +159,13 @@ struct WeightGradient {
 };
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) relative_l2_bwd_dweight_rows(
     float* dweight, int* sums, const int* x, i64 rows, i64 n, i64 stretch, i64 stretches, int lanes, int add_dweight) {
+    follow();
     WeightGradient to{dweight, (double*)sums, add_dweight};
     total_rows((const double*)x, rows, n, stretch, stretches, lanes, to);
 }
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) relative_l2_bwd_dweight_axis(
     float* dweight, int* sums, const int* x, i64 outer, i64 n, i64 inner, i64 stretch, i64 stretches, int lanes, int add_dweight) {
+    follow();
     WeightGradient to{dweight, (double*)sums, add_dweight};
     total_axis((const double*)x, outer, n, inner, stretch, stretches, lanes, to);
 }

@@ -11,11 +11,13 @@
 #include "common/elementwise.cuh"
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) relu_fwd(T* y, const T* x, i64 n) {
+    follow();
     map_flat(y, 0, n, [](float x) { return x <= 0.0f ? 0.0f : x; }, x);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     relu_bwd_dx(T* dx, const T* y, const T* dy, i64 n, int add_dx) {
+    follow();
     // Selected and not multiplied: an infinite dy must not become NaN where y is 0.
     auto gradient = [](float y, float dy) { return y <= 0.0f ? 0.0f : dy; };
     map_flat(dx, add_dx, n, gradient, y, dy);

@@ -3,7 +3,8 @@
 // types     T in {f32, bf16, f16}; weights and sums in f32
 // launch    THREADS threads; a warp has a tile of the columns of a plane and walks down a chunk of its rows: [planes * chunks * tiles]
 //           warps; bwd_dx_any, a thread a number, where one input goes to more columns than a warp has
-// paths     _whole: columns grow 2, 4 or 8 times or shrink to half, 16 bytes a lane (common/bilinear_whole.cuh); else fwd: two 16-bit
+// paths     _doubled: both axes grow twice, all rows of a warp at once (common/bilinear_doubled.cuh); _whole: columns grow 2, 4 or 8
+//           times or shrink to half, 16 bytes a lane (common/bilinear_whole.cuh); else fwd: two 16-bit
 //           numbers a store where they divide the columns; bwd: 16-byte packs of dy where they do, else single numbers
 // traffic   fwd reads a row of x once a chunk, and its first two again, and writes y; bwd reads a row of dy once a chunk, and those of
 //           one row of x again, and writes dx, which it reads when adding
@@ -12,7 +13,7 @@
 // source    PyTorch's documentation of interpolate(mode="bilinear", antialias=False)
 
 #include "common/bilinear.cuh"
-#include "common/bilinear_whole.cuh"
+#include "common/bilinear_doubled.cuh"
 
 // Columns of a warp's tile: SEGMENTS runs of EACH neighbours a lane, the lanes side by side, so that a warp stores neighbours.
 constexpr int SEGMENTS = 4;
@@ -89,6 +90,7 @@ DEVICE void walk_forward(T* y, const T* x, const Part& part, const Axis& rows, c
 
 extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_fwd(
     T* y, const T* x, i64 planes, int h, int w, int to_h, int to_w, int aligned, int each, int tiles, int chunk, int chunks) {
+    follow();
     Part part = part_of(tiles, chunks);
     if (part.plane >= planes) return;
     Axis rows = axis_of(h, to_h, aligned), across = axis_of(w, to_w, aligned);
@@ -102,6 +104,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_fwd(
 // Columns that grow `ratio` times, or shrink to half where it is 0: common/bilinear_whole.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, 6) resize_bilinear_fwd_whole(
     T* y, const T* x, i64 planes, int h, int w, int to_h, int to_w, int ratio, int tiles, int chunk, int chunks) {
+    follow();
     __shared__ RowTaps taps[WARPS];
     Part part = part_of(tiles, chunks);
     if (part.plane >= planes) return;
@@ -116,6 +119,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6) resize_bilinear_fwd_who
     } else {
         walk_halved(taps[warp_id()], down, Halved(part.tile, w, to_w), rows);
     }
+}
+
+// Both axes grow twice: common/bilinear_doubled.cuh.
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+    resize_bilinear_fwd_doubled(T* y, const T* x, i64 planes, int h, int w, int tiles, int chunks) {
+    follow();
+    Part part = part_of(tiles, chunks);
+    if (part.plane < planes) double_up(y, x, part, h, w);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+    resize_bilinear_bwd_dx_doubled(T* dx, const T* dy, i64 planes, int h, int w, int tiles, int chunks, int add_dx) {
+    follow();
+    Part part = part_of(tiles, chunks);
+    if (part.plane < planes) gather_doubled(dx, dy, part, h, w, add_dx);
 }
 
 // What a warp has of dy: SPAN columns, LANE_COLUMNS a lane. Of dx it has MOST_INPUTS columns at most.
@@ -258,7 +276,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_bwd_dx(
     finish(past);
 }
 
-// Columns that grew `ratio` times, or shrank to half where it is 0: common/bilinear_whole.cuh.
+// Columns that grew `ratio` times, or shrank to half where it is 0: common/bilinear_whole.cuh. It does not follow: it has few blocks, which
+// would crowd on the processors that are free first (50 us became 55).
 extern "C" __global__ void __launch_bounds__(THREADS, 6) resize_bilinear_bwd_dx_whole(
     T* dx, const T* dy, i64 planes, int h, int w, int to_h, int to_w, int ratio, int tiles, int chunk, int chunks, int add_dx) {
     __shared__ Gathering gathering[WARPS];
@@ -279,6 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6) resize_bilinear_bwd_dx_
 // The same by a thread a number, for any sizes.
 extern "C" __global__ void __launch_bounds__(THREADS)
     resize_bilinear_bwd_dx_any(T* dx, const T* dy, i64 planes, int h, int w, int to_h, int to_w, int aligned, int add_dx) {
+    follow();
     i64 index = (i64)block_x() * THREADS + thread(), line = quotient(index, w), plane = quotient(line, h);
     if (plane >= planes) return;
     int a = (int)(line - plane * h), b = (int)(index - line * w);

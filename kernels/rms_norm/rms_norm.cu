@@ -115,22 +115,26 @@ DEVICE void backward(
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     rms_norm_fwd(T* y, float* rstd, const T* x, const T* weight, i64 rows, int c, float eps) {
+    follow();
     forward(y, rstd, x, weight, rows, c, eps, WarpTeam{});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     rms_norm_fwd_wide(T* y, float* rstd, const T* x, const T* weight, i64 rows, int c, float eps) {
+    follow();
     __shared__ BlockScratch<ROW_THREADS> scratch;
     forward(y, rstd, x, weight, rows, c, eps, BlockTeam{&scratch});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     rms_norm_bwd_dx(T* dx, const T* x, const T* weight, const float* rstd, const T* dy, i64 rows, int c, int add_dx) {
+    follow();
     backward(dx, x, weight, rstd, dy, rows, c, add_dx, WarpTeam{});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     rms_norm_bwd_dx_wide(T* dx, const T* x, const T* weight, const float* rstd, const T* dy, i64 rows, int c, int add_dx) {
+    follow();
     __shared__ BlockScratch<ROW_THREADS> scratch;
     backward(dx, x, weight, rstd, dy, rows, c, add_dx, BlockTeam{&scratch});
 }
@@ -138,6 +142,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
 // dweight[c] = sum over r of dy * x * rstd.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) rms_norm_bwd_dweight(
     float* dweight, const T* x, const float* rstd, const T* dy, i64 rows, i64 width, i64 stretch, int stretches, int lanes) {
+    follow();
     constexpr int W = WIDE<T>;
     auto term = [=](i64 row, const Columns& c, RowSum<T>::Type(&sum)[1][W]) {
         float number[W], d[W];
@@ -153,5 +158,6 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) rms_norm_bwd_dweigh
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     rms_norm_bwd_total(T* d, const float* partial, i64 stretches, i64 width, int lanes, int add_d) {
+    follow();
     column_totals(d, partial, stretches, width, lanes, add_d);
 }

@@ -19,18 +19,21 @@ constexpr int BLOCKS_BACK = PACKS == 1 ? (sizeof(T) == 2 ? 4 : 3) : PACKS < 4 ? 
 
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS)
     rms_norm_fwd_held(T* y, float* rstd, const T* x, const T* weight, i64 rows, int lanes, int c, float eps) {
+    follow();
     normalise_held<false, false>(y, nullptr, nullptr, rstd, x, nullptr, weight, nullptr, rows, lanes, c, eps);
 }
 
 // Of x + residual, which goes to sum.
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_ADDING) rms_norm_fwd_add_held(
     T* sum, T* y, float* rstd, const T* x, const T* residual, const T* weight, i64 rows, int lanes, int c, float eps) {
+    follow();
     normalise_held<false, true>(y, sum, nullptr, rstd, x, residual, weight, nullptr, rows, lanes, c, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_BACK) rms_norm_bwd_held(
     T* dx, float* weight_sums, const T* x, const T* weight, const float* rstd, const T* dy, i64 rows, i64 step, int lanes, int c,
     int add_dx) {
+    follow();
     gradients_held<false, false>(
         dx, nullptr, weight_sums, nullptr, x, weight, nullptr, rstd, dy, nullptr, rows, step, lanes, c, add_dx, 0);
 }
@@ -38,6 +41,7 @@ extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_BACK) rms_norm
 extern "C" __global__ void __launch_bounds__(HELD_THREADS, BLOCKS_BACK) rms_norm_bwd_add_held(
     T* dx, T* dresidual, float* weight_sums, const T* sum, const T* weight, const float* rstd, const T* dy, const T* dsum, i64 rows,
     i64 step, int lanes, int c, int add_dx, int add_dresidual) {
+    follow();
     gradients_held<false, true>(
         dx, dresidual, weight_sums, nullptr, sum, weight, nullptr, rstd, dy, dsum, rows, step, lanes, c, add_dx, add_dresidual);
 }

@@ -11,9 +11,11 @@
 #include "common/movement.cuh"
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) roll_fwd(T* y, const T* x, Window window) {
+    follow();
     copy_window(y, x, window, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) roll_bwd_dx(T* dx, const T* dy, Window window, int add_dx) {
+    follow();
     copy_window(dx, dy, window, add_dx);
 }

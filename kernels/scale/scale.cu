@@ -11,10 +11,12 @@
 #include "common/elementwise.cuh"
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) scale_fwd(T* y, const T* x, i64 n, float factor) {
+    follow();
     map_flat(y, 0, n, [=](float x) { return factor * x; }, x);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     scale_bwd_dx(T* dx, const T* dy, i64 n, float factor, int add_dx) {
+    follow();
     map_flat(dx, add_dx, n, [=](float dy) { return mul(factor, dy); }, dy);
 }

@@ -30,11 +30,13 @@ DEVICE float exp_less_one(float x) {
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) selu_fwd(T* y, const T* x, i64 n) {
+    follow();
     map_flat(y, 0, n, [](float x) { return x > 0.0f ? ABOVE * x : BELOW * exp_less_one(x); }, x);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     selu_bwd_dx(T* dx, const T* x, const T* dy, i64 n, int add_dx) {
+    follow();
     auto gradient = [](float x, float dy) { return mul(dy, x > 0.0f ? ABOVE : BELOW * exp_of<T>(x)); };
     map_flat(dx, add_dx, n, gradient, x, dy);
 }

@@ -11,11 +11,13 @@
 #include "common/elementwise.cuh"
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) sigmoid_fwd(T* y, const T* x, i64 n) {
+    follow();
     map_flat(y, 0, n, [](float x) { return sigmoid_of<T>(x); }, x);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     sigmoid_bwd_dx(T* dx, const T* y, const T* dy, i64 n, int add_dx) {
+    follow();
     auto gradient = [](float y, float dy) { return dy * y * (1.0f - y); };
     map_flat(dx, add_dx, n, gradient, y, dy);
 }

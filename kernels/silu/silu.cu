@@ -11,11 +11,13 @@
 #include "common/elementwise.cuh"
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) silu_fwd(T* y, const T* x, i64 n) {
+    follow();
     map_flat(y, 0, n, [](float x) { return x * sigmoid_of<T>(x); }, x);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     silu_bwd_dx(T* dx, const T* x, const T* dy, i64 n, int add_dx) {
+    follow();
     auto gradient = [](float x, float dy) {
         float s = sigmoid_of<T>(x);
         return dy * s * fmaf(x, 1.0f - s, 1.0f);

@@ -11,13 +11,16 @@
 #include "common/movement.cuh"
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_fwd(T* y, const T* x, Box box) {
+    follow();
     copy_box(y, x, box, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_bwd_dx(T* dx, const T* dy, Window window, int add_dx) {
+    follow();
     copy_window(dx, dy, window, add_dx);
 }
 
 extern "C" __global__ void __launch_bounds__(MOVE_THREADS, 4) slice_bwd_dx_box(T* dx, const T* dy, Box box, int add_dx) {
+    follow();
     copy_box(dx, dy, box, add_dx);
 }

@@ -102,21 +102,25 @@ template <typename TEAM> DEVICE void backward(T* dx, const T* y, const T* dy, i6
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3) softmax_fwd(T* y, const T* x, i64 rows, int c) {
+    follow();
     forward(y, x, rows, c, WarpTeam{});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3) softmax_fwd_wide(T* y, const T* x, i64 rows, int c) {
+    follow();
     __shared__ BlockScratch<ROW_THREADS> scratch;
     forward(y, x, rows, c, BlockTeam{&scratch});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     softmax_bwd_dx(T* dx, const T* y, const T* dy, i64 rows, int c, int add_dx) {
+    follow();
     backward(dx, y, dy, rows, c, add_dx, WarpTeam{});
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
     softmax_bwd_dx_wide(T* dx, const T* y, const T* dy, i64 rows, int c, int add_dx) {
+    follow();
     __shared__ BlockScratch<ROW_THREADS> scratch;
     backward(dx, y, dy, rows, c, add_dx, BlockTeam{&scratch});
 }

@@ -18,20 +18,24 @@ struct Error {
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) squared_error_fwd_sums(
     int* sums, const T* p, const TARGET* y, const float* weight, i64 width, i64 weights, i64 rows, i64 n, i64 stretch, i64 stretches,
     int lanes) {
+    follow();
     error_sums<Error>(sums, p, y, weight, width, weights, rows, n, stretch, stretches, lanes);
 }
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) squared_error_fwd(float* loss, const int* sums, i64 stretches, i64 n) {
+    follow();
     mean_of_sums(loss, sums, stretches, n);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) squared_error_bwd_dp(
     T* dp, const T* p, const TARGET* y, const float* weight, const float* dloss, i64 n, i64 width, i64 weights, float factor,
     int add_dp) {
+    follow();
     map_packs(true, dp, add_dp, n, ErrorPull<Error>{weight, dloss, width, weights, factor}, p, y);
 }
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) squared_error_bwd_dy(
     TARGET* dy, const T* p, const TARGET* y, const float* weight, const float* dloss, i64 n, i64 width, i64 weights, float factor,
     int add_dy) {
+    follow();
     map_packs(true, dy, add_dy, n, ErrorPull<Error>{weight, dloss, width, weights, factor}, p, y);
 }
 
@@ -39,12 +43,14 @@ extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) squared_error_bwd_
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) squared_error_bwd_dweight_rows(
     float* dweight, int* sums, const int* x, i64 rows, i64 n, i64 stretch, i64 stretches, int lanes, const float* dloss, i64 count,
     int add_dweight) {
+    follow();
     WeightGradient to{dweight, (double*)sums, dloss, count, add_dweight};
     total_rows((const double*)x, rows, n, stretch, stretches, lanes, to);
 }
 extern "C" __global__ void __launch_bounds__(TOTAL_THREADS) squared_error_bwd_dweight_axis(
     float* dweight, int* sums, const int* x, i64 outer, i64 n, i64 inner, i64 stretch, i64 stretches, int lanes, const float* dloss,
     i64 count, int add_dweight) {
+    follow();
     WeightGradient to{dweight, (double*)sums, dloss, count, add_dweight};
     total_axis((const double*)x, outer, n, inner, stretch, stretches, lanes, to);
 }

@@ -13,17 +13,20 @@
 DEVICE float gate_slope(float gate, float s) { return fmaf(gate * s, 1.0f - s, s); }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) swiglu_fwd(T* y, const T* gate, const T* up, i64 n) {
+    follow();
     map_flat(y, 0, n, [](float g, float u) { return g * sigmoid_of<T>(g) * u; }, gate, up);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     swiglu_bwd_dgate(T* dgate, const T* gate, const T* up, const T* dy, i64 n, int add_dgate) {
+    follow();
     auto gradient = [](float g, float u, float dy) { return dy * u * gate_slope(g, sigmoid_of<T>(g)); };
     map_flat(dgate, add_dgate, n, gradient, gate, up, dy);
 }
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     swiglu_bwd_dup(T* dup, const T* gate, const T* dy, i64 n, int add_dup) {
+    follow();
     map_flat(dup, add_dup, n, [](float g, float dy) { return dy * (g * sigmoid_of<T>(g)); }, gate, dy);
 }
 
@@ -46,5 +49,6 @@ struct BothGradients {
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4)
     swiglu_bwd(T* dgate, T* dup, const T* gate, const T* up, const T* dy, i64 n, int add_dgate, int add_dup) {
+    follow();
     map_packs(is_aligned<16>(dup), dgate, add_dgate, n, BothGradients{dup, add_dup}, gate, up, dy);
 }

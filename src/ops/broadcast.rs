@@ -95,7 +95,8 @@ pub(super) fn cases<O: ReferenceGrad + Clone>(op: O) -> Vec<Case> {
     ]
 }
 
-fn shaped(name: &'static str, shape: &[usize]) -> Input {
+/// An input of any rank.
+pub(super) fn shaped(name: &'static str, shape: &[usize]) -> Input {
     let spec = Spec::f32(shape).unwrap_or_else(|e| unreachable!("case shapes are small: {e}"));
     Input { spec, ..Input::new(name, [1]) }
 }

@@ -230,6 +230,8 @@ pub(super) struct Held {
     packs: i64,
     /// Threads of a team.
     lanes: usize,
+    /// Threads of a block.
+    threads: u32,
     /// How many blocks.
     blocks: usize,
     /// Rows that all blocks take at once, if they take more than one turn.
@@ -260,6 +262,9 @@ pub(super) const fn held_units(source: Source) -> [Unit; 2] {
         },
     ]
 }
+
+/// Threads of a block at least, forward.
+const FEW_THREADS: usize = 64;
 
 /// Rows that a team walks at least, where there are so many: fewer do not pay for what a block does once.
 const LEAST_WALK: usize = 2;
@@ -303,9 +308,19 @@ impl Held {
         // Where warps wait for each other as few as can be.
         let (packs, lanes) =
             team(dtype, [rows, c], |&(each, lanes)| if lanes > warp { (true, 6 - each) } else { (false, each) })?;
-        let at_once = THREADS as usize / lanes * (4 / packs).max(1);
-        let blocks = rows.div_ceil(at_once);
-        Some(Held { packs: packs as i64, lanes, blocks, step: None, shared: 0, dtype, rows, c })
+        let threads = lanes.max(FEW_THREADS);
+        let blocks = rows.div_ceil(threads / lanes * (4 / packs).max(1));
+        Some(Held {
+            packs: packs as i64,
+            lanes,
+            threads: threads as u32,
+            blocks,
+            step: None,
+            shared: 0,
+            dtype,
+            rows,
+            c,
+        })
     }
 
     fn walking([processors, warp]: [usize; 2], dtype: Dtype, [rows, c]: [usize; 2]) -> Option<Held> {
@@ -322,7 +337,8 @@ impl Held {
         // The next turn of x and dy; two of them where a thread has one pack alone. AMD has them in registers.
         let turns = if packs == 1 { 3 } else { 2 };
         let shared = if warp == 32 { (turns * 2 * packs * 16) as u32 * THREADS } else { 0 };
-        Some(Held { packs: packs as i64, lanes, blocks, step: Some(blocks * teams), shared, dtype, rows, c })
+        let step = Some(blocks * teams);
+        Some(Held { packs: packs as i64, lanes, threads: THREADS, blocks, step, shared, dtype, rows, c })
     }
 
     /// The same for kernels that read one more tensor of rows backward.
@@ -337,7 +353,7 @@ impl Held {
 
     /// The blocks.
     pub(super) fn launch(&self, op: &str) -> Result<Launch> {
-        Ok(Launch::linear(blocks(op, "rows", self.blocks)?, THREADS).with_shared(self.shared))
+        Ok(Launch::linear(blocks(op, "rows", self.blocks)?, self.threads).with_shared(self.shared))
     }
 
     /// The last arguments: rows, step if there is one, lanes, C.
@@ -431,7 +447,7 @@ mod tests {
                 }
                 for held in both.into_iter().flatten() {
                     assert!(held.lanes * held.packs as usize * wide(dtype) >= c && held.lanes <= 256, "{held:?}");
-                    let once = 256 / held.lanes * held.blocks;
+                    let once = held.threads as usize / held.lanes * held.blocks;
                     let turn = held.step.unwrap_or(once * (4 / held.packs as usize).max(1));
                     assert!(held.step.is_none_or(|step| step == once), "{held:?}");
                     assert!(held.step.is_some() || turn >= rows, "{held:?}");

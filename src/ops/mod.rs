@@ -22,6 +22,7 @@ pub mod add;
 pub mod add_norm;
 pub mod attention;
 pub mod batch_norm;
+pub mod bias_gelu;
 pub mod cast;
 pub mod concat;
 pub mod conv1d;
@@ -37,6 +38,7 @@ pub mod linear_cross_entropy;
 pub mod matmul;
 mod mean_error;
 pub mod mish;
+pub mod modulate;
 pub mod movement;
 pub mod mul;
 pub mod pad;
@@ -71,6 +73,7 @@ pub static ROOMS: &[&Room] = &[
     &add_norm::ROOM,
     &attention::ROOM,
     &batch_norm::ROOM,
+    &bias_gelu::ROOM,
     &cast::ROOM,
     &concat::ROOM,
     &conv1d::ROOM,
@@ -85,6 +88,7 @@ pub static ROOMS: &[&Room] = &[
     &linear_cross_entropy::ROOM,
     &matmul::ROOM,
     &mish::ROOM,
+    &modulate::ROOM,
     &mul::ROOM,
     &pad::ROOM,
     &patch_embed::ROOM,

@@ -202,7 +202,7 @@ static BWD: Kernel = Kernel::new(SOURCE, "rope_bwd_dx");
 /// Threads of a block; each turns as many pairs as a pack has numbers.
 const THREADS: u32 = 256;
 /// Heads of a thread.
-const HEADS: usize = 4;
+const HEADS: usize = 2;
 
 /// Sizes of one application on a device, with the sines and cosines of its angles.
 struct Turn {

@@ -164,6 +164,9 @@ pub struct Launch {
     pub cluster: [u32; 3],
     /// Whether all blocks must be resident at once, because they wait for one another.
     pub is_cooperative: bool,
+    /// Whether it may begin while the last blocks of the launch before are at work, because it waits for them itself. Devices that
+    /// cannot do that begin when those are done.
+    pub follows: bool,
 }
 
 impl Launch {
@@ -174,7 +177,7 @@ impl Launch {
 
     /// A launch without extra shared memory.
     pub const fn grid(grid: [u32; 3], block: [u32; 3]) -> Launch {
-        Launch { grid, block, shared: 0, cluster: [1, 1, 1], is_cooperative: false }
+        Launch { grid, block, shared: 0, cluster: [1, 1, 1], is_cooperative: false, follows: false }
     }
 
     /// The same with `bytes` of shared memory beyond what the kernel declares.

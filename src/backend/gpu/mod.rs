@@ -75,12 +75,12 @@ const EMPTY: u64 = 256;
 pub const FLAT_THREADS: u32 = 256;
 
 /// Blocks for `n` numbers of a flat kernel with `inputs` inputs, the widest of `dtype`, as common/elementwise.cuh covers
-/// them: each thread takes two 16-byte packs of several inputs, four of one.
+/// them: each thread takes one 16-byte pack of several inputs, two of one.
 ///
 /// # Errors
 /// [`Error::TooLarge`] if there are more blocks than a grid holds.
 pub fn flat_blocks(op: &str, dtype: Dtype, inputs: usize, n: usize) -> Result<u32> {
-    let packs = if inputs == 1 { 4 } else { 2 };
+    let packs = if inputs == 1 { 2 } else { 1 };
     let covered = FLAT_THREADS as usize * packs * (16 / dtype.bytes());
     u32::try_from(n.div_ceil(covered)).map_err(|_| Error::too_large(op, "elements", n))
 }

@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn large_and_empty_tables_are_nobodys_and_one_that_failed_leaves_nothing() {
         let gpu = gpu();
-        let table = |n: usize| gpu.table("test", vec![n as u64], &Spec::f32([n]).unwrap(), |_| Err(Error::device("no")));
+        let table =
+            |n: usize| gpu.table("test", vec![n as u64], &Spec::f32([n]).unwrap(), |_| Err(Error::device("no")));
         assert!(table(0).unwrap().is_none() && table(MOST_BYTES / 16 + 1).unwrap().is_none());
         assert!(table(4).is_err());
         assert_eq!(gpu.memory().now, 0);

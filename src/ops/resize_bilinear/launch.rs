@@ -17,6 +17,8 @@ static FWD: Kernel = Kernel::new(SOURCE, "resize_bilinear_fwd");
 static BWD_DX: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx");
 static FWD_WHOLE: Kernel = Kernel::new(SOURCE, "resize_bilinear_fwd_whole");
 static BWD_DX_WHOLE: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx_whole");
+static FWD_DOUBLED: Kernel = Kernel::new(SOURCE, "resize_bilinear_fwd_doubled");
+static BWD_DX_DOUBLED: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx_doubled");
 static BWD_DX_ANY: Kernel = Kernel::new(SOURCE, "resize_bilinear_bwd_dx_any");
 
 pub(super) const KERNELS: &[Unit] = &[Unit::floats(SOURCE)];
@@ -38,6 +40,9 @@ const EVERY_CHUNK: usize = 1 << 20;
 /// Columns of dy that a lane has where they grew by a whole number or shrank to half: common/bilinear_whole.cuh. Forward it has those
 /// of 16 bytes.
 const WHOLE_COLUMNS: usize = 8;
+
+/// Rows of the input that a warp has where both axes grow twice.
+const DOUBLED_ROWS: usize = 2;
 
 /// Sizes as the kernels have them.
 struct Plan<'a> {
@@ -139,6 +144,29 @@ impl<'a> Plan<'a> {
         kernel.launch(self.gpu, dtype, self.launch(cut)?, &mut args)
     }
 
+    /// Whether both axes grow twice, the columns by a ratio that kernels know.
+    fn is_doubled(&self, ratio: usize) -> bool {
+        ratio == 2 && self.to[0] == 2 * self.from[0]
+    }
+
+    /// Launches `kernel` over warps of `rows` rows of the input each.
+    fn launch_doubled<'v>(
+        &self,
+        kernel: &Kernel,
+        dtype: Dtype,
+        operands: [Arg<'v>; 2],
+        [tile, halo]: [usize; 2],
+        add: Option<i32>,
+    ) -> Result<()> {
+        let tiles = self.to[1].saturating_sub(halo).max(1).div_ceil(tile - halo);
+        let cut = Cut { tile, tiles, chunk: DOUBLED_ROWS, chunks: self.from[0].div_ceil(DOUBLED_ROWS) };
+        let mut args: Vec<Arg<'v>> = operands.into();
+        let [planes, h, w, ..] = self.args()?;
+        args.extend([planes, h, w]);
+        args.extend(numbers([cut.tiles, cut.chunks])?.into_iter().chain(add.map(Arg::I32)));
+        kernel.launch(self.gpu, dtype, self.launch(cut)?, &mut args)
+    }
+
     /// Planes, sizes, and whether corners are aligned.
     fn args<'v>(&self) -> Result<[Arg<'v>; 6]> {
         let [h, w, to_h, to_w] = numbers([self.from[0], self.from[1], self.to[0], self.to[1]])?;
@@ -159,6 +187,10 @@ pub(super) fn forward(op: &ResizeBilinear, gpu: &Gpu, io: Forward<'_>) -> Result
     let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands(OP)) };
     let (plan, dtype) = (Plan::new(op, gpu, x.spec())?, x.spec().dtype());
     if let Some(ratio) = plan.ratio(dtype, [x.address(), y.address()]) {
+        if plan.is_doubled(ratio) {
+            let tile = [launch::wide(dtype) * gpu.warp() as usize, 0];
+            return plan.launch_doubled(&FWD_DOUBLED, dtype, [Arg::Out(y), Arg::In(x)], tile, None);
+        }
         let cut = plan.cut_whole(plan.to[0], [launch::wide(dtype) * gpu.warp() as usize, 0], 16);
         return plan.launch_whole(&FWD_WHOLE, dtype, [Arg::Out(y), Arg::In(x)], ratio, cut, None);
     }
@@ -177,6 +209,11 @@ pub(super) fn backward(op: &ResizeBilinear, gpu: &Gpu, io: Backward<'_>) -> Resu
     let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
     let (plan, dtype) = (Plan::new(op, gpu, x)?, x.dtype());
     if let Some(ratio) = plan.ratio(dtype, [dx.address(), dy.address()]) {
+        if plan.is_doubled(ratio) {
+            let tile = [WHOLE_COLUMNS * gpu.warp() as usize, 2 * WHOLE_COLUMNS];
+            let operands = [Arg::Out(dx), Arg::In(dy)];
+            return plan.launch_doubled(&BWD_DX_DOUBLED, dtype, operands, tile, Some(add));
+        }
         let (halo, least) = if ratio == 0 { (0, 8) } else { (2 * WHOLE_COLUMNS, 32) };
         let cut = plan.cut_whole(plan.from[0], [WHOLE_COLUMNS * gpu.warp() as usize, halo], least);
         return plan.launch_whole(&BWD_DX_WHOLE, dtype, [Arg::Out(dx), Arg::In(dy)], ratio, cut, Some(add));

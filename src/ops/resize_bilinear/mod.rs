@@ -313,6 +313,10 @@ fn cases() -> Vec<Case> {
         ([1, 1, 17, 140], [11, 560]),
         ([1, 1, 4, 16], [9, 8]),
         ([1, 2, 21, 1040], [9, 520]),
+        // Both axes grow twice: one row, parts of a chunk, several tiles.
+        ([2, 1, 1, 4], [2, 8]),
+        ([1, 2, 5, 12], [10, 24]),
+        ([1, 1, 6, 264], [12, 528]),
     ];
     shapes.iter().flat_map(|&(x, size)| [case(x, size, false), case(x, size, true)]).collect()
 }

@@ -162,6 +162,8 @@ pub(super) const FUNC_NON_PORTABLE_CLUSTER: c_int = 14;
 // CUlaunchAttributeID.
 pub(super) const LAUNCH_COOPERATIVE: c_int = 2;
 pub(super) const LAUNCH_CLUSTER: c_int = 4;
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: devices of capability 9.0, as clusters.
+pub(super) const LAUNCH_FOLLOWS: c_int = 6;
 
 // CUmemPool_attribute.
 pub(super) const POOL_RELEASE_THRESHOLD: c_int = 4;

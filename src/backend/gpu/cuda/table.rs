@@ -214,7 +214,7 @@ impl Driver for Cuda {
         launch.check(&entry.name, &self.opened.info, entry.attributes.static_shared, entry.attributes.max_threads)?;
         check_params(&entry, params)?;
         self.opt_in(api, function.0, &entry, launch)?;
-        let mut attributes = [api::LaunchAttribute { id: 0, pad: 0, value: [0; 16] }; 2];
+        let mut attributes = [api::LaunchAttribute { id: 0, pad: 0, value: [0; 16] }; 3];
         let mut count = 0;
         if launch.is_cooperative {
             attributes[count].id = api::LAUNCH_COOPERATIVE;
@@ -224,6 +224,11 @@ impl Driver for Cuda {
         if launch.cluster != [1, 1, 1] {
             attributes[count].id = api::LAUNCH_CLUSTER;
             attributes[count].value[..3].copy_from_slice(&launch.cluster);
+            count += 1;
+        }
+        if launch.follows && self.opened.info.has_clusters {
+            attributes[count].id = api::LAUNCH_FOLLOWS;
+            attributes[count].value[0] = 1;
             count += 1;
         }
         let config = api::LaunchConfig {

@@ -192,6 +192,8 @@ struct LoadedModule {
 struct LoadedEntry {
     function: Function,
     parameters: Vec<Parameter>,
+    /// Whether it waits by itself for the launch before.
+    follows: bool,
 }
 
 impl Kernel {
@@ -230,6 +232,7 @@ impl Kernel {
             Error::Driver(words) => Error::driver(format!("{}: {words}", self.entry)),
             other => other,
         };
+        let launch = Launch { follows: entry.follows, ..launch };
         gpu.driver().launch(entry.function, &launch, &params, gpu.stream()).map_err(named)?;
         if gpu.waits_for_each { gpu.synchronize().map_err(named) } else { Ok(()) }
     }
@@ -322,7 +325,8 @@ impl Loaded {
         let parameters = signature::parameters(&module.text, kernel.entry)
             .map_err(|why| Error::compile(format!("{}: {why}", kernel.source.path())))?;
         let function = gpu.driver().function(module.module, kernel.entry)?;
-        let entry = Arc::new(LoadedEntry { function, parameters });
+        let follows = signature::follows(&module.text, kernel.entry);
+        let entry = Arc::new(LoadedEntry { function, parameters, follows });
         lock().insert(key, Arc::clone(&entry));
         Ok(entry)
     }

@@ -41,6 +41,17 @@ pub(crate) fn parameters(text: &str, entry: &str) -> Result<Vec<Parameter>, Stri
     parts.map(|part| parameter(part).ok_or_else(|| format!("{entry}: cannot read the parameter `{part}`"))).collect()
 }
 
+/// Whether the kernel `entry` in `text` begins with `follow();`: common/device.cuh.
+pub(crate) fn follows(text: &str, entry: &str) -> bool {
+    let text = without_comments(text);
+    let mut bodies = text.match_indices("__global__").filter_map(|(at, _)| {
+        let (head, body) = text[at..].split_once('{')?;
+        let name = head[..outermost_last(head)?].trim_end().rsplit(|c: char| !is_word(c)).next()?;
+        (name == entry && !head.contains(';')).then_some(body)
+    });
+    bodies.next().is_some_and(|body| body.trim_start().starts_with("follow();"))
+}
+
 /// The kernels of `text`, in its order.
 pub(crate) fn entries(text: &str) -> Vec<String> {
     let text = without_comments(text);
@@ -141,7 +152,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_fwd(T* y, f32* __rest
 extern "C" __global__ __launch_bounds__(256, 2) void norm_bwd(T *dx, T* const dy) { }
 extern "C" __global__ void map(const __grid_constant__ TensorMap a, const float* const* lists) {}
 extern "C" __global__ void empty() {}
+extern "C" __global__ void first(float* y) {
+    // At once.
+    follow();
+    g(y);
+}
+extern "C" __global__ void later(float* y) {
+    g(y);
+    follow();
+}
 "#;
+
+    #[test]
+    fn a_kernel_follows_if_that_is_its_first_word() {
+        assert!(follows(TEXT, "first"));
+        assert!(!["later", "empty", "norm_fwd", "old", "absent"].iter().any(|entry| follows(TEXT, entry)));
+    }
 
     #[test]
     fn the_parameters_are_those_of_the_c_line() {
