@@ -117,10 +117,10 @@ extern "C" __global__ void __launch_bounds__(64)
 
 extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 4) adamw_fwd(
     f32* param, f32* m, f32* v, const f32* old_param, const f32* old_m, const f32* old_v, const T* grad, i64 n, const int* undecayed,
-    int ranges, const float* ready, float factor, float keep, float follow, float beta2, float take, float rate, float root, float eps) {
+    int ranges, const float* ready, float factor, float keep, float toward, float beta2, float take, float rate, float root, float eps) {
     follow();
     constexpr int W = 4;
-    Rates rates{factor, keep, follow, beta2, take, rate, root, eps};
+    Rates rates{factor, keep, toward, beta2, take, rate, root, eps};
     if (ready) {
         Ready made = *(const Ready*)ready;
         if (made.is_skipped != 0.0f) return;

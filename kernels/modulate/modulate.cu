@@ -7,7 +7,8 @@
 // traffic   fwd reads x, writes y; bwd_dx reads dy, writes dx, which it reads when adding; bwd_params reads x and dy, leaves
 //           2 * stretches * C f32 a sample and adds them; scale and shift are found in the caches
 // order     fixed: same input, same bits
-// budget    sm_80 128 registers, sm_90a 128, gfx90a 168, gfx942 176; no spills
+// budget    sm_80 128 registers, sm_90a 128, gfx90a 184, gfx942 184; no spills
+// measured  H200, 2026-11-22, bf16, 16 x 4096 x 1024, of the copy rate: fwd 91 %, bwd_dx 92 %, bwd_params 79 %
 // source    Perez et al. 2018, equation 1; with base 1 Peebles, Xie 2023, section 3.2 (adaLN)
 
 #include "common/columns.cuh"
