@@ -40,12 +40,11 @@ macro_rules! specialised {
     };
 }
 
-/// The head sizes that models have; the device's compiler makes the others when they are met.
-pub(super) const UNIT: Unit = Unit {
-    source: NARROW,
-    types: &[&[("T", Dtype::Bf16)], &[("T", Dtype::F16)]],
-    constants: specialised!(32 48 64 80 96 128),
-};
+/// The head sizes that models have, of f16 the usual ones; the device's compiler makes the others when they are met.
+pub(super) const UNITS: [Unit; 2] = [
+    Unit { source: NARROW, types: &[&[("T", Dtype::Bf16)]], constants: specialised!(32 48 64 80 96 128) },
+    Unit { source: NARROW, types: &[&[("T", Dtype::F16)]], constants: specialised!(64 128) },
+];
 pub(super) const BIAS_UNIT: Unit = Unit {
     source: BIAS,
     types: &[&[("T", Dtype::Bf16)]],

@@ -33,12 +33,11 @@ macro_rules! specialised {
     };
 }
 
-/// The head sizes that models have; the device's compiler makes the others when they are met.
-pub(super) const UNIT: Unit = Unit {
-    source: SOURCE,
-    types: &[&[("T", Dtype::Bf16)], &[("T", Dtype::F16)]],
-    constants: specialised!(32 48 64; 80 96 128 256),
-};
+/// The head sizes that models have, of f16 the usual ones; the device's compiler makes the others when they are met.
+pub(super) const UNITS: [Unit; 2] = [
+    Unit { source: SOURCE, types: &[&[("T", Dtype::Bf16)]], constants: specialised!(32 48 64; 80 96 128 256) },
+    Unit { source: SOURCE, types: &[&[("T", Dtype::F16)]], constants: specialised!(64; 128) },
+];
 
 /// Rows of a slab of queries, which is marked for the general kernel as a whole.
 const SLAB: usize = 64;
