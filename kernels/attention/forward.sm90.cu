@@ -70,21 +70,22 @@ struct Problem {
     int nq, nk, heads, group, batch, before, after, section, blocks;
     const int *lengths, *table;
     int* counter;
+    bool hides;
     Dropping dropping;
 
     DEVICE int tiles() const { return (nq + ROWS - 1) / ROWS; }
     DEVICE int all_tiles() const { return tiles() * heads * batch; }
     DEVICE int length(int sample) const { return lengths ? lengths[sample] : nk; }
     DEVICE Seen<int> seen(int sample) const { return {nq, nk, length(sample), before, after, table}; }
-    // What the block does after tile t: where tiles differ in length, they are handed out as blocks become free.
+    // What the block does after tile t: where tiles differ in length and a block has few, they are handed out as blocks become free.
     DEVICE int next(int t) const { return counter ? blocks + take_number(counter) : t + blocks; }
     // The t-th tile. Heads of a section, whose keys fit into the cache, follow each other; with a mask the last tiles of a
     // section, which are the longest of a causal one, come first, so that what is left at the end is short.
     DEVICE Tile tile(int t) const {
         int rows = tiles(), all = heads * batch, part = t / (rows * section), rest = t - part * rows * section;
         int here = all - part * section < section ? all - part * section : section;
-        int m = counter ? rows - 1 - rest / here : rest % rows;
-        int h = part * section + (counter ? rest % here : rest / rows);
+        int m = hides ? rows - 1 - rest / here : rest % rows;
+        int h = part * section + (hides ? rest % here : rest / rows);
         int sample = h / heads, first = m * ROWS, last = (first + ROWS < nq ? first + ROWS : nq) - 1;
         Seen<int> s = seen(sample);
         // Rows that see nothing walk one block, all hidden.
@@ -576,7 +577,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     if (thread() == 32) prefetch(q), prefetch(k), prefetch(v), prefetch(y);
     block_sync();
-    Problem of{nq, nk, heads, group, batch, before, after, section, blocks, lengths, seen, counter, {seed, stream, reach, kept_scale}};
+    Problem of{nq, nk, heads, group, batch, before, after, section, blocks, lengths, seen, counter, spoiled != nullptr, {seed, stream, reach, kept_scale}};
     if (thread() < 128) {
         registers_down<COPIER_REGISTERS>();
         if (warp_id() == 0 && elected()) copy_keys(s, of, k, v);

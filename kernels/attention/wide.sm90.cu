@@ -30,7 +30,7 @@ struct Shared {
     alignas(16) float4 probability[QUERIES / 8][128];
     alignas(16) float exponent[STAGES][QUERIES];
     alignas(16) float inner[DY_STAGES][QUERIES];
-    Barrier k_full, v_full, q_full[STAGES], q_empty[STAGES], dy_full[DY_STAGES], dy_empty[DY_STAGES];
+    Barrier k_full, v_full, k_empty, v_empty, q_full[STAGES], q_empty[STAGES], dy_full[DY_STAGES], dy_empty[DY_STAGES];
     Barrier sums_full[SHARES], sums_empty[SHARES];
     Work work;
     Clear clear;  // here, because registers are short
@@ -228,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     Shared& s = *(Shared*)aligned<1024>(memory);
     Problem of{nq, nk, heads, group, batch, before, after, section, lengths, seen, {seed, stream, reach, kept_scale}};
     if (thread() == 0) {
-        s.k_full.init(1), s.v_full.init(1);
+        s.k_full.init(1), s.v_full.init(1), s.k_empty.init(1), s.v_empty.init(1);
         for (int i = 0; i < Shared::STAGES; ++i) s.q_full[i].init(1), s.q_empty[i].init(8);
         s.dy_full[0].init(1), s.dy_empty[0].init(8);
         for (int i = 0; i < SHARES; ++i) s.sums_full[i].init(4), s.sums_empty[i].init(1);
@@ -241,7 +241,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     Results to{dk, dv, k_at, v_at, k_row, v_row, add_dk, add_dv, spoiled_k};
     if (warp_id() < 4) {
         registers_down<COPIER_REGISTERS>();
-        if (warp_id() == 0 && elected()) copy(s, of, work, q, k, v, dy, exponent, inner);
+        if (warp_id() == 0 && elected()) {
+            int count = 0;
+            copy(s, of, work, 0, count, q, k, v, dy, exponent, inner);
+        }
         if (warp_id() > 0 && warp_id() <= SHARES && elected()) add(s, of, work, warp_id() - 1, sums, turns + 1);
     } else if (warp_id() < 8) {
         registers_up<REGISTERS>();

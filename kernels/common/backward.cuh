@@ -40,6 +40,8 @@ struct Problem {
     const int *lengths, *table;
     Dropping dropping;
 
+    // Blocks of keys of all heads.
+    DEVICE int works() const { return (nk + KEYS - 1) / KEYS * (heads / group) * batch; }
     DEVICE int tiles() const { return (nq + QUERIES - 1) / QUERIES; }
     DEVICE int length(int sample) const { return lengths ? lengths[sample] : nk; }
     DEVICE Seen<int> seen(int sample) const { return {nq, nk, length(sample), before, after, table}; }
@@ -84,35 +86,38 @@ template <typename F> DEVICE void each_step(const Problem& of, const Work& work,
     }
 }
 
-// Copies: the keys and values once, then queries and the gradients of their results, tile by tile. One thread.
-template <typename S> DEVICE void copy(S& s, const Problem& of, const Work& work, const TensorMap& q, const TensorMap& k, const TensorMap& v,
+// Copies what a block of keys needs: keys and values once, when those of the block before are no longer read, then queries and the
+// gradients of their results, tile by tile. One thread; `turn` is 0 and 1 in turns for one block after the other, `count` is the number
+// of tiles so far.
+template <typename S>
+DEVICE void copy(S& s, const Problem& of, const Work& work, u32 turn, int& count, const TensorMap& q, const TensorMap& k, const TensorMap& v,
                  const TensorMap& dy, const f32* exponent, const f32* inner) {
-    if (work.steps == 0) return;
+    s.k_empty.wait(turn ^ 1), s.v_empty.wait(turn ^ 1);
+    if (work.steps == 0) return s.k_full.arrive(), s.v_full.arrive();
     s.k_full.arrive_expect(PANELS * KEY_PANEL);
     for (int p = 0; p < PANELS; ++p)
         load_box(s.k + p * KEY_PANEL, k, s.k_full, p * 64, work.kv_head, work.block * KEYS, work.sample);
-    Ring<S::STAGES> at;
-    Ring<S::DY_STAGES> dy_at;
     bool is_first = true;
     each_step(of, work, [&](int head, int tile) {
         i64 row = ((i64)(work.sample * of.heads + head) * of.tiles() + tile) * QUERIES;
-        s.q_empty[at.stage].wait(at.parity ^ 1);
-        s.q_full[at.stage].arrive_expect(PANELS * QUERY_PANEL + QUERIES * 4);
+        int stage = count % S::STAGES, dy_stage = count % S::DY_STAGES;
+        s.q_empty[stage].wait(count / S::STAGES % 2 ^ 1);
+        s.q_full[stage].arrive_expect(PANELS * QUERY_PANEL + QUERIES * 4);
         for (int p = 0; p < PANELS; ++p)
-            load_box(s.q[at.stage] + p * QUERY_PANEL, q, s.q_full[at.stage], p * 64, head, tile * QUERIES, work.sample);
-        load_bytes(s.exponent[at.stage], exponent + row, QUERIES * 4, s.q_full[at.stage]);
+            load_box(s.q[stage] + p * QUERY_PANEL, q, s.q_full[stage], p * 64, head, tile * QUERIES, work.sample);
+        load_bytes(s.exponent[stage], exponent + row, QUERIES * 4, s.q_full[stage]);
         if (is_first) {
             s.v_full.arrive_expect(PANELS * KEY_PANEL);
             for (int p = 0; p < PANELS; ++p)
                 load_box(s.v + p * KEY_PANEL, v, s.v_full, p * 64, work.kv_head, work.block * KEYS, work.sample);
             is_first = false;
         }
-        s.dy_empty[dy_at.stage].wait(dy_at.parity ^ 1);
-        s.dy_full[dy_at.stage].arrive_expect(PANELS * QUERY_PANEL + QUERIES * 4);
+        s.dy_empty[dy_stage].wait(count / S::DY_STAGES % 2 ^ 1);
+        s.dy_full[dy_stage].arrive_expect(PANELS * QUERY_PANEL + QUERIES * 4);
         for (int p = 0; p < PANELS; ++p)
-            load_box(s.dy[dy_at.stage] + p * QUERY_PANEL, dy, s.dy_full[dy_at.stage], p * 64, head, tile * QUERIES, work.sample);
-        load_bytes(s.inner[dy_at.stage], inner + row, QUERIES * 4, s.dy_full[dy_at.stage]);
-        at.next(), dy_at.next();
+            load_box(s.dy[dy_stage] + p * QUERY_PANEL, dy, s.dy_full[dy_stage], p * 64, head, tile * QUERIES, work.sample);
+        load_bytes(s.inner[dy_stage], inner + row, QUERIES * 4, s.dy_full[dy_stage]);
+        ++count;
     });
 }
 
@@ -295,16 +300,43 @@ template <int R> DEVICE bool is_any_odd(const float (&d)[R]) {
     return is_odd;
 }
 
+// Four lanes of a row, which have columns 2 l and 2 l + 1 of four neighbouring blocks of 8, get all 8 of block l each.
+DEVICE void gather(u32 (&a)[4]) {
+#pragma unroll
+    for (int m = 1; m < 4; m *= 2) {
+        bool is_high = lane() & m;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (i & m) continue;
+            u32 got = lane_xor((int)(is_high ? a[i] : a[i + m]), m);
+            if (is_high) a[i] = got;
+            else a[i + m] = got;
+        }
+    }
+}
+
 // dk or dv of this thread's two keys to memory.
 DEVICE void finish(T* to, i64 row, const float (&sum)[D / 2], float factor, int first_key, int nk, int add) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         int key = first_key + 8 * h;
-        if (key >= nk) continue;
+        T* own = to + key * row + 8 * (lane() % 4);
+        if (add) {
 #pragma unroll
-        for (int j = 0; j < D / 8; ++j) {
-            float v[2] = {sum[4 * j + 2 * h] * factor, sum[4 * j + 2 * h + 1] * factor};
-            put<T, 2>(to + key * row + 8 * j + lane() % 4 * 2, v, add);
+            for (int j = 0; j < D / 8; ++j) {
+                float v[2] = {sum[4 * j + 2 * h] * factor, sum[4 * j + 2 * h + 1] * factor};
+                if (key < nk) put<T, 2>(to + key * row + 8 * j + lane() % 4 * 2, v, add);
+            }
+            continue;
+        }
+#pragma unroll
+        for (int j = 0; j < D / 8; j += 4) {
+            u32 v[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                v[i] = j + i < D / 8 ? narrow_pair<T>(sum[(4 * (j + i) + 2 * h) % (D / 2)] * factor, sum[(4 * (j + i) + 2 * h + 1) % (D / 2)] * factor) : 0;
+            gather(v);
+            if (key < nk && j + lane() % 4 < D / 8) *(uint4*)(own + 8 * j) = {v[0], v[1], v[2], v[3]};
         }
     }
 }
@@ -321,38 +353,54 @@ struct Results {
 
 constexpr int PACKS = D / 8;                                                        // of 16 bytes, of a row
 constexpr int ROW_LANES = PACKS <= 2 ? 2 : PACKS <= 4 ? 4 : PACKS <= 8 ? 8 : PACKS <= 16 ? 16 : 32;  // that share a row
-constexpr int BEGIN_ROWS = 128 / ROW_LANES;                                         // of a block
+constexpr int AT_ONCE = 8;                                                          // queries of a head that they take together
 
 // For every query what the gradients of its scores need, in whole tiles: log2 of what its exponentials add up to, and the sum of dy * y,
-// in `total` too if it is there; and nothing added yet: turns and the ticket are 0. ROW_LANES threads a query of a head, in the order of
-// y: grid [samples * rows of whole tiles * heads / BEGIN_ROWS].
+// in `total` too if it is there; and nothing added yet: turns and the ticket are 0. ROW_LANES threads AT_ONCE queries of a head, so that
+// loads wait together and what is written is side by side; heads next to each other, as in y:
+// grid [samples * rows of whole tiles * heads / AT_ONCE * ROW_LANES / 128].
 DEVICE void begin(f32* exponent, f32* inner, f32* total, int* turns, const T* y, const T* dy, const f32* lse, const int* lengths,
                         const int* seen, i64 count, int nq, int nk, int before, int after, int heads) {
-    i64 at = (i64)block_x() * BEGIN_ROWS + thread() / ROW_LANES;
+    i64 at = ((i64)block_x() * 128 + thread()) / ROW_LANES;
     int part = thread() % ROW_LANES, tiles = (nq + QUERIES - 1) / QUERIES, rows = tiles * QUERIES;
     if (block_x() == 0 && thread() == 0) turns[0] = 0;
-    i64 token = quotient(at, heads), sample = quotient(token, rows);
-    int head = (int)(at - token * heads), i = (int)(token - sample * rows);
-    bool is_there = at < count && i < nq;
-    float sum = 0.0f;
-    if (is_there && part < PACKS) {
-        i64 place = ((sample * nq + i) * heads + head) * D + part * 8;
-        Pack<T, 8> a = load_once<T, 8>(y + place), b = load_once<T, 8>(dy + place);
+    i64 few = quotient(at, heads), sample = quotient(few, rows / AT_ONCE);
+    int head = (int)(at - few * heads), first = (int)(few - sample * (rows / AT_ONCE)) * AT_ONCE;
+    bool is_there = at * AT_ONCE < count;
+    Pack<T, 8> a[AT_ONCE], b[AT_ONCE];
 #pragma unroll
-        for (int c = 0; c < 8; ++c) sum = fmaf(a.get(c), b.get(c), sum);
+    for (int t = 0; t < AT_ONCE; ++t) {
+        bool has = is_there && first + t < nq && part < PACKS;
+        i64 place = ((sample * nq + first + t) * heads + head) * D + part * 8;
+        a[t] = load_if<T, 8>(y + place, has), b[t] = load_if<T, 8>(dy + place, has);
     }
+    float sum[AT_ONCE];
 #pragma unroll
-    for (int m = ROW_LANES / 2; m > 0; m /= 2) sum += lane_xor(sum, m);
-    if (at >= count || part != 0) return;
+    for (int t = 0; t < AT_ONCE; ++t) {
+        sum[t] = 0.0f;
+#pragma unroll
+        for (int c = 0; c < 8; ++c) sum[t] = fmaf(a[t].get(c), b[t].get(c), sum[t]);
+#pragma unroll
+        for (int m = ROW_LANES / 2; m > 0; m /= 2) sum[t] += lane_xor(sum[t], m);
+    }
+    if (!is_there) return;
     i64 of_head = sample * heads + head;
-    float l = is_there ? lse[of_head * nq + i] : infinity();
-    // No probability where there is no query, or it sees nothing.
-    exponent[of_head * rows + i] = l == -infinity() ? infinity() : l * LOG2_E;
     Problem of{nq, nk, heads, 1, 1, before, after, 1, lengths, seen, {}};
-    inner[of_head * rows + i] = is_there && of.seen((int)sample).is_alone(i) ? float_of(ALONE) : sum;
-    if (total && is_there) total[of_head * nq + i] = sum;
-    if (i % QUERIES == 0)
-        for (int t = 0; t < TURNS; ++t) turns[1 + (of_head * tiles + i / QUERIES) * TURNS + t] = 0;
+#pragma unroll
+    for (int base = 0; base < AT_ONCE; base += ROW_LANES) {
+        float own = sum[base];
+#pragma unroll
+        for (int t = base + 1; t < AT_ONCE && t < base + ROW_LANES; ++t) own = part == t - base ? sum[t] : own;
+        int i = first + base + part;
+        if (base + part >= AT_ONCE) continue;
+        float l = i < nq ? lse[of_head * nq + i] : infinity();
+        // No probability where there is no query, or it sees nothing.
+        exponent[of_head * rows + i] = l == -infinity() ? infinity() : l * LOG2_E;
+        inner[of_head * rows + i] = i < nq && of.seen((int)sample).is_alone(i) ? float_of(ALONE) : own;
+        if (total && i < nq) total[of_head * nq + i] = own;
+    }
+    if (part == 0 && first % QUERIES == 0)
+        for (int t = 0; t < TURNS; ++t) turns[1 + (of_head * tiles + first / QUERIES) * TURNS + t] = 0;
 }
 
 // dq from its sums: 8 columns of two queries a thread and unit, out of the order that the products left: unit (j, r) is columns 8 j of
@@ -365,31 +413,60 @@ DEVICE void end(T* dq, int* spoiled_q, const f32* sums, const int* lengths, cons
     int last = (tile + 1) * QUERIES < nq ? (tile + 1) * QUERIES - 1 : nq - 1;
     // Otherwise nobody has written the sums.
     bool is_seen = of.seen(sample).end(last) > of.seen(sample).first(tile * QUERIES);
-    const f32* from = sums + (i64)block_x() * SUM_COUNT;
+    const float4* from = (const float4*)(sums + (i64)block_x() * SUM_COUNT);
     T* to = dq + q_at + (i64)sample * nq * q_row + head * D;
-    if (spoiled_q) {
-        bool is_odd = false;
-        for (int i = thread(); is_seen && i < SUM_COUNT; i += 128) is_odd |= !(absolute(from[i]) < infinity());
-        is_odd = __syncthreads_or(is_odd);
-        if (thread() == 0) spoiled_q[block_x()] = is_odd;
-        if (is_odd) return;
-    }
-#pragma unroll 1
-    for (int u = thread(); u < QUERIES / 2 * ((D + 31) / 32 * 4); u += 128) {
-        // Four neighbours in columns, then rows, then the rest: a warp writes 64 bytes of each row.
-        int r = u / 4 % 32, j = u / 128 * 4 + u % 4, i = tile * QUERIES + r / 8 * 16 + r % 8;
-        if (j >= D / 8) continue;
-        const float4* sum = (const float4*)from + j * 128 + r * 4;
-        float v[2][8] = {};
-        if (is_seen) {
+    // Four neighbours in columns, then rows, then the rest: a warp writes 64 bytes of each row.
+    auto load = [&](float4 (&x)[4], int u) {
 #pragma unroll
-            for (int t = 0; t < 4; ++t) {
-                float4 x = sum[t];
-                v[0][2 * t] = x.x * scale, v[0][2 * t + 1] = x.y * scale, v[1][2 * t] = x.z * scale, v[1][2 * t + 1] = x.w * scale;
-            }
-        }
+        for (int t = 0; t < 4; ++t) x[t] = is_seen && u / 128 * 4 + u % 4 < D / 8 ? from[(u / 128 * 4 + u % 4) * 128 + u / 4 % 32 * 4 + t] : float4{};
+    };
+    auto write = [&](const float4 (&x)[4], int u) {
+        int r = u / 4 % 32, j = u / 128 * 4 + u % 4, i = tile * QUERIES + r / 8 * 16 + r % 8;
+        if (j >= D / 8) return;
+        float v[2][8];
+#pragma unroll
+        for (int t = 0; t < 4; ++t)
+            v[0][2 * t] = x[t].x * scale, v[0][2 * t + 1] = x[t].y * scale, v[1][2 * t] = x[t].z * scale, v[1][2 * t + 1] = x[t].w * scale;
 #pragma unroll
         for (int h = 0; h < 2; ++h)
             if (i + 8 * h < nq) put<T, 8>(to + (i + 8 * h) * q_row + 8 * j, v[h], add_dq);
+    };
+    // Not 0 once any number is infinite or NaN.
+    float odd = 0.0f;
+    auto look = [&](const float4& x) {
+        odd = fmaf(x.x, 0.0f, odd), odd = fmaf(x.y, 0.0f, odd), odd = fmaf(x.z, 0.0f, odd), odd = fmaf(x.w, 0.0f, odd);
+    };
+    auto vote = [&] {
+        bool is_odd = __syncthreads_or(odd != 0.0f);
+        if (thread() == 0) spoiled_q[block_x()] = is_odd;
+        return is_odd;
+    };
+    constexpr int UNITS = (D + 31) / 32;
+    if (spoiled_q && D > 64) {
+        // All at once: a second look would load them again.
+        float4 x[UNITS][4];
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) load(x[u], u * 128 + thread());
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u)
+#pragma unroll
+            for (int t = 0; t < 4; ++t) look(x[u][t]);
+        if (vote()) return;
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) write(x[u], u * 128 + thread());
+        return;
+    }
+    if (spoiled_q) {
+#pragma unroll
+        for (int i = 0; i < SUM_COUNT / 512; ++i) {
+            look(is_seen ? from[i * 128 + thread()] : float4{});
+        }
+        if (vote()) return;
+    }
+#pragma unroll 1
+    for (int u = 0; u < UNITS; ++u) {
+        float4 x[4];
+        load(x, u * 128 + thread());
+        write(x, u * 128 + thread());
     }
 }

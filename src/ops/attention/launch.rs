@@ -49,6 +49,8 @@ pub(super) const KERNELS: &[Unit] = &[
 ];
 
 const THREADS: u32 = 128;
+/// Tiles through which a block looks for marked ones: MARKS of the kernels' text.
+const MARKS: u32 = 32;
 /// Numbers of a result's row that a block computes: heads up to the first have one stage of products, longer ones several.
 const NARROW: i64 = 64;
 const WIDE: i64 = 128;
@@ -103,11 +105,16 @@ impl<'a> Plan<'a> {
         });
     }
 
-    /// Blocks for `n` rows of each of `heads` heads of each sample.
-    fn launch(&self, n: usize, heads: usize) -> Result<Launch> {
-        let blocks = n.div_ceil(self.rows) * heads * self.g.batch;
-        let blocks = u32::try_from(blocks).map_err(|_| Error::too_large("attention", "rows of all heads", n))?;
-        Ok(Launch::grid([blocks, 1, self.outs], [THREADS, 1, 1]))
+    /// Tiles of `n` rows of each of `heads` heads of each sample.
+    fn tiles(&self, n: usize, heads: usize) -> Result<i32> {
+        to_i32("rows of all heads", n.div_ceil(self.rows) * heads * self.g.batch)
+    }
+
+    /// A block for each of so many tiles, or for each MARKS of which it takes those that are marked.
+    fn launch(&self, tiles: i32, only: &Arg<'_>) -> Launch {
+        let tiles = tiles.unsigned_abs();
+        let blocks = if matches!(only, Arg::Null) { tiles } else { tiles.div_ceil(MARKS) };
+        Launch::grid([blocks, 1, self.outs], [THREADS, 1, 1])
     }
 
     /// What the gradients of scores need of every query: Σ p · dp, and for f32 1 / Σ p.
@@ -125,7 +132,7 @@ impl<'a> Plan<'a> {
             let mut args = vec![Arg::Scratch(&total), Arg::Scratch(&inverse), Arg::In(q), Arg::In(k), Arg::In(v)];
             args.extend([Arg::In(dy), bias.map_or(Arg::Null, |b| Arg::In(b)), Arg::In(lse)]);
             args.extend(self.common()?);
-            let launch = Launch::linear(self.launch(g.nq, g.heads)?.grid[0], THREADS);
+            let launch = Launch::linear(self.tiles(g.nq, g.heads)?.unsigned_abs(), THREADS);
             self.state(gpu, |kernels| kernels.rows());
             BWD_ROWS.launch_as(gpu, &self.variant, launch, &mut args)?;
             return Ok((total, Some(inverse)));
@@ -217,12 +224,14 @@ impl Attention {
         let bias = bias.map_or(Arg::Null, |b| Arg::In(b));
         let mut args = vec![Arg::Out(y), Arg::Out(lse), Arg::In(q), Arg::In(k), Arg::In(v), bias];
         args.extend(plan.common()?);
-        args.push(spoiled.as_ref().map_or(Arg::Null, Arg::Scratch));
+        let (tiles, only) = (plan.tiles(g.nq, g.heads)?, spoiled.as_ref().map_or(Arg::Null, Arg::Scratch));
+        let launch = plan.launch(tiles, &only);
+        args.extend([only, Arg::I32(tiles)]);
         // Marked tiles are there only where data are not finite.
         if spoiled.is_none() {
             plan.state(gpu, |kernels| kernels.forward());
         }
-        FWD.launch_as(gpu, &plan.variant, plan.launch(g.nq, g.heads)?, &mut args)
+        FWD.launch_as(gpu, &plan.variant, launch, &mut args)
     }
 
     pub(super) fn launch_bwd(&self, gpu: &Gpu, io: Backward<'_>) -> Result<()> {
@@ -304,7 +313,8 @@ impl Attention {
                 if spoiled.is_none() {
                     plan.state(gpu, |kernels| kernels.dq());
                 }
-                run(&BWD_DQ, plan.launch(g.nq, g.heads)?, vec![Arg::I32(add), only])?;
+                let tiles = plan.tiles(g.nq, g.heads)?;
+                run(&BWD_DQ, plan.launch(tiles, &only), vec![Arg::I32(add), only, Arg::I32(tiles)])?;
             }
             for (place, is_value) in [(g.k, 0), (g.v, 1)] {
                 if i == place.input
@@ -313,7 +323,9 @@ impl Attention {
                     if spoiled.is_none() {
                         plan.state(gpu, |kernels| kernels.dkv(is_value == 1));
                     }
-                    run(&BWD_DKV, plan.launch(g.nk, g.kv_heads)?, vec![Arg::I32(is_value), Arg::I32(add), only])?;
+                    let tiles = plan.tiles(g.nk, g.kv_heads)?;
+                    let launch = plan.launch(tiles, &only);
+                    run(&BWD_DKV, launch, vec![Arg::I32(is_value), Arg::I32(add), only, Arg::I32(tiles)])?;
                 }
             }
             if Some(i) == g.bias && !has_bias {

@@ -62,6 +62,8 @@ const MOST_NARROW: usize = 128;
 /// Keys of a block: of the narrow kernels, and of the others.
 const KEYS: usize = 128;
 const WIDE_KEYS: usize = 64;
+/// Queries of a head whose rows the same threads prepare at once.
+const AT_ONCE: usize = 8;
 /// Queries and keys of a tile of the general kernels, which run where `spoiled` says so.
 const MARKED: usize = 64;
 /// Bytes of the cache that heads side by side may fill with queries, their gradients and sums.
@@ -103,8 +105,8 @@ fn block(d: usize) -> (usize, u32) {
     let tiles = 2 * panels * KEYS * 128 + 2 * stages * panels * QUERIES * 128 + 2 * KEYS * QUERIES * 2;
     let sums = QUERIES * d * 4;
     let twice = if tiles + 2 * sums + 3072 <= 227 * 1024 { 2 } else { 1 };
-    // Two rows of numbers for each tile; barriers and the ticket; up to where swizzled tiles may start.
-    (KEYS, (tiles + twice * sums + 2 * stages * QUERIES * 4 + 256 + 1024) as u32)
+    // Two rows of numbers for each tile; barriers and what blocks do; up to where swizzled tiles may start.
+    (KEYS, (tiles + twice * sums + 2 * stages * QUERIES * 4 + 512 + 1024) as u32)
 }
 
 /// Destination and whether it is added to; null where the gradient is not wanted.
@@ -153,7 +155,7 @@ pub(super) fn run(
     let blocks = |what: &str, n: usize| u32::try_from(n).map_err(|_| Error::too_large("attention", what, n));
 
     let lanes = (g.d / 8).next_power_of_two().clamp(2, 32);
-    let grid = blocks("queries of all heads", rows.div_ceil(128 / lanes))?;
+    let grid = blocks("queries of all heads", (rows / AT_ONCE).div_ceil(128 / lanes))?;
     let mut args = vec![
         Arg::Scratch(&exponent),
         Arg::Scratch(&inner),
@@ -182,7 +184,9 @@ pub(super) fn run(
     args.extend([int("heads", g.heads)?, int("heads", g.group())?, int("samples", g.batch)?]);
     args.extend([Arg::F32(g.scale), int("heads", section)?, add_dk, add_dv]);
     args.extend(plan.dropping());
-    let grid = blocks("keys of all heads", g.nk.div_ceil(keys) * g.kv_heads * g.batch)?;
+    let works = blocks("keys of all heads", g.nk.div_ceil(keys) * g.kv_heads * g.batch)?;
+    // Narrow blocks take work after work; a wide one has a single block of keys.
+    let grid = if is_wide > 0 { works } else { works.min(gpu.driver().info().processors) };
     gpu.executes(|| executed::backward_sm90(&plan.walk(), keys, QUERIES));
     bwd.launch_as(gpu, &variant, Launch::linear(grid, 384).with_shared(shared), &mut args)?;
 

@@ -45,6 +45,8 @@ const SLAB: usize = 64;
 const STORED: usize = 16;
 /// Head sizes of which three warpgroups have the registers, unless they draw numbers.
 const NARROW: usize = 64;
+/// Tiles of a block from which on their lengths even out.
+const MANY: usize = 12;
 /// Bytes of the cache that keys and values of heads side by side may fill.
 const SECTION_BYTES: usize = 32 << 20;
 
@@ -106,12 +108,17 @@ pub(super) fn run(
     let has_mask = plan.op.hides();
     let ints = |n: usize| gpu.scratch(Spec::new(Dtype::I32, [n])?);
     let (mut counter, mut spoiled) = (None, None);
+    let all = g.nq.div_ceil(tiles.groups * SLAB) * g.heads * g.batch;
+    let blocks = all.min(gpu.driver().info().processors as usize);
     if has_mask {
-        let mut zero = ints(1)?;
-        if let Some(mut word) = zero.view_mut() {
-            word.zero()?;
+        // Of many tiles, longest first, every block gets about the same: a counter would take longer to set than it saves.
+        if all < MANY * blocks || !plan.seen.is_even() {
+            let mut zero = ints(1)?;
+            if let Some(mut word) = zero.view_mut() {
+                word.zero()?;
+            }
+            counter = Some(zero);
         }
-        counter = Some(zero);
         spoiled = Some(ints(g.batch * g.heads * g.nq.div_ceil(SLAB))?);
     }
     let place = |of, p: Place, heads, tokens, rows| Vectors::new(of, p.offset, p.row, heads, tokens, rows);
@@ -122,8 +129,6 @@ pub(super) fn run(
         place(v, g.v, g.kv_heads, g.nk, tiles.keys),
     ];
     let maps = maps.iter().map(|m| m.map(gpu, g.batch, g.d)).collect::<Result<Vec<_>>>()?;
-    let all = g.nq.div_ceil(tiles.groups * SLAB) * g.heads * g.batch;
-    let blocks = all.min(gpu.driver().info().processors as usize);
     let section = (SECTION_BYTES / (4 * g.nk * g.d)).clamp(1, g.batch * g.heads);
     let int = |what: &str, n: usize| to_i32(what, n).map(Arg::I32);
     let mut args = vec![Arg::Out(lse), maybe(spoiled.as_ref()), maybe(counter.as_ref())];

@@ -32,6 +32,11 @@ impl Seen {
         Ok(Seen { lengths, table, reach: op.reach(&(0..g.nq), &(0..g.nk)) })
     }
 
+    /// Whether all samples and heads have the same mask, which a formula gives.
+    pub(super) fn is_even(&self) -> bool {
+        self.lengths.is_none() && self.table.is_none()
+    }
+
     pub(super) fn lengths(&self) -> Arg<'_> {
         self.lengths.as_ref().map_or(Arg::Null, |l| Arg::In(l))
     }
