@@ -82,14 +82,14 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, 1)
     int turn = warp_id() / 4 - 1, stage = 0;
     u32 parity = 0;
 #pragma unroll 1
-    for (int n = block_x(); n < all; n += step) {
+    for (int i = 0, n = block_x(); n < all; ++i, n += step) {
         const unsigned char* at = memory + stage * 3 * PANEL;
-        const int slab = turn;
         s.full[stage].wait(parity);
-        if (slab < SLABS && slab * 64 < nq) {
+        if (turn < SLABS && turn * 64 < nq) {
             float x[SCORES], o[D / 2];
             u32 weight[STEPS][4];
-            issue_scores(x, along_d(at, slab * 64), along_d(at + PANEL, 0));
+            const Slab slab(turn, nq, i);
+            issue_scores(x, along_d(at, slab.first), along_d(at + PANEL, 0));
             if (leaving >= 0) let_go(s, leaving);
             leaving = -1;
             Held held = s.held[stage];
@@ -97,12 +97,11 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, 1)
             float top[2] = {0.0f, 0.0f}, total[2] = {0.0f, 0.0f};
             wgmma_wait<0>();
             pin(x);
-            // A warp of the last slab may have no row.
-            bool is_idle = slab * 64 + warp_id() % 4 * 16 >= nq;
+            const bool is_idle = slab.is_idle;
             if (!is_idle) {
                 float slope = factor;
                 if (bias) {
-                    const float4* b = (const float4*)biases + (slab * 4 + warp_id() % 4) * (TOKENS / 8) * 32 + lane();
+                    const float4* b = (const float4*)biases + slab.tile() * (TOKENS / 8) * 32 + lane();
 #pragma unroll
                     for (int j = 0; j < TOKENS / 8; ++j) {
                         float4 four = b[j * 32];
@@ -111,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, 1)
                     }
                     slope = 1.0f;
                 }
-                if (held.keys < TOKENS || held.is_mixed) hide(x, 0, rows, s.seats(stage), held, -infinity());
+                hide(x, 0, rows, s.seats(stage), held, -infinity());
                 // Several chains a row: one alone would wait for itself.
                 float most[2][2];
 #pragma unroll
@@ -152,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, 1)
             pin(o);
             __syncwarp();
             if (is_sent && !is_idle) {
-                const int row = slab * 64 + warp_id() % 4 * 16;
+                const int row = slab.row();
                 unsigned char* rows_at = memory + stage * 3 * PANEL + row * SPAN;
                 keep_rows(rows_at, o, share[0], share[1]);
                 proxy_fence();
@@ -189,8 +188,8 @@ DEVICE u32 kept_at(const unsigned char* square, int tile) {
 DEVICE void keep(u32 at, int step, const u32 (&p)[4]) { store_matrices(at + step * 256, p[0], p[1], p[2], p[3]); }
 
 // Issues dq of a slab out of the gradients of scores that are kept: no registers hold them, nor sums before.
-DEVICE void issue_kept(float (&o)[D / 2], const unsigned char* square, int slab, u64 others) {
-    u64 rows = matrix(square + slab * 64 * TOKENS * 2, 128, TOKENS * 16, Swizzle::NONE);
+DEVICE void issue_kept(float (&o)[D / 2], const unsigned char* square, int first, u64 others) {
+    u64 rows = matrix(square + first * TOKENS * 2, 128, TOKENS * 16, Swizzle::NONE);
     pin(o);
     wgmma_fence();
 #pragma unroll
@@ -334,32 +333,35 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
             continue;
         }
         Held held = s.held[stage];
-        auto load_logs = [&](float (&logs)[2], int slab) {
-            Rows rows(s, p, stage, slab);
+        // With a bias a warp has the same rows of every head: it adds up what is theirs.
+        auto slab_of = [&](int slab) { return Slab(slab, TOKENS, HAS_BIAS ? 0 : i); };
+        float logs[2];
+        auto load_logs = [&](int slab) {
             const f32* of_head = lse + ((i64)held.sample * heads + held.head) * q_tokens;
+            Rows rows(s, p, stage, slab_of(slab));
 #pragma unroll
             for (int h = 0; h < 2; ++h) logs[h] = rows.token[h] < 0 ? -infinity() : of_head[rows.token[h]];
         };
-        float logs[2];
-        load_logs(logs, member);
+        load_logs(member);
 #pragma unroll 1
         for (int slab = member; slab < SLABS && (slab < 2 || slab * 64 < nq); slab += TEAM) {
             float o[D / 2], inner[2] = {0.0f, 0.0f}, exponent[2];
-            Rows rows(s, p, stage, slab);
+            const Slab mine = slab_of(slab);
+            Rows rows(s, p, stage, mine);
 #pragma unroll
             for (int h = 0; h < 2; ++h) exponent[h] = logs[h] == -infinity() ? infinity() : logs[h] * LOG2_E;
             // Those of the next slab are on their way while this one is computed.
-            if (slab + TEAM < SLABS) load_logs(logs, slab + TEAM);
-            int tile = slab * 4 + warp_id() % 4;
-            bool is_idle = tile * 16 >= TOKENS;
+            if (slab + TEAM < SLABS) load_logs(slab + TEAM);
+            const int tile = mine.tile();
+            const bool is_idle = mine.is_idle;
             float4* sum = HAS_BIAS ? place_of(partial, sums, tile) : nullptr;
 #pragma unroll
             for (int c0 = 0; c0 < TOKENS; c0 += CHUNK) {
                 float x[PART], g[PART];
                 u32 weight[CHUNK / 16][4];
-                issue_scores(x, along_d(at, slab * 64), along_d(at + 2 * PANEL, c0));
+                issue_scores(x, along_d(at, mine.first), along_d(at + 2 * PANEL, c0));
                 // With a bias registers do not hold it and both products.
-                auto issue_slopes = [&] { issue_scores(g, along_d(at + PANEL, slab * 64), along_d(at + 3 * PANEL, c0)); };
+                auto issue_slopes = [&] { issue_scores(g, along_d(at + PANEL, mine.first), along_d(at + 3 * PANEL, c0)); };
                 if (!HAS_BIAS) issue_slopes();
                 if (c0 == 0) {
                     if (READS_Y) sum_products(inner, y + ((i64)held.sample * q_tokens * heads + held.head) * d, (i64)heads * d, at + PANEL, rows, d);
@@ -376,7 +378,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
                         float added = HAS_BIAS ? fmaf(biases[HAS_BIAS ? c : 0], LOG2_E, -exponent[c / 2 % 2]) : -exponent[c / 2 % 2];
                         x[c] = exp2_small(fmaf(x[c], factor, added));
                     }
-                    if (held.keys < TOKENS || held.is_mixed) hide(x, c0, rows, s.seats(stage), held, 0.0f);
+                    hide(x, c0, rows, s.seats(stage), held, 0.0f);
                     u32 to = kept_at(square + SQUARE, tile);
 #pragma unroll
                     for (int step = 0; step < CHUNK / 16; ++step) {
@@ -438,7 +440,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
             if (TEAM == 2 && member == 0) named_arrive(slab == 0 ? LOW_THERE : HIGH_THERE, 256);
             if (HAS_BIAS) {
                 named_sync(5 + me, 128);
-                issue_kept(o, square, slab, along_tokens(at + 2 * PANEL));
+                issue_kept(o, square, mine.first, along_tokens(at + 2 * PANEL));
             }
             wgmma_wait<0>();
             pin(o);
@@ -453,7 +455,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
             continue;
         }
         // All columns. Those of the first 128 queries while the other warpgroup has the last slab.
-        const bool is_last = n + step >= all, has_high = nq > 64 * (SLABS - 1);
+        const bool is_last = n + step >= all, has_high = SLABS > 2 && nq > 128;
         float x[SCORES];
         named_sync(TEAM == 2 ? LOW_THERE : 1 + team, 128 * TEAM);
         issue_columns<0, LOW>(x, at + PANEL, square + SQUARE);

@@ -2,6 +2,8 @@
 // slabs of 64 rows, and the way back. For attention's small sequences and windows
 // ring      a warp, or two, fetch a head, by boxes or by cp.async, and tell the barrier `full`, every lane of what it wrote itself; every
 //           warp that multiplies tells `empty`, also for heads that are not its own: so no phase is ever passed unseen
+// racecheck takes a barrier for the order of the lanes that tell it alone: it was told by one for 32 that wrote, and reported them. Where
+//           a stage is used again it still reports what a warp's lanes read before one tells `empty`: __syncwarp() orders these
 // rows      of D numbers, swizzled over their whole length: what wgmma reads along d and along the tokens. A slab that begins before the
 //           last token may read on into the next operand: what comes of those rows is nobody's
 // defines   D: 32 or 64, TOKENS: a multiple of 16, at most 192; both before this file
@@ -204,33 +206,56 @@ template <int N> DEVICE void issue_sums(float (&o)[D / 2], const u32 (&weight)[N
     wgmma_commit();
 }
 
+// 64 rows, of which the last slab may have fewer. That one begins before its own by 0 to 3 times 16, head by head: so that each
+// warp's scheduler has its turn with what is left over. A warp whose rows are another slab's, or none, is idle.
+struct Slab {
+    int first;
+    bool is_idle;
+
+    DEVICE Slab(int slab, int nq, int turn) : first(slab * 64), is_idle(false) {
+        int spare = (first + 64 - nq) / 16;
+        if (slab > 0 && spare > 0) first -= (spare == 3 ? turn & 3 : turn % ((spare & 3) + 1)) * 16;
+        is_idle = row() < slab * 64 || row() >= nq;
+    }
+    DEVICE int row() const { return first + warp_id() % 4 * 16; }
+    DEVICE int tile() const { return row() / 16; }
+};
+
 // A thread's two rows of a slab.
 struct Rows {
     int r[2], token[2], region[2];
 
-    DEVICE Rows(Shared& s, const Problem& p, int stage, int slab) {
+    DEVICE Rows(Shared& s, const Problem& p, int stage, const Slab& slab) {
         bool is_cut = p.windows.are_there();
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            r[h] = slab * 64 + warp_id() % 4 * 16 + lane() / 4 + 8 * h;
-            int seat = r[h] >= p.nq ? -1 : is_cut ? s.seats(stage)[r[h]] : r[h];
+            r[h] = slab.row() + lane() / 4 + 8 * h;
+            int seat = slab.is_idle || r[h] >= p.nq ? -1 : is_cut ? s.seats(stage)[r[h]] : r[h];
             token[h] = seat < 0 ? -1 : is_cut ? seat & TOKEN_MASK : seat, region[h] = seat >> TOKEN_BITS;
         }
     }
 };
 
-// What nobody sees becomes `hidden`: keys that are not there, and with regions keys of others. Scores of keys from c0 on.
+// What nobody sees becomes `hidden`: keys of other regions, or those behind the last. Scores of keys from c0 on.
 template <int R> DEVICE void hide(float (&x)[R], int c0, const Rows& rows, const int* seats, const Held& held, float hidden) {
+    const int c = c0 + lane() % 4 * 2;
+    if (held.is_mixed) {
+        // Places that nobody has are of no row's region.
 #pragma unroll
-    for (int j = 0; j < R / 4; ++j) {
-        int c = c0 + 8 * j + lane() % 4 * 2;
+        for (int j = 0; j < R / 4; ++j)
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            int region = held.is_mixed ? seats[c + e] >> TOKEN_BITS : 0;
+            for (int e = 0; e < 2; ++e) {
+                int region = seats[c + 8 * j + e] >> TOKEN_BITS;
+                if (region != rows.region[0]) x[4 * j + e] = hidden;
+                if (region != rows.region[1]) x[4 * j + 2 + e] = hidden;
+            }
+    } else if (held.keys < TOKENS) {
+        const int left = held.keys - c;
 #pragma unroll
-            for (int h = 0; h < 2; ++h)
-                if (c + e >= held.keys || held.is_mixed && region != rows.region[h]) x[4 * j + 2 * h + e] = hidden;
-        }
+        for (int j = 0; j < R / 4; ++j)
+#pragma unroll
+            for (int e = 0; e < 2; ++e)
+                if (8 * j + e >= left) x[4 * j + e] = hidden, x[4 * j + 2 + e] = hidden;
     }
 }
 

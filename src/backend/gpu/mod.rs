@@ -55,11 +55,18 @@ pub struct Gpu {
     /// Whether every launch is waited for, so that a fault names its kernel.
     waits_for_each: bool,
     /// What the user should know although all went well.
-    notices: Mutex<Vec<String>>,
+    notices: Mutex<Notices>,
     /// Matrix FLOPs that launches stated, while somebody asks for them.
     stated: Mutex<Option<u128>>,
     /// Itself, so that the memory it lends keeps it open.
     this: Weak<Gpu>,
+}
+
+/// Lines in the order in which they came, and how many of them were taken.
+#[derive(Debug, Default)]
+struct Notices {
+    lines: Vec<String>,
+    taken: usize,
 }
 
 /// Sums of tensors.
@@ -127,9 +134,12 @@ impl Gpu {
         }))
     }
 
-    /// What the user should know although all went well, each once.
+    /// What the user should know although all went well and was not told yet: each line once, however often it holds.
     pub fn take_notices(&self) -> Vec<String> {
-        std::mem::take(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = notices.taken;
+        notices.taken = notices.lines.len();
+        notices.lines.iter().skip(from).cloned().collect()
     }
 
     /// Says how many FLOPs a launch executes on the matrix units, whole tiles of them; an operation that asks a library
@@ -152,8 +162,8 @@ impl Gpu {
 
     pub(crate) fn notice(&self, line: String) {
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
-        if !notices.contains(&line) {
-            notices.push(line);
+        if !notices.lines.contains(&line) {
+            notices.lines.push(line);
         }
     }
 

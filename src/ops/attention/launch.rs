@@ -2,6 +2,7 @@
 
 mod backward_sm90;
 mod forward_sm90;
+mod general;
 mod long;
 mod operands_sm90;
 mod seen;
@@ -199,11 +200,13 @@ impl Attention {
         let tensors: Vec<&dyn Operand> =
             io.x.iter().take(3).map(|x| x as &dyn Operand).chain(io.y.iter().map(|y| y as _)).collect();
         let is_hoppers = g.windows.is_none() && forward_sm90::fits(&plan, gpu, &tensors);
-        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(|short| !is_hoppers || short.is_best_on_hopper())
+        if let Some(short) =
+            Short::of(self, gpu, g, &tensors).filter(|short| !is_hoppers || short.is_best_on_hopper(true))
         {
             return short.fwd(gpu, &io, plan.seen.lengths.as_ref());
         }
         if g.windows.is_some() {
+            general::tell(&plan, gpu, &tensors);
             return Attention::windows_fwd(gpu, g, &io);
         }
         let ([y], [lse]) = (&*io.y, &*io.saved) else { unreachable!("infer fixed the counts") };
@@ -220,6 +223,8 @@ impl Attention {
             if spoiled.is_none() {
                 return Ok(());
             }
+        } else {
+            general::tell(&plan, gpu, &tensors);
         }
         let bias = bias.map_or(Arg::Null, |b| Arg::In(b));
         let mut args = vec![Arg::Out(y), Arg::Out(lse), Arg::In(q), Arg::In(k), Arg::In(v), bias];
@@ -256,11 +261,12 @@ impl Attention {
         }));
         let operands = [q, k, v, y, dy, lse];
         let is_hoppers = g.windows.is_none() && backward_sm90::fits(&plan, gpu, &tensors);
-        let is_shorts = |short: &Short<'_>| short.has_backward() && (!is_hoppers || short.is_best_on_hopper());
+        let is_shorts = |short: &Short<'_>| short.has_backward() && (!is_hoppers || short.is_best_on_hopper(false));
         if let Some(short) = Short::of(self, gpu, g, &tensors).filter(is_shorts) {
             return short.bwd(gpu, operands, bias, plan.seen.lengths.as_ref(), io.dx);
         }
         if g.windows.is_some() {
+            general::tell(&plan, gpu, &tensors);
             return Attention::windows_bwd(gpu, g, [q, k, v, dy], bias, io.dx);
         }
         // The kernels of long sequences leave tiles that they mark to the general ones, and those not of Hopper the bias.
@@ -281,6 +287,7 @@ impl Attention {
             let spoiled = long.bwd(gpu, [q, k, v, dy, lse], bias, &total, io.dx)?;
             (Some(total), None, Some(spoiled))
         } else {
+            general::tell(&plan, gpu, &tensors);
             let (total, inverse) = plan.row_sums(gpu, operands, bias)?;
             (Some(total), inverse, None)
         };
@@ -329,6 +336,9 @@ impl Attention {
                 }
             }
             if Some(i) == g.bias && !has_bias {
+                if spoiled.is_some() {
+                    general::tell_of(gpu, "the gradient of a bias");
+                }
                 let tiles = g.nq.div_ceil(plan.rows) * g.nk.div_ceil(plan.columns) * g.heads;
                 let blocks = u32::try_from(tiles).map_err(|_| Error::too_large("attention", "bias", tiles))?;
                 let own = vec![Arg::I64(g.batch as i64), Arg::I32(add)];

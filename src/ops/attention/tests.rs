@@ -237,3 +237,28 @@ fn cost_counts_the_pairs_of_windows_and_sequences() {
     let both = Attention { sequences, causal: Causal::TopLeft, sliding, ..Attention::full(2) };
     assert_eq!(pairs(both), 2 * (1 + 2 + 3) + (27 + 67) * 4);
 }
+
+#[test]
+fn what_a_device_leaves_to_the_general_kernel_is_told_once() {
+    let tensor = |d: usize| Tensor::zeros(Spec::new(Dtype::Bf16, [1, 300, 2, d]).unwrap());
+    let told = |device: &str, op: &Attention, d: usize| {
+        let exec = Exec::open(device.parse().unwrap()).unwrap();
+        run_on(&exec, op, &[tensor(d), tensor(d), tensor(d)]);
+        let first = exec.take_notices();
+        run_on(&exec, op, &[tensor(d), tensor(d), tensor(d)]);
+        assert_eq!(exec.take_notices(), Vec::<String>::new());
+        first
+    };
+    let line = |what: &str, arch: &str| {
+        vec![format!("attention: {what}: computed by the general kernel, those made for {arch} do not take it")]
+    };
+    let slides = Attention { sliding: Some(SlidingWindow { left: 7, right: 0 }), ..Attention::full(2) };
+    for arch in ["sm_80", "sm_90a", "gfx942"] {
+        let device = format!("dry:{arch}");
+        assert_eq!(told(&device, &Attention::full(2), 64), Vec::<String>::new());
+        assert_eq!(told(&device, &Attention::full(2), 12), line("head sizes that are no multiple of 8", arch));
+        assert_eq!(told(&device, &Attention::full(2), 512), line("head sizes above what they hold", arch));
+        let of_slides = if arch == "sm_90a" { Vec::new() } else { line("windows that slide", arch) };
+        assert_eq!(told(&device, &slides, 64), of_slides);
+    }
+}

@@ -67,7 +67,9 @@ impl Tiles {
         let (all, filled) = if plan.op.is_even() { (8, 7) } else { (10, 9) };
         let fills = |groups: usize| all * plan.g.nq >= filled * plan.g.nq.next_multiple_of(groups * SLAB);
         let is_plain = plan.g.bias.is_none() && plan.op.dropping().is_none();
-        let groups = if d <= NARROW && is_plain && fills(3) { 3 } else { 2 };
+        // One tile of three warpgroups is shorter than two of two.
+        let is_one = plan.op.is_even() && (2 * 64 + 1..=3 * 64).contains(&plan.g.nq);
+        let groups = if d <= NARROW && is_plain && (is_one || fills(3)) { 3 } else { 2 };
         let keys = match d {
             0..=128 => 128,
             129..=192 => 112,
