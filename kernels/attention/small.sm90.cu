@@ -17,9 +17,12 @@
 // ladder    measured on an H200, 2026-11-22, beside cuDNN in the same run, [2048, 144, 8, 64] forward and backward:
 //           copied by 16 bytes, columns after all slabs, one for each warpgroup                0.40 ms x2.2    1.03 ms x2.4
 //           columns by the second warpgroup. Predicted 0.8 ms: the first no longer waits                       0.93 ms x2.9
-//           and operands by boxes. Predicted 0.34 and 0.75 ms: no copies in the way of stores  0.36 ms x2.45   0.90 ms x3.1
-//           and results by boxes. Predicted 0.70 ms: a store of columns took 2,300 clocks                      0.78 ms x3.5
-// left      with a bias 0.43 ms, 3.2 times cuDNN's speed, and 2.2 ms, 1.5 times; up to 128 tokens forward 0.8 to 1.0 of cuDNN
+//           and operands by boxes. Predicted 0.34 and 0.75 ms: no copies in the way of stores  0.36 ms x2.5    0.90 ms x3.1
+//           and results by boxes. Predicted 0.70 ms: a store of columns took 2,300 clocks                      0.80 ms x3.4
+//           the last slab goes round the warps. Predicted 0.33 ms: one scheduler had 3 of 9    0.34 ms x2.65
+//           not kept: logarithms of the next head ahead, backward 0.80 -> 0.84 ms; 256-byte sectors of the cache, no gain
+// left      copies alone, without products, take 0.30 and 0.48 ms. With a bias 0.43 ms, 3.2 times cuDNN's speed, and 2.1 ms, 1.6 times;
+//           128 tokens of 64 forward 0.95 of cuDNN, of 48 1.09, 100 tokens 1.08
 // order     keys in one piece; dbias samples ascending, then blocks: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithms 1 and 4; Liu et al. 2021, section 3.2, for shifted windows
@@ -333,12 +336,10 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
             continue;
         }
         Held held = s.held[stage];
-        // With a bias a warp has the same rows of every head: it adds up what is theirs.
-        auto slab_of = [&](int slab) { return Slab(slab, TOKENS, HAS_BIAS ? 0 : i); };
         float logs[2];
         auto load_logs = [&](int slab) {
             const f32* of_head = lse + ((i64)held.sample * heads + held.head) * q_tokens;
-            Rows rows(s, p, stage, slab_of(slab));
+            Rows rows(s, p, stage, slab * 64 + warp_id() % 4 * 16);
 #pragma unroll
             for (int h = 0; h < 2; ++h) logs[h] = rows.token[h] < 0 ? -infinity() : of_head[rows.token[h]];
         };
@@ -346,22 +347,21 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
 #pragma unroll 1
         for (int slab = member; slab < SLABS && (slab < 2 || slab * 64 < nq); slab += TEAM) {
             float o[D / 2], inner[2] = {0.0f, 0.0f}, exponent[2];
-            const Slab mine = slab_of(slab);
-            Rows rows(s, p, stage, mine);
+            Rows rows(s, p, stage, slab * 64 + warp_id() % 4 * 16);
 #pragma unroll
             for (int h = 0; h < 2; ++h) exponent[h] = logs[h] == -infinity() ? infinity() : logs[h] * LOG2_E;
             // Those of the next slab are on their way while this one is computed.
             if (slab + TEAM < SLABS) load_logs(slab + TEAM);
-            const int tile = mine.tile();
-            const bool is_idle = mine.is_idle;
+            const int tile = slab * 4 + warp_id() % 4;
+            const bool is_idle = tile * 16 >= TOKENS;
             float4* sum = HAS_BIAS ? place_of(partial, sums, tile) : nullptr;
 #pragma unroll
             for (int c0 = 0; c0 < TOKENS; c0 += CHUNK) {
                 float x[PART], g[PART];
                 u32 weight[CHUNK / 16][4];
-                issue_scores(x, along_d(at, mine.first), along_d(at + 2 * PANEL, c0));
+                issue_scores(x, along_d(at, slab * 64), along_d(at + 2 * PANEL, c0));
                 // With a bias registers do not hold it and both products.
-                auto issue_slopes = [&] { issue_scores(g, along_d(at + PANEL, mine.first), along_d(at + 3 * PANEL, c0)); };
+                auto issue_slopes = [&] { issue_scores(g, along_d(at + PANEL, slab * 64), along_d(at + 3 * PANEL, c0)); };
                 if (!HAS_BIAS) issue_slopes();
                 if (c0 == 0) {
                     if (READS_Y) sum_products(inner, y + ((i64)held.sample * q_tokens * heads + held.head) * d, (i64)heads * d, at + PANEL, rows, d);
@@ -440,7 +440,7 @@ extern "C" __global__ void __launch_bounds__(BWD_THREADS, 1)
             if (TEAM == 2 && member == 0) named_arrive(slab == 0 ? LOW_THERE : HIGH_THERE, 256);
             if (HAS_BIAS) {
                 named_sync(5 + me, 128);
-                issue_kept(o, square, mine.first, along_tokens(at + 2 * PANEL));
+                issue_kept(o, square, slab * 64, along_tokens(at + 2 * PANEL));
             }
             wgmma_wait<0>();
             pin(o);

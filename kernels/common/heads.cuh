@@ -225,12 +225,13 @@ struct Slab {
 struct Rows {
     int r[2], token[2], region[2];
 
-    DEVICE Rows(Shared& s, const Problem& p, int stage, const Slab& slab) {
+    DEVICE Rows(Shared& s, const Problem& p, int stage, const Slab& slab) : Rows(s, p, stage, slab.row(), slab.is_idle) {}
+    DEVICE Rows(Shared& s, const Problem& p, int stage, int row, bool is_idle = false) {
         bool is_cut = p.windows.are_there();
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            r[h] = slab.row() + lane() / 4 + 8 * h;
-            int seat = slab.is_idle || r[h] >= p.nq ? -1 : is_cut ? s.seats(stage)[r[h]] : r[h];
+            r[h] = row + lane() / 4 + 8 * h;
+            int seat = is_idle || r[h] >= p.nq ? -1 : is_cut ? s.seats(stage)[r[h]] : r[h];
             token[h] = seat < 0 ? -1 : is_cut ? seat & TOKEN_MASK : seat, region[h] = seat >> TOKEN_BITS;
         }
     }
