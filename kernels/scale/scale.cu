@@ -5,7 +5,7 @@
 // paths     16-byte packs, 4 a thread, else single numbers
 // traffic   reads one tensor, writes one, which backward reads when adding
 // order     every number alone: same input, same bits
-// budget    sm_80 40 registers, sm_90a 48, gfx90a 40, gfx942 40; no spills
+// budget    sm_80 40 registers, sm_90a 48, gfx90a 48, gfx942 48; no spills
 // source    the definition
 
 #include "common/elementwise.cuh"
