@@ -16,6 +16,7 @@ use perfrun::train::run::Outcome;
 use perfrun::train::stop::Stop;
 use perfrun::train::weather::{Session, checkpoint_folder, step_flops};
 
+use crate::perfrun::{perfrun, text};
 use crate::train::{At, config, write_data};
 
 /// Runs a part that stops after `steps`, if given, and says how it ended and the FLOPs spent after each step.
@@ -170,4 +171,77 @@ fn a_used_up_budget_is_the_end_of_a_run_where_that_is_said_and_a_moment_ends_onl
     let flops = format!("{:e}", step_flops(&config).unwrap() as f64);
     assert_eq!(train(dir.path(), &["--continue", "--budget-is-end", "--flops-budget", &flops]), Some(0));
     assert_eq!(train(dir.path(), &["--continue", "--flops-budget", &flops]), Some(75));
+}
+
+/// What `perfrun budget` says, and its exit code.
+fn budget(dir: &Path, line: &str) -> (Option<i32>, String) {
+    let output = perfrun(dir, &format!("budget {line}"));
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn the_calculator_answers_as_documented_in_both_spellings() {
+    let dir = tempfile::tempdir().unwrap();
+    for (line, first) in [
+        ("time_to_epochs --hours 4 --minutes_per_epoch 10", "24 epochs in 4 hours\n10.0 minutes an epoch: as given\n"),
+        ("time-to-epochs --hours 0.1 --minutes-per-epoch 10", "0 epochs in 0.1 hours\n"),
+        ("epochs_to_time --epochs 50 --minutes_per_epoch 10", "8.33 hours for 50 epochs\n"),
+        (
+            "budget_table --min_nodes 2 --max_nodes 5 --minutes_per_epoch 30",
+            "| nodes | 30.0m | 1.0h | 2.0h | 4.0h | 8.0h | 1.0d |\n|--:|--:|--:|--:|--:|--:|--:|\n\
+             | 2 | 2 | 4 | 8 | 16 | 32 | 96 |\n| 4 | 4 | 8 | 16 | 32 | 64 | 192 |\n",
+        ),
+        (
+            "slurm_settings --hours 8 --nodes 4 --minutes_per_epoch 30",
+            "64 epochs on 4 nodes in 8 hours, time limit 10 hours\n30.0 minutes an epoch: as given\n\
+             Frontier gives 4 nodes 02:00:00 at most: the job is requeued and goes on, 5 times in all\n",
+        ),
+    ] {
+        let (code, said) = budget(dir.path(), line);
+        assert!(code == Some(0) && said.starts_with(first), "{line}: {said}");
+    }
+    let (_, said) = budget(dir.path(), "slurm-settings --hours 1.5 --nodes 4 --minutes-per-epoch 30");
+    let submit = "sbatch -N 4 -t 02:00:00 submit_frontier.sh --config-name base --time-budget 1.5\n";
+    assert!(said.ends_with(submit), "{said}");
+    // What it suggests is accepted.
+    let line = said.lines().find_map(|l| l.strip_prefix("perfrun ")).unwrap().to_owned();
+    let output = perfrun(dir.path(), &line);
+    assert_eq!(output.status.code(), Some(0), "{line}: {}", text(&output.stderr));
+}
+
+#[test]
+fn the_calculator_says_what_it_lacks_and_what_an_estimate_rests_on() {
+    let dir = tempfile::tempdir().unwrap();
+    for (line, why) in [
+        ("time-to-epochs --hours 0 --minutes-per-epoch 10", "expected a number above 0"),
+        ("time-to-epochs --hours 4", "expected --samples N, or a data set to count them in"),
+        ("time-to-epochs --hours 4 --config-name local --samples 3", "expected at least 4, those of a step, found 3"),
+        ("slurm-settings --hours 0.1 --nodes 2 --minutes-per-epoch 30", "expected at least 0.25"),
+        ("budget-table --min-nodes 40 --max-nodes 50 --minutes-per-epoch 3", "nodes: expected a range"),
+    ] {
+        let (code, said) = budget(dir.path(), line);
+        assert!(code == Some(2) && said.contains(why), "{line}: {said}");
+    }
+    let hours = |line: &str| -> serde_json::Value {
+        let (code, said) = budget(dir.path(), &format!("--config-name local epochs-to-time --epochs 8 {line} --json"));
+        assert_eq!(code, Some(0), "{line}: {said}");
+        serde_json::from_str(&said).unwrap()
+    };
+    let config =
+        RunConfig::load(&perfrun::train::config::ConfigSource::Embedded, Some("local"), &[], &|_| None).unwrap();
+    let step = step_flops(&config).unwrap() as f64;
+    let estimated = hours("--samples 400");
+    assert!(estimated["basis"].as_str().unwrap().starts_with("estimated, at best"), "{estimated}");
+    assert_eq!(estimated["flops_per_epoch"].as_f64(), Some(100.0 * step));
+    // An earlier run of 2 s a step: 100 steps an epoch, 8 epochs.
+    let log = dir.path().join("logs/local");
+    std::fs::create_dir_all(&log).unwrap();
+    let line = format!("{{\"event\":\"step\",\"seconds\":2.0,\"model_flops\":{step}}}\n");
+    std::fs::write(log.join("metrics.jsonl"), line.repeat(5) + "{\"event\":\"start\"}\n" + &line.repeat(3)).unwrap();
+    let measured = hours("--samples 400");
+    assert!(measured["basis"].as_str().unwrap().starts_with("measured, the median of 6 steps"), "{measured}");
+    assert!((measured["hours"].as_f64().unwrap() - 1600.0 / 3600.0).abs() < 1e-9, "{measured}");
+    let shared = hours("--samples 400 --devices-per-node 4");
+    assert!((shared["hours"].as_f64().unwrap() - 400.0 / 3600.0).abs() < 1e-9, "{shared}");
+    assert!(shared["basis"].as_str().unwrap().contains("divided by 4 devices"), "{shared}");
 }

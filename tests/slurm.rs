@@ -318,7 +318,7 @@ fn what_a_site_refuses_is_refused_before_and_no_word_reaches_a_shell() {
     let hostile = "it's $(touch hacked) `touch hacked`\n;touch hacked";
     let program = env!("CARGO_BIN_EXE_perfrun");
     let mut command = Command::new(program);
-    command.args(["slurm", "--program", program, "--job-name", "x", "--warn-seconds", "30", "--out", "hostile.sh"]);
+    command.args(["slurm", "--program", program, "--warn-seconds", "30", "--out", "hostile.sh"]);
     let output = command.args(["--config-name", hostile]).current_dir(queue.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let (code, _) = queue.submit(&queue.path().join("hostile.sh"), &[], &[]);

@@ -300,6 +300,11 @@ impl Exec {
         Ok(())
     }
 
+    /// Joules that the device has used since its driver was loaded, whoever used it; `None` where no driver tells.
+    pub fn energy_joules(&self) -> Option<f64> {
+        if let Device::Cuda(number) = self.device { crate::backend::gpu::energy::joules(number) } else { None }
+    }
+
     /// Bytes in use now and at most so far, arenas included.
     pub fn memory(&self) -> Usage {
         match &self.kind {

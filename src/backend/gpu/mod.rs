@@ -4,6 +4,7 @@ pub mod compile;
 pub(crate) mod cuda;
 pub mod driver;
 pub mod dry;
+pub(crate) mod energy;
 pub(crate) mod faults;
 mod handles;
 pub(crate) mod hip;

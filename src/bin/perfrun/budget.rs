@@ -15,6 +15,7 @@ use crate::device::DeviceArgs;
 use crate::outcome::Outcome;
 use crate::output;
 use crate::pace::{Basis, Pace};
+use crate::slurm::{Site, quoted};
 use crate::units::{flops, three_digits};
 
 /// Flags of `perfrun budget`.
@@ -173,14 +174,22 @@ impl BudgetArgs {
     }
 
     fn settings(&self, hours: f64, nodes: u32, pace: &Pace, epochs: u64, limit: u64) -> String {
-        let file = self.config.as_ref().map(|f| format!(" --config {}", crate::slurm::quoted(&f.to_string_lossy())));
+        let file = self.config.as_ref().map(|f| format!(" --config {}", quoted(&f.to_string_lossy())));
         let name = self.config_name.as_deref().unwrap_or("base");
-        let which = format!("{} --config-name {}", file.unwrap_or_default(), crate::slurm::quoted(name));
+        let which = format!("{} --config-name {}", file.unwrap_or_default(), quoted(name));
+        let longest = Site::Frontier.longest(nodes, None).map_or(u64::MAX, |(seconds, _)| seconds / 3600);
+        let time = format!("{:02}:00:00", limit.min(longest));
+        let jobs = match limit.div_ceil(longest.max(1)) {
+            0 | 1 => String::new(),
+            n => format!(
+                "\nFrontier gives {nodes} nodes {time} at most: the job is requeued and goes on, {n} times in all"
+            ),
+        };
         format!(
-            "{epochs} epochs on {nodes} nodes in {hours} hours, time limit {limit} hours\n{}\n\n\
-             perfrun slurm --site frontier --nodes {nodes} --time {limit:02}:00:00 --time-budget {hours}{which} --out \
+            "{epochs} epochs on {nodes} nodes in {hours} hours, time limit {limit} hours\n{}{jobs}\n\n\
+             perfrun slurm --site frontier --nodes {nodes} --time {time} --time-budget {hours}{which} --out \
              submit_frontier.sh\n\
-             sbatch -N {nodes} -t {limit:02}:00:00 submit_frontier.sh{which} --time-budget {hours}",
+             sbatch -N {nodes} -t {time} submit_frontier.sh{which} --time-budget {hours}",
             self.basis(pace, epochs)
         )
     }
@@ -202,8 +211,9 @@ impl BudgetArgs {
         let mut text = format!("{} minutes an epoch: {}", three_digits(pace.minutes), pace.basis);
         if let Some(f) = pace.epoch_flops {
             text += &format!(
-                "\n{} model FLOPs an epoch; --flops-budget {:e} is {epochs} of them",
+                "\n{} model FLOPs an epoch; {} of them are --flops-budget {:e}",
                 flops(f),
+                epochs.max(1),
                 f * epochs.max(1) as f64
             );
         }

@@ -104,13 +104,19 @@ type Unknowns = [f64; 5];
 /// In words, what is missing to a fit: more points than unknowns, losses above zero, a size that differs.
 pub fn fit(points: &[Point]) -> Result<Law, String> {
     let usable = |p: &&Point| [p.parameters, p.tokens, p.loss].iter().all(|x| x.is_finite() && *x > 0.0);
-    let points: Vec<Point> = points.iter().filter(usable).copied().collect();
+    let mut points: Vec<Point> = points.iter().filter(usable).copied().collect();
     let mut notes = Vec::new();
     let sizes: [fn(&Point) -> f64; 2] = [|p| p.parameters, |p| p.tokens];
     let has: [bool; 2] = std::array::from_fn(|i| is_spread(points.iter().map(sizes[i])));
-    for (is_there, name) in has.iter().zip(["parameters", "tokens"]) {
+    for ((is_there, name), size) in has.iter().zip(["parameters", "tokens"]).zip(sizes) {
         if !is_there {
-            notes.push(format!("{name} take too few values, or values too near to one another, to tell what they do"));
+            let all = points.len();
+            points = alike(points, size);
+            notes.push(format!(
+                "{name} take too few values, or values too near to one another, to tell what they do; left out: {} runs \
+                 that differ in them",
+                all - points.len()
+            ));
         }
     }
     let unknowns = 1 + 2 * has.iter().filter(|h| **h).count();
@@ -142,6 +148,14 @@ fn is_spread(sizes: impl Iterator<Item = f64>) -> bool {
     let ratio = sizes.last().copied().unwrap_or(1.0) / sizes.first().copied().unwrap_or(1.0);
     sizes.dedup_by(|a, b| (*a / *b - 1.0).abs() < 0.02);
     sizes.len() >= 3 && ratio >= 2.0
+}
+
+/// The points of the commonest size.
+fn alike(points: Vec<Point>, size: fn(&Point) -> f64) -> Vec<Point> {
+    let is_near = |a: &Point, b: &Point| (size(a) / size(b) - 1.0).abs() < 0.02;
+    let near = |p: &Point| points.iter().filter(|o| is_near(o, p)).count();
+    let Some(common) = points.iter().copied().rev().max_by_key(near) else { return points };
+    points.into_iter().filter(|p| is_near(p, &common)).collect()
 }
 
 impl Logs {
@@ -273,6 +287,13 @@ mod tests {
         });
         let law = fit(&points).unwrap();
         assert!(law.tokens.is_none() && law.notes.len() == 1 && law.notes[0].starts_with("tokens"), "{law:?}");
+        let other = Point { tokens: 2e9, loss: 9.0, ..points[3] };
+        let with_other = fit(&[&[other], points.as_slice()].concat()).unwrap();
+        assert_eq!(
+            (with_other.points, with_other.floor),
+            (law.points, law.floor),
+            "one run with other tokens says nothing"
+        );
         assert!((law.floor.value - 2.0).abs() < 1e-3 && (law.parameters.unwrap().exponent.value - 0.3).abs() < 1e-3);
         points.iter_mut().for_each(|p| p.parameters = 1e6);
         assert!(fit(&points).unwrap_err().contains("three sizes"));

@@ -72,10 +72,9 @@ impl Scale {
         }
     }
 
-    /// Whether runs of this type differ in size and data alone, so that one law can describe them: the same inputs and the
-    /// same errors, counted in the same way.
-    pub fn keeps_the_task(self) -> bool {
-        matches!(self, Scale::Model | Scale::Embedding | Scale::Batch | Scale::Data)
+    /// Whether runs of this type differ in parameters and data alone, so that one law can describe them.
+    pub fn is_of_the_law(self) -> bool {
+        matches!(self, Scale::Model | Scale::Embedding | Scale::Data)
     }
 }
 

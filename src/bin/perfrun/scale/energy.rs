@@ -1,4 +1,4 @@
-//! Energy that this machine used, where it counts it.
+//! Energy that a run used, where somebody counts it: the device's driver, else the machine.
 //!
 //! # Source
 //! Linux, `Documentation/power/powercap/powercap.rst`: a counter of microjoules a package, and where it begins anew.
@@ -6,8 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
+use perfrun::backend::Exec;
+
 /// Counters that are read again and again.
 pub(super) struct Energy {
+    /// The device's own, and its joules at the start. It does not begin anew.
+    device: Option<(Exec, f64)>,
     counters: Vec<Counter>,
 }
 
@@ -21,10 +25,13 @@ struct Counter {
 }
 
 impl Energy {
-    /// The counters of this machine: those of the whole node, else those of its processors. `None` if it has none that may be
+    /// The counter of the device, else of the whole node, else those of the processors. `None` if there is none that may be
     /// read.
-    pub(super) fn start() -> Option<Energy> {
-        Energy::below(Path::new("/sys"))
+    pub(super) fn start(exec: &Exec) -> Option<Energy> {
+        match exec.energy_joules() {
+            Some(joules) => Some(Energy { device: Some((exec.clone(), joules)), counters: Vec::new() }),
+            None => Energy::below(Path::new("/sys")),
+        }
     }
 
     fn below(sys: &Path) -> Option<Energy> {
@@ -40,7 +47,7 @@ impl Energy {
                 Counter::open(zone.join("energy_uj"), 1e-6, range)
             }));
         }
-        (!counters.is_empty()).then_some(Energy { counters })
+        (!counters.is_empty()).then_some(Energy { device: None, counters })
     }
 
     /// Takes note of the counters: at least once between two new beginnings of one.
@@ -48,9 +55,12 @@ impl Energy {
         self.counters.iter_mut().for_each(Counter::read);
     }
 
-    /// Joules from the start to the last reading.
+    /// Joules from the start: of a device until now, of other counters until the last reading.
     pub(super) fn joules(&self) -> f64 {
-        self.counters.iter().map(|c| c.sum * c.joules_a_count).sum()
+        match &self.device {
+            Some((exec, first)) => exec.energy_joules().map_or(0.0, |now| now - first),
+            None => self.counters.iter().map(|c| c.sum * c.joules_a_count).sum(),
+        }
     }
 }
 

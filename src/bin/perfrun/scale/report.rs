@@ -16,7 +16,7 @@ pub(super) struct Fits {
 }
 
 impl Fits {
-    /// Of the runs that differ in size and data alone, each once.
+    /// Of the runs that differ in parameters and data alone, each once.
     pub(super) fn of(results: &[RunResult]) -> Fits {
         let point = |r: &RunResult| Point {
             parameters: r.parameters as f64,
@@ -26,7 +26,7 @@ impl Fits {
         };
         let mut roots: Vec<&str> = Vec::new();
         let mut chosen: Vec<&RunResult> = Vec::new();
-        for r in results.iter().filter(|r| r.scale.keeps_the_task()) {
+        for r in results.iter().filter(|r| r.scale.is_of_the_law()) {
             let root = r.same_as.as_deref().unwrap_or(&r.name);
             if !roots.contains(&root) {
                 roots.push(root);
@@ -202,7 +202,7 @@ fn losses(results: &[RunResult], fits: &Fits, name: &str, size: fn(&RunResult) -
 
 /// What was measured over what the law says.
 fn agreement(results: &[RunResult], law: &Law) -> Plot {
-    let of = results.iter().filter(|r| r.scale.keeps_the_task() && r.same_as.is_none());
+    let of = results.iter().filter(|r| r.scale.is_of_the_law() && r.same_as.is_none());
     let dots: Vec<(f64, Dot)> = of
         .map(|r| {
             let said = law.loss(r.parameters as f64, r.tokens);

@@ -33,6 +33,8 @@ struct Witness {
     /// Step and loss of the last validation.
     validated: Option<(u64, f64)>,
     energy: Option<Energy>,
+    joules: Option<f64>,
+    exec: Exec,
 }
 
 impl Observer for Witness {
@@ -40,7 +42,7 @@ impl Observer for Witness {
         match event {
             Event::Started { shape, done } => {
                 (self.parameters, self.first_step, self.step) = (shape.parameters, *done, *done);
-                self.energy = Energy::start();
+                self.energy = Energy::start(&self.exec);
             }
             Event::Step { report, .. } => {
                 if self.step > self.first_step {
@@ -54,7 +56,12 @@ impl Observer for Witness {
                 }
             }
             Event::Validated { step, evaluation, .. } => self.validated = Some((*step, evaluation.loss)),
-            Event::Ended { spent, .. } => (self.samples, self.flops) = (spent.samples, spent.flops as f64),
+            Event::Ended { spent, .. } => {
+                (self.samples, self.flops) = (spent.samples, spent.flops as f64);
+                // What an earlier process used is not known.
+                let is_whole = self.first_step == 0 && self.step > 0;
+                self.joules = self.energy.as_ref().filter(|_| is_whole).map(Energy::joules);
+            }
             _ => {}
         }
         self.to.event(event)
@@ -87,6 +94,8 @@ pub(super) fn run(
         step_seconds: 0.0,
         validated: None,
         energy: None,
+        joules: None,
+        exec: exec.clone(),
     };
     let outcome = session.run(stop, Box::new(SystemClock::since(start)), &mut witness)?;
     print_notices(exec);
@@ -105,8 +114,6 @@ pub(super) fn run(
     } else {
         None
     };
-    // What an earlier process used is not known.
-    let energy = witness.energy.filter(|_| witness.first_step == 0 && witness.step > 0).map(|e| e.joules());
     Ok(Some(RunResult {
         name: e.name().to_owned(),
         scale: e.scale,
@@ -121,7 +128,7 @@ pub(super) fn run(
         final_loss,
         step_seconds: witness.step_seconds,
         mfu,
-        energy_joules: energy,
+        energy_joules: witness.joules,
         outcome: outcome.to_string(),
         config_hash: hash.to_owned(),
     }))

@@ -93,7 +93,10 @@ pub(crate) struct SlurmArgs {
 impl SlurmArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let job = Job {
-            name: self.job_name.clone().unwrap_or_else(|| self.config_name.clone()),
+            name: self.job_name.clone().unwrap_or_else(|| {
+                let plain = |c: char| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '_' };
+                self.config_name.chars().take(64).map(plain).collect::<String>().trim_start_matches('-').to_owned()
+            }),
             words: self.words(),
             array: None,
             queue: self.queue.clone(),

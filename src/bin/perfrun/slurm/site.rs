@@ -162,12 +162,12 @@ impl Site {
     }
 
     /// Longest time limit in seconds of a job of this size, and what the site calls it.
-    fn longest(self, queue: &QueueArgs) -> Option<(u64, &'static str)> {
+    pub(crate) fn longest(self, nodes: u32, partition: Option<&str>) -> Option<(u64, &'static str)> {
         const HOUR: u64 = 3600;
-        match (self, queue.partition.as_deref()) {
-            (Site::Frontier, Some("extended")) if queue.nodes <= 64 => Some((24 * HOUR, "extended, up to 64 nodes")),
+        match (self, partition) {
+            (Site::Frontier, Some("extended")) if nodes <= 64 => Some((24 * HOUR, "extended, up to 64 nodes")),
             (Site::Frontier, Some("extended")) => Some((0, "extended, which has 64 nodes at most")),
-            (Site::Frontier, None | Some("batch")) => Some(match queue.nodes {
+            (Site::Frontier, None | Some("batch")) => Some(match nodes {
                 0..=91 => (2 * HOUR, "batch, up to 91 nodes"),
                 92..=183 => (6 * HOUR, "batch, 92 to 183 nodes"),
                 _ => (12 * HOUR, "batch, 184 nodes and more"),
@@ -179,7 +179,9 @@ impl Site {
 
 /// Adds a line to `faults` for everything that the site would refuse or that would not do what is meant.
 pub(crate) fn check(queue: &QueueArgs, faults: &mut Faults) {
-    if let Some((longest, whom)) = queue.site.longest(queue).filter(|(l, _)| queue.time > *l) {
+    if let Some((longest, whom)) =
+        queue.site.longest(queue.nodes, queue.partition.as_deref()).filter(|(l, _)| queue.time > *l)
+    {
         faults.push(format!(
             "time: expected at most {} in {whom}, found {}; the job is put back into the queue and goes on, or choose \
              --partition extended",
