@@ -263,7 +263,7 @@ fn scripts_of_every_site_are_read_by_bash_and_say_what_the_site_wants() {
                 "export FI_MR_CACHE_MONITOR=kdreg2",
                 "export FI_CXI_RDZV_PROTO=alt_read",
                 "srun --ntasks-per-node=1 --cpus-per-task=56 --gpus-per-task=8",
-                "train --devices 8 --num-nodes 4 --continue --budget-is-end \"$@\" --stop-at \"$stop_at\"",
+                "train --device hip --devices 8 --num-nodes 4 --continue --budget-is-end \"$@\" --stop-at \"$stop_at\"",
             ][..],
         ),
         (
@@ -271,10 +271,10 @@ fn scripts_of_every_site_are_read_by_bash_and_say_what_the_site_wants() {
             &[
                 "#SBATCH --ntasks-per-node=8",
                 "srun --ntasks-per-node=8 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest",
-                "train --devices 8 --num-nodes 1 ",
+                "train --device hip --devices 8 --num-nodes 1 ",
             ],
         ),
-        ("--site frontier --layout single", &["#SBATCH --cpus-per-task=7", "train --continue"]),
+        ("--site frontier --layout single", &["#SBATCH --cpus-per-task=7", "train --device hip --continue"]),
         (
             "--site perlmutter --account m1234_g --layout device --constraint gpu&hbm80g",
             &[
@@ -284,6 +284,7 @@ fn scripts_of_every_site_are_read_by_bash_and_say_what_the_site_wants() {
                 "#SBATCH --gpus-per-node=4",
                 "--gpu-bind=none",
                 "module load cudatoolkit",
+                "train --device cuda --devices 4 ",
             ],
         ),
         ("--devices-per-node 2 --module none --requeues 0", &["#SBATCH --gpus-per-node=2", "#SBATCH --no-requeue"]),

@@ -33,7 +33,7 @@ pub(crate) enum Command {
     /// Say what a training step would cost and need, by room; opens no data
     Plan(plan::PlanArgs),
     /// Epochs, hours and nodes from one another, before anything is queued
-    Budget(budget::BudgetArgs),
+    Budget(Box<budget::BudgetArgs>),
     /// Scaling experiments: run a sweep, gather its results, fit the laws that they show
     Scale(Box<scale::ScaleArgs>),
     /// Write a job script for Frontier, Perlmutter or another Slurm cluster

@@ -8,7 +8,7 @@ use perfrun::error::{Error, Result};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
     /// Where to compute: cpu, cuda[:N], hip[:N], emu:ARCH (executes compiled kernels without a GPU) or dry:ARCH
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", overrides_with = "device")]
     pub(crate) device: String,
 }
 

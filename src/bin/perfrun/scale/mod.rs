@@ -5,7 +5,7 @@ mod report;
 mod sweep;
 mod trial;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use perfrun::error::{Error, Faults, Result};
@@ -77,7 +77,7 @@ impl ScaleArgs {
         let base = self.base()?;
         let (experiments, left_out) = self.experiments(&base)?;
         left_out.iter().for_each(|line| eprintln!("notice: left out: {line}"));
-        let mut sweep = Sweep::open(&self.out, experiments, left_out)?;
+        let sweep = Sweep::open(&self.out, experiments, left_out)?;
         if let Some(script) = &self.job_array {
             return self.write_array(&sweep, script);
         }
@@ -152,7 +152,7 @@ impl ScaleArgs {
         Ok((experiments, left_out))
     }
 
-    fn write_array(&self, sweep: &Sweep, script: &PathBuf) -> anyhow::Result<Outcome> {
+    fn write_array(&self, sweep: &Sweep, script: &Path) -> anyhow::Result<Outcome> {
         let names = sweep.to_run()?;
         if names.is_empty() {
             output::line("every experiment has its result: perfrun scale --collect")?;
@@ -187,7 +187,8 @@ impl ScaleArgs {
         flag("data", self.data.iter().map(text).collect());
         flag("strategy", self.strategy.iter().cloned().collect());
         flag("out", vec![text(&self.out)]);
-        flag("device", vec![self.device.device.clone()]);
+        let usual = self.queue.site.device().filter(|_| self.device.device == "cpu");
+        flag("device", vec![usual.unwrap_or(&self.device.device).to_owned()]);
         words.push("--only".into());
         words
     }

@@ -114,7 +114,7 @@ impl Sweep {
 
     /// Runs what is to be run, of `only` these if it names any, one after another; `limit` is in seconds from now.
     pub(super) fn run(
-        &mut self,
+        &self,
         only: &[String],
         exec: &Exec,
         stop: &Stop,

@@ -3,7 +3,7 @@
 mod script;
 mod site;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use perfrun::error::{Error, Faults, Result};
@@ -102,7 +102,7 @@ impl SlurmArgs {
             queue: self.queue.clone(),
         };
         word(&job.name).map_err(|e| Error::argument(format!("job-name: {e}")))?;
-        publish(&job, self.out.as_ref())?;
+        publish(&job, self.out.as_deref())?;
         Ok(Outcome::Done)
     }
 
@@ -120,7 +120,7 @@ impl SlurmArgs {
 }
 
 /// Checks a job against its site and writes its script to a new file or to standard output.
-pub(crate) fn publish(job: &Job, out: Option<&PathBuf>) -> anyhow::Result<()> {
+pub(crate) fn publish(job: &Job, out: Option<&Path>) -> anyhow::Result<()> {
     let mut faults = Faults::new();
     site::check(&job.queue, &mut faults);
     faults.into_result(Error::Config)?;

@@ -131,22 +131,24 @@ fn command(job: &Job) -> String {
             let devices = q.layout.tasks(q) * q.layout.devices(q);
             text += "# Flags of perfrun train that are given to this script replace these.\n";
             let _ = writeln!(text, "(($#)) || set -- {}", words(&job.words));
+            let device = q.site.device().map_or(String::new(), |d| format!("--device {d} "));
             let spread = if devices * q.nodes > 1 {
                 format!("--devices {devices} --num-nodes {} ", q.nodes)
             } else {
                 String::new()
             };
-            format!("{program} train {spread}--continue --budget-is-end \"$@\"")
+            format!("{program} train {device}{spread}--continue --budget-is-end \"$@\"")
         }
     };
+    let trap = if q.requeues > 0 { "preempted=1; " } else { "" };
+    let flag = if q.requeues > 0 { "preempted=0\n" } else { "" };
     let _ = write!(
         text,
         "\n# The end that Slurm knows; where it does not tell, that of the limit above.\n\
          stop_at=${{SLURM_JOB_END_TIME:-$(($(date +%s) + {}))}}\n\n\
-         preempted=0\n\
-         {step} \\\n    {run} --stop-at \"$stop_at\" &\n\
+         {flag}{step} \\\n    {run} --stop-at \"$stop_at\" &\n\
          step=$!\n\
-         trap 'preempted=1; kill -TERM \"$step\" 2>/dev/null' TERM\n",
+         trap '{trap}kill -TERM \"$step\" 2>/dev/null' TERM\n",
         q.time
     );
     text

@@ -58,6 +58,15 @@ impl Site {
         }
     }
 
+    /// What `--device` is to be, where the site has one kind.
+    pub(crate) fn device(self) -> Option<&'static str> {
+        match self {
+            Site::Frontier => Some("hip"),
+            Site::Perlmutter => Some("cuda"),
+            Site::Generic => None,
+        }
+    }
+
     /// Cores of a task, if they are known.
     pub(crate) fn cores(self, queue: &QueueArgs) -> Option<u32> {
         let devices = queue.layout.devices(queue);
