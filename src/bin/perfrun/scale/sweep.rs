@@ -113,13 +113,7 @@ impl Sweep {
     }
 
     /// Runs what is to be run, of `only` these if it names any, one after another; `limit` is in seconds from now.
-    pub(super) fn run(
-        &self,
-        only: &[String],
-        exec: &Exec,
-        stop: &Stop,
-        limit: Option<f64>,
-    ) -> anyhow::Result<Outcome> {
+    pub(super) fn run(&self, only: &[String], exec: &Exec, stop: &Stop, limit: Option<f64>) -> anyhow::Result<Outcome> {
         if let Some(unknown) = only.iter().find(|n| self.experiments.iter().all(|e| e.name() != *n)) {
             let names: Vec<&str> = self.experiments.iter().map(Experiment::name).collect();
             let text = format!("only: no experiment `{unknown}`; there are {}", names.join(", "));
