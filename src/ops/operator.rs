@@ -294,8 +294,12 @@ impl<S> RefBackward<'_, S> {
 /// Whatever [`Operator::infer`] rejects.
 pub fn forward_cost(op: &dyn Operator, x: &[&Spec]) -> Result<Cost> {
     let out = op.infer(x)?;
-    let operands = x.iter().copied().chain(&out.y).chain(&out.saved);
-    Ok(Cost { flops: op.flops(x, Mask::NONE).forward, bytes: operands.map(|s| s.bytes() as u128).sum() })
+    Ok(Cost { flops: op.flops(x, Mask::NONE).forward, bytes: forward_bytes(x, &out) })
+}
+
+/// Bytes of every operand of a forward pass.
+fn forward_bytes(x: &[&Spec], out: &Outputs) -> u128 {
+    x.iter().copied().chain(&out.y).chain(&out.saved).map(|s| s.bytes() as u128).sum()
 }
 
 /// Forward and backward cost of one application of `op` when the gradients of the inputs `wanted` are asked for.
@@ -305,7 +309,7 @@ pub fn forward_cost(op: &dyn Operator, x: &[&Spec]) -> Result<Cost> {
 pub fn op_cost(op: &dyn Differentiable, x: &[&Spec], wanted: Mask) -> Result<OpCost> {
     let out = op.infer(x)?;
     let flops = op.flops(x, wanted);
-    let forward = forward_cost(op, x)?;
+    let forward = Cost { flops: flops.forward, bytes: forward_bytes(x, &out) };
     if wanted.is_empty() {
         return Ok(OpCost { forward, ..OpCost::default() });
     }

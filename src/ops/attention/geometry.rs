@@ -117,14 +117,18 @@ impl Geometry {
             let heads = (self.batch * self.heads) as u128;
             return (windows.pairs() * heads, self.nq as u128 * heads);
         }
+        // Every step asks: samples differ in their number of keys alone, and without a mask queries do not differ.
+        let (samples, alike) = if op.key_lengths.is_some() { (self.batch, 1) } else { (self.batch.min(1), self.batch) };
+        let (queries, each) = if op.is_even() { (self.nq.min(1), self.nq) } else { (self.nq, 1) };
         let (mut pairs, mut rows) = (0_u128, 0_u128);
-        for b in 0..self.batch {
-            for n in (0..self.nq).map(|i| self.seen(op, b, i).len()).filter(|&n| n > 0) {
+        for b in 0..samples {
+            for n in (0..queries).map(|i| self.seen(op, b, i).len()).filter(|&n| n > 0) {
                 pairs += n as u128;
                 rows += 1;
             }
         }
-        (pairs * self.heads as u128, rows * self.heads as u128)
+        let times = (self.heads * alike) as u128 * each as u128;
+        (pairs * times, rows * times)
     }
 }
 

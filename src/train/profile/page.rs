@@ -14,7 +14,7 @@ impl StepProfile {
             page.paragraph(
                 "Each point is a room in one kind of pass: FLOPs as the algorithm states them over bytes moved once, and over the \
                  device's time; its area is its share of the step. The lines are what this device was measured to reach. Points \
-                 far below both wait for something else: launches, latency, or bytes that move more than once.",
+                 far below both wait for something else: the host, latency, or bytes that move more than once.",
             );
             page.plot(&plot);
         }
@@ -45,6 +45,7 @@ impl StepProfile {
         }
         if let Some(seconds) = self.seconds {
             facts.push(("step", time(seconds)));
+            facts.push(("copies and sums between", time(self.between_seconds)));
         }
         let per_cent = |x: Option<f64>| x.map(|x| format!("{:.1} %", 100.0 * x));
         let both = |[measured, promised]: [Option<f64>; 2]| match (per_cent(measured), per_cent(promised)) {
