@@ -189,6 +189,6 @@ extern "C" __global__ void later(float* y) {
 
     #[test]
     fn the_kernels_of_a_text_are_found_in_its_order() {
-        assert_eq!(entries(TEXT), ["norm_fwd", "norm_bwd", "map", "empty"]);
+        assert_eq!(entries(TEXT), ["norm_fwd", "norm_bwd", "map", "empty", "first", "later"]);
     }
 }
