@@ -263,7 +263,7 @@ impl BenchArgs {
                     output::line(format!("{}: {}, {dtype}, {}", room.name, case.label, pass.name()))?;
                     let (whole, asked) = (flops(matrix_flops as f64), flops(cost.flops.matmul as f64));
                     output::line(format!("  {whole}FLOPs on matrix units, tiles whole; {asked}FLOPs in products"))?;
-                    for line in executed.iter().flat_map(|counters| words(counters)) {
+                    for line in executed.iter().flat_map(words) {
                         output::line(format!("  executed: {line}"))?;
                     }
                 }
