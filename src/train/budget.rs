@@ -106,7 +106,10 @@ pub struct Meter {
     clock: Box<dyn Clock>,
     /// Wall time of earlier parts.
     before: f64,
-    /// The longest recent step, the mean one, the longest batch of a validation and the longest save.
+    /// Steps of this part, and what the first took: it may have compiled kernels, which none after it does.
+    steps: u64,
+    first_seconds: f64,
+    /// The longest recent step and the mean one, without the first; the longest batch of a validation and the longest save.
     step_seconds: f64,
     mean_seconds: f64,
     batch_seconds: f64,
@@ -130,7 +133,19 @@ impl Meter {
     pub fn new(budget: Budget, spent: Spent, step_flops: u128, clock: Box<dyn Clock>) -> Meter {
         let (before, step_seconds) = (spent.seconds.unwrap_or(0.0), spent.step_seconds.unwrap_or(0.0));
         let (mean_seconds, batch_seconds, save_seconds) = (step_seconds, 0.0, 0.0);
-        Meter { budget, spent, clock, before, step_seconds, mean_seconds, batch_seconds, save_seconds, step_flops }
+        Meter {
+            budget,
+            spent,
+            clock,
+            before,
+            steps: 0,
+            first_seconds: 0.0,
+            step_seconds,
+            mean_seconds,
+            batch_seconds,
+            save_seconds,
+            step_flops,
+        }
     }
 
     /// The budget.
@@ -149,9 +164,19 @@ impl Meter {
         self.spent.samples += samples;
         self.step_flops = flops;
         let seconds = self.now() - began;
+        self.steps += 1;
+        if self.steps == 1 {
+            self.first_seconds = seconds;
+            return;
+        }
         self.mean_seconds = if self.mean_seconds > 0.0 { 0.9 * self.mean_seconds + 0.1 * seconds } else { seconds };
         // A slow step is remembered for a while.
         self.step_seconds = seconds.max(0.95 * self.step_seconds);
+    }
+
+    /// What the next step is expected to take at most: what the first one took, until another tells.
+    fn next_seconds(&self) -> f64 {
+        if self.step_seconds > 0.0 { self.step_seconds } else { self.first_seconds }
     }
 
     /// Takes note of a batch of a validation that began at the reading `began`.
@@ -171,7 +196,8 @@ impl Meter {
 
     /// What has been spent so far.
     pub fn spent(&self) -> Spent {
-        Spent { seconds: Some(self.before + self.now()), step_seconds: Some(self.step_seconds), ..self.spent }
+        let step_seconds = (self.step_seconds > 0.0).then_some(self.step_seconds);
+        Spent { seconds: Some(self.before + self.now()), step_seconds, ..self.spent }
     }
 
     /// What a checkpoint keeps.
@@ -188,12 +214,12 @@ impl Meter {
         if self.budget.flops.is_some_and(|b| (self.spent.flops + self.step_flops) as f64 > b) {
             return Some(Exhausted::Flops);
         }
-        self.lacks_time(STEP_MARGIN * self.step_seconds, 1)
+        self.lacks_time(STEP_MARGIN * self.next_seconds(), 1)
     }
 
     /// The time that another batch of a validation and `saves` after it would exceed.
     pub fn lacks_time_to_validate(&self, saves: u32) -> Option<Exhausted> {
-        self.lacks_time(STEP_MARGIN * self.batch_seconds.max(self.step_seconds), saves)
+        self.lacks_time(STEP_MARGIN * self.batch_seconds.max(self.next_seconds()), saves)
     }
 
     /// The time that `saves` would exceed.
@@ -227,10 +253,11 @@ impl Meter {
         if let (Some(b), true) = (self.budget.flops, self.step_flops > 0) {
             steps = steps.min(((b - self.spent.flops as f64) / self.step_flops as f64).max(0.0) as u64);
         }
-        if let (Some((left, _)), true) = (self.time_left(), self.mean_seconds > 0.0) {
-            steps = steps.min(((left - self.reserved(1)) / self.mean_seconds).max(0.0) as u64);
+        let pace = if self.mean_seconds > 0.0 { self.mean_seconds } else { self.first_seconds };
+        if let (Some((left, _)), true) = (self.time_left(), pace > 0.0) {
+            steps = steps.min(((left - self.reserved(1)) / pace).max(0.0) as u64);
         }
-        Left { steps, seconds: steps as f64 * self.mean_seconds }
+        Left { steps, seconds: steps as f64 * pace }
     }
 }
 
@@ -272,27 +299,32 @@ mod tests {
     #[test]
     fn time_reserves_a_step_and_a_save_and_is_carried_over() {
         let hand = Rc::new(Cell::new(0.0));
-        let budget = Budget { seconds: Some(20.0), ..Budget::default() };
+        let budget = Budget { seconds: Some(25.0), ..Budget::default() };
         let mut meter = meter(budget, Spent::default(), 1, &hand);
-        hand.set(2.0);
-        meter.step(1, 1, 0.0);
         hand.set(5.0);
-        meter.saved(2.0);
+        meter.step(1, 1, 0.0);
+        assert_eq!(meter.kept().step_seconds, None, "what a first step takes is not what steps take");
+        hand.set(18.0);
+        assert_eq!(meter.exhausted(), Some(Exhausted::Time), "but until another is known it is expected again");
+        hand.set(7.0);
+        meter.step(1, 1, 5.0);
+        hand.set(10.0);
+        meter.saved(7.0);
         assert_eq!(meter.left(100).steps, 2, "of 15 seconds, 9.1 are kept for a save");
-        hand.set(7.8);
+        hand.set(12.8);
         assert_eq!(
             meter.exhausted(),
             None,
             "12.2 are left: a step of 2 half as long again, a save of 3 thrice, the end"
         );
-        hand.set(8.0);
+        hand.set(13.0);
         assert_eq!(meter.exhausted(), Some(Exhausted::Time));
         assert_eq!((meter.lacks_time_to_save(1), meter.lacks_time_to_save(2)), (None, Some(Exhausted::Time)));
         let kept = meter.kept();
-        assert_eq!((kept.seconds, kept.step_seconds), (Some(8.0), Some(2.0)));
+        assert_eq!((kept.seconds, kept.step_seconds), (Some(13.0), Some(2.0)));
         hand.set(0.0);
         let resumed = super::tests::meter(budget, kept, 1, &hand);
-        assert_eq!(resumed.spent().seconds, Some(8.0));
+        assert_eq!(resumed.spent().seconds, Some(13.0));
         hand.set(10.0);
         assert_eq!(
             resumed.exhausted(),
