@@ -19,7 +19,9 @@ use crate::backend::emulator::{Counters, Schedule};
 /// Steps of a cluster after which a kernel counts as endless.
 const BUDGET: u64 = 1 << 32;
 /// The longest turn of a warp, so that the budget is looked at.
-const LONGEST_TURN: u32 = 1 << 20;
+const LONGEST_TURN: u32 = 1 << 14;
+/// Steps without anything that can end a wait after which other warps and copies go on, although the one that runs could.
+const PATIENCE: u64 = 1 << 14;
 
 /// What one launch asks for; checked.
 #[derive(Clone, Debug)]
@@ -229,6 +231,8 @@ impl Cluster<'_> {
         let mut ready = Vec::with_capacity(warps.len());
         // Progress when lanes last were told that their wait is in vain, and how often since.
         let (mut stuck_at, mut rounds) = (u64::MAX, 0);
+        // Progress when it last changed, what had been spent by then, and how often nothing had changed for too long.
+        let (mut moved, mut since, mut passed_over) = (self.progress, 0, 0);
         loop {
             ready.clear();
             for i in 0..warps.len() {
@@ -253,10 +257,19 @@ impl Cluster<'_> {
                 }
                 return Err(deadlock(self, warps));
             }
-            let chosen = ready[turns.pick(ready.len())];
+            let chosen = ready[(turns.pick(ready.len()) + passed_over) % ready.len()];
             let slice = turns.slice().min(LONGEST_TURN);
             let steps = self.run(&mut warps[chosen], slice).map_err(|(pc, trouble)| (chosen, pc, trouble))?;
             spent += u64::from(steps);
+            if self.progress != moved {
+                (moved, since) = (self.progress, spent);
+            } else if spent - since > PATIENCE {
+                // A warp that asks memory again and again is never out of work: what it asks for may wait for another warp,
+                // or for a copy.
+                passed_over += 1;
+                self.finish_one()?;
+                since = spent;
+            }
             if spent > budget {
                 let pc = warps[chosen].groups.first().map_or(0, |g| g.pc);
                 let what =
