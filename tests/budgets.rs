@@ -66,7 +66,7 @@ fn a_run_stops_within_one_step_of_any_budget_of_flops_also_in_four_parts() {
         assert_eq!(outcome, Outcome::Exhausted(Exhausted::Flops), "budget {i}");
         assert_eq!(seen, (1..=want as u128).map(|n| n * step).collect::<Vec<_>>(), "budget {i} in {parts} parts");
         assert!(parts == 4 || want < 4, "budget {i}: {parts} parts");
-        verify(&checkpoint_folder(&config).join("final_checkpoint")).unwrap();
+        verify(checkpoint_folder(&config).join("final_checkpoint")).unwrap();
     }
 }
 

@@ -100,7 +100,13 @@ mod tests {
         let (gpu, spec) = (gpu(), Spec::f32([5, 7]).unwrap());
         let address = |parameter, made: bool| {
             let mut count = 0;
-            let table = gpu.table("test", vec![parameter], &spec, |_| Ok(count += 1)).unwrap().unwrap();
+            let table = gpu
+                .table("test", vec![parameter], &spec, |_| {
+                    count += 1;
+                    Ok(())
+                })
+                .unwrap()
+                .unwrap();
             assert_eq!(count == 1, made);
             table.address()
         };
