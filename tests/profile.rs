@@ -87,6 +87,13 @@ fn attention_counts_the_pairs_that_its_mask_lets_through() {
         let unmasked = op.unmasked_flops(&[&q, &k, &k], Mask::of([0, 1, 2]));
         assert_eq!(unmasked.forward.matmul, 256 * (nq * nk) as u128, "{nq} x {nk}, {causal:?}, {sliding:?}");
     }
+    // A band of 16 keys before and 8 after the one that ends together with the query, 300 queries over 500 keys: the last 300 queries
+    // of 500 see what these see.
+    let band_of = |nq: usize| {
+        let [q, k] = [nq, 500].map(|n| Spec::f32([1, n, 1, 64]).unwrap());
+        Attention { sliding: band(16, 8), ..Attention::full(1) }.flops(&[&q, &k, &k], Mask::NONE).forward.matmul
+    };
+    assert_eq!(band_of(500) - band_of(200), 256 * 7464);
     let q = Spec::f32([1, 64, 12, 64]).unwrap();
     let twelve = Attention::full(12).flops(&[&q, &q, &q], Mask::NONE);
     assert_eq!(twelve.forward.matmul, 12_582_912, "PyTorch's issue 195460");
