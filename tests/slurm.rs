@@ -23,7 +23,7 @@ job:
   input_channels: 2
   output_channels: 2
   batch_size: 2
-  epochs: 24
+  epochs: 48
   learning_rate: 1.0e-3
   warmup_steps: 3
   precision: fp32
@@ -210,10 +210,11 @@ fn a_job_that_is_warned_preempted_killed_and_limited_ends_with_the_bytes_of_one_
         Fate::Warned(10),
         Fate::Preempted(20),
         Fate::Dies(70),
-        Fate::Limited(2),
         Fate::Dies(15),
         Fate::Preempted(3),
         Fate::Warned(1),
+        // The last: a fast machine may be done before the limit comes.
+        Fate::Limited(1),
     ];
     let (code, starts) = queue.submit(&script, &[], &fates);
     assert_eq!(code, Some(0), "{}", queue.read("job.out"));
@@ -221,7 +222,7 @@ fn a_job_that_is_warned_preempted_killed_and_limited_ends_with_the_bytes_of_one_
     assert!(queue.weights("checkpoints/job") == queue.weights("checkpoints/whole"), "the job ends with other weights");
     let asked = restarts_of(&queue.read("calls"), "scontrol requeue 77");
     // A preempted or dead job is Slurm's to requeue.
-    assert!(asked >= 3 && asked + 4 <= starts, "{asked} of {starts}: {}", queue.read("calls"));
+    assert!(asked >= 2 && asked + 4 <= starts, "{asked} of {starts}: {}", queue.read("calls"));
     assert_eq!(restarts_of(&queue.read("job.out"), "preempted: saved"), 2);
 }
 
