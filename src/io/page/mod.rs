@@ -1,5 +1,5 @@
 //! A report as one HTML file that needs no network: headings, tables that sort and fold, plots as SVG. Everything that a
-//! caller gives is text and is escaped; the only script is [`SCRIPT`], which the page works without.
+//! caller gives is text and is escaped; the only script is a few lines of its own, which the page works without.
 
 mod plot;
 mod table;
