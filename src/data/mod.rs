@@ -6,6 +6,7 @@
 #![warn(clippy::indexing_slicing)]
 
 mod prefetch;
+pub mod sherlock;
 mod shuffle;
 pub mod weather;
 

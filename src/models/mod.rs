@@ -1,5 +1,6 @@
 //! The models: what is built from layers, and what each one needs to know to be built.
 
+pub mod sherlock;
 pub mod weather_vit;
 
 use crate::error::Result;
