@@ -1,10 +1,12 @@
 //! NumPy's `.npy`: arrays of floating-point numbers, read and written.
 //!
 //! Read: format versions 1 to 3, `f2`, `f4` and `f8` in both byte orders, C and Fortran order (given in C order). Written:
-//! version 1, `<f4` and `<f8`, C order.
+//! version 1, `<f2`, `<f4` and `<f8`, C order.
 //!
 //! # Source
 //! NumPy Enhancement Proposal 1 and the documentation of `numpy.lib.format`.
+
+mod mapped;
 
 use std::fmt;
 use std::path::Path;
@@ -15,6 +17,8 @@ use npyz::{DType, Deserialize, NpyFile, NpyHeader, Order, TypeChar, WriterBuilde
 use crate::error::{Error, Result};
 use crate::io::atomic::{Existing, write_atomic};
 use crate::io::mmap::MappedFile;
+
+pub use mapped::MappedArray;
 
 /// What NumPy itself accepts by default as the longest header.
 const MAX_HEADER: usize = 10_000;
@@ -94,6 +98,21 @@ pub fn read(path: impl AsRef<Path>) -> Result<NpyArray> {
 /// # Errors
 /// The fault, without the file's name.
 pub fn parse(bytes: &[u8]) -> std::result::Result<NpyArray, String> {
+    let (header, shape, dtype, data) = array_of(bytes)?;
+    let order = header.order();
+    let values = match dtype {
+        NpyDtype::F2 => {
+            let halves: Vec<f16> = numbers(header, data)?;
+            NpyValues::F32(c_order(halves.into_iter().map(f16::to_f32).collect(), &shape, order))
+        }
+        NpyDtype::F4 => NpyValues::F32(c_order(numbers(header, data)?, &shape, order)),
+        NpyDtype::F8 => NpyValues::F64(c_order(numbers(header, data)?, &shape, order)),
+    };
+    Ok(NpyArray { shape, dtype, values })
+}
+
+/// The header, what it says in our words, and exactly the bytes of its numbers.
+fn array_of(bytes: &[u8]) -> std::result::Result<(NpyHeader, Vec<usize>, NpyDtype, &[u8]), String> {
     let data = check_header(bytes)?;
     let header = NpyHeader::from_reader(bytes).map_err(|e| malformed(&e))?;
     let (dtype, size) = float_type(&header.dtype())?;
@@ -108,16 +127,7 @@ pub fn parse(bytes: &[u8]) -> std::result::Result<NpyArray, String> {
             data.len()
         ));
     }
-    let order = header.order();
-    let values = match dtype {
-        NpyDtype::F2 => {
-            let halves: Vec<f16> = numbers(header, data)?;
-            NpyValues::F32(c_order(halves.into_iter().map(f16::to_f32).collect(), &shape, order))
-        }
-        NpyDtype::F4 => NpyValues::F32(c_order(numbers(header, data)?, &shape, order)),
-        NpyDtype::F8 => NpyValues::F64(c_order(numbers(header, data)?, &shape, order)),
-    };
-    Ok(NpyArray { shape, dtype, values })
+    Ok((header, shape, dtype, data))
 }
 
 /// The parser's error on one line; it answers text that is no Python with a drawing of several.
@@ -248,6 +258,15 @@ fn c_order<T: Copy>(values: Vec<T>, shape: &[usize], order: Order) -> Vec<T> {
 /// be replaced; [`Error::Io`] if the system refuses.
 pub fn write_f32(path: &Path, existing: Existing, shape: &[usize], values: &[f32]) -> Result<()> {
     write(path, existing, shape, values)
+}
+
+/// Writes an array of `<f2`, whole or not at all: numbers are rounded to nearest, those past f16 become infinite.
+///
+/// # Errors
+/// As [`write_f32`].
+pub fn write_f16(path: &Path, existing: Existing, shape: &[usize], values: &[f32]) -> Result<()> {
+    let halves: Vec<f16> = values.iter().map(|&x| f16::from_f32(x)).collect();
+    write(path, existing, shape, &halves)
 }
 
 /// Writes an array of `<f8`, whole or not at all.
