@@ -20,6 +20,7 @@ mod planted_faults;
 mod profile;
 mod rooms;
 mod scale;
+mod sherlock_data;
 mod signals;
 mod slurm;
 mod source;

@@ -9,20 +9,31 @@ const SHUFFLES: u64 = 0x5348_5546;
 /// A fresh permutation every epoch, each a function of seed and epoch alone.
 ///
 /// # Source
-/// Fisher and Yates's shuffle in Durstenfeld's form, drawing from [`Stream`].
+/// Fisher and Yates's shuffle in Durstenfeld's form, drawing from [`Stream`]; [`Shuffle::like_torch`] draws from the Mersenne
+/// Twister instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shuffle {
     seed: u64,
+    like_torch: bool,
 }
 
 impl Shuffle {
     /// The permutations of this seed.
     pub fn new(seed: u64) -> Shuffle {
-        Shuffle { seed }
+        Shuffle { seed, like_torch: false }
+    }
+
+    /// The permutations that PyTorch's `DistributedSampler` of this seed visits: `randperm` of a generator with the seed
+    /// `seed + epoch`. For runs that are compared with PyTorch sample by sample.
+    pub fn like_torch(seed: u64) -> Shuffle {
+        Shuffle { seed, like_torch: true }
     }
 
     /// The order of `len` samples in `epoch`.
     pub fn permutation(self, epoch: u64, len: usize) -> Vec<usize> {
+        if self.like_torch {
+            return randperm(len, self.seed.wrapping_add(epoch));
+        }
         let stream = Stream::of(self.seed, &[SHUFFLES, epoch]);
         let mut order: Vec<usize> = (0..len).collect();
         for last in (1..len).rev() {
@@ -31,6 +42,64 @@ impl Shuffle {
             order.swap(last, other);
         }
         order
+    }
+}
+
+/// PyTorch's `randperm` on the CPU: forwards, each place swapped with one of those after it, by 32 bits modulo how many there
+/// are. Below 2³²/20 samples, as there.
+fn randperm(len: usize, seed: u64) -> Vec<usize> {
+    let mut twister = Twister::new(seed as u32);
+    let mut order: Vec<usize> = (0..len).collect();
+    for i in 0..len.saturating_sub(1) {
+        let other = i + twister.next() as usize % (len - i);
+        order.swap(i, other);
+    }
+    order
+}
+
+/// MT19937.
+///
+/// # Source
+/// Matsumoto and Nishimura 1998, "Mersenne Twister", with the initialisation of 2002.
+struct Twister {
+    words: [u32; 624],
+    // The next word to give.
+    at: usize,
+}
+
+impl Twister {
+    fn new(seed: u32) -> Twister {
+        let mut words = [seed; 624];
+        let mut last = seed;
+        for (i, word) in words.iter_mut().enumerate().skip(1) {
+            last = (last ^ (last >> 30)).wrapping_mul(1_812_433_253).wrapping_add(i as u32);
+            *word = last;
+        }
+        Twister { words, at: 624 }
+    }
+
+    fn word(&self, i: usize) -> u32 {
+        self.words.get(i % 624).copied().unwrap_or_default()
+    }
+
+    fn next(&mut self) -> u32 {
+        if self.at >= 624 {
+            for i in 0..624 {
+                let joined = (self.word(i) & 0x8000_0000) | (self.word(i + 1) & 0x7FFF_FFFF);
+                let twist = if joined & 1 == 1 { 0x9908_B0DF } else { 0 };
+                let new = self.word(i + 397) ^ (joined >> 1) ^ twist;
+                if let Some(word) = self.words.get_mut(i) {
+                    *word = new;
+                }
+            }
+            self.at = 0;
+        }
+        let mut y = self.word(self.at);
+        self.at += 1;
+        y ^= y >> 11;
+        y ^= (y << 7) & 0x9D2C_5680;
+        y ^= (y << 15) & 0xEFC6_0000;
+        y ^ (y >> 18)
     }
 }
 
@@ -100,6 +169,18 @@ mod tests {
         assert_ne!(first, Shuffle::new(8).permutation(0, 100));
         assert_eq!(first, shuffle.permutation(0, 100));
         assert_eq!((shuffle.permutation(3, 0), shuffle.permutation(3, 1)), (vec![], vec![0]));
+    }
+
+    #[test]
+    fn permutations_like_pytorchs_are_pytorchs() {
+        assert_eq!(Shuffle::like_torch(0).permutation(0, 8), [4, 0, 7, 3, 2, 5, 1, 6]);
+        let order = Shuffle::like_torch(0).permutation(0, 12_512);
+        assert_eq!(order[..5], [364, 9520, 9535, 9861, 5667]);
+        assert_eq!(order, Shuffle::like_torch(-3_i64 as u64).permutation(3, 12_512), "seed and epoch are added");
+        let mut sorted = order;
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..12_512).collect::<Vec<_>>());
+        assert!(Shuffle::like_torch(1).permutation(0, 0).is_empty());
     }
 
     #[test]

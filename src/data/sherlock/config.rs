@@ -28,6 +28,11 @@ pub struct SherlockDataConfig {
     pub reconstruct: Reconstruct,
     /// One sample a TR and subject, or one a TR with the mean of all subjects.
     pub mode: Mode,
+    /// Whether every voxel is z-scored by its mean and deviation over the time that is trained on; `false` leaves the
+    /// scanner's units, as the original does.
+    pub normalize_fmri: bool,
+    /// At most so many TRs, the first ones; without it, all.
+    pub max_trs: Option<usize>,
     /// Part of the TRs, the first ones, that is trained on; the rest validates.
     pub train_fraction: f64,
     /// Threads that read ahead; 0 reads between the steps.
@@ -91,6 +96,8 @@ impl Default for SherlockDataConfig {
             hrf_alignment: HrfAlignment::Causal,
             reconstruct: Reconstruct::Stimulus,
             mode: Mode::PerSubject,
+            normalize_fmri: true,
+            max_trs: None,
             train_fraction: 0.8,
             num_workers: 4,
         }
@@ -112,6 +119,9 @@ impl SherlockDataConfig {
         if !(self.train_fraction > 0.0 && self.train_fraction < 1.0) {
             let found = self.train_fraction;
             faults.push(format!("train_fraction: expected a number above 0 and below 1, found {found}; 0.8 is usual"));
+        }
+        if self.max_trs.is_some_and(|n| n < 2) {
+            faults.push("max_trs: expected at least 2, one to train and one to validate on, found less");
         }
         if self.num_workers > 1024 {
             faults.push(format!("num_workers: expected at most 1024 threads, found {}", self.num_workers));
