@@ -103,11 +103,8 @@ fn the_encoder_reads_the_convolved_stimulus_and_the_decoder_is_compared_with_the
     let found = |stimulus: &perfrun::data::sherlock::Stimulus| f64::from(stimulus.text.to_f32().unwrap()[3]);
     approx::assert_abs_diff_eq!(found(&batch.input), text(0), epsilon = 1e-5);
     assert_eq!(found(&batch.target), f64::from(value(2, tr, 3)));
-    let original = SherlockDataConfig {
-        hrf_alignment: HrfAlignment::Centered,
-        reconstruct: Reconstruct::Input,
-        ..config
-    };
+    let original =
+        SherlockDataConfig { hrf_alignment: HrfAlignment::Centered, reconstruct: Reconstruct::Input, ..config };
     let batch = open(&original).part(Part::All).batch(&[tr]).unwrap();
     approx::assert_abs_diff_eq!(found(&batch.input), text(10), epsilon = 1e-5);
     assert!(batch.target.text.shares_with(&batch.input.text));

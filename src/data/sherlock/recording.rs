@@ -139,9 +139,8 @@ impl Recording {
 
 impl Files {
     fn open(config: &SherlockDataConfig, manifest: &Manifest, faults: &mut Faults) -> Files {
-        let mut open = |path: &PathBuf| {
-            MappedArray::open(config.data_dir.join(path)).map_err(|e| faults.absorb(e)).ok()
-        };
+        let mut open =
+            |path: &PathBuf| MappedArray::open(config.data_dir.join(path)).map_err(|e| faults.absorb(e)).ok();
         let stimuli = [&manifest.video, &manifest.audio, &manifest.text].map(&mut open);
         let is_chosen = |id: usize| match &config.subjects {
             Subjects::All(All::All) => true,
@@ -186,8 +185,7 @@ impl Files {
             return None;
         }
         let &[_, height, width, _] = video.shape() else { return None };
-        let sizes =
-            Sizes { height, width, mels: audio.row_len(), text: text.row_len(), voxels: first.row_len() };
+        let sizes = Sizes { height, width, mels: audio.row_len(), text: text.row_len(), voxels: first.row_len() };
         let Some(e) = expected else { return Some(sizes) };
         for (key, array, expected, found) in [
             ("video_height", video, e.height, sizes.height),
@@ -208,7 +206,8 @@ impl Files {
 
     /// The least number of TRs; 2 at least.
     fn common_trs(&self, config: &SherlockDataConfig, faults: &mut Faults) -> usize {
-        let arrays: Vec<&MappedArray> = self.stimuli.iter().flatten().chain(self.brains.iter().map(|(_, a)| a)).collect();
+        let arrays: Vec<&MappedArray> =
+            self.stimuli.iter().flatten().chain(self.brains.iter().map(|(_, a)| a)).collect();
         let (Some(least), Some(most)) =
             (arrays.iter().min_by_key(|a| a.rows()), arrays.iter().max_by_key(|a| a.rows()))
         else {

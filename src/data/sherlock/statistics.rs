@@ -156,7 +156,11 @@ mod tests {
     fn a_voxel_that_is_no_number_is_named_with_its_time() {
         let (_folder, array) = array(&[3, 2], &[0.0, 1.0, 2.0, f32::NAN, f32::INFINITY, 1.0]);
         let error = VoxelStatistics::of(&array, 3).unwrap_err().to_string();
-        assert!(error.ends_with("found 2 voxels with others, first NaN in voxel 1 at TR 1; leave such voxels out of the mask"));
+        assert!(
+            error.ends_with(
+                "found 2 voxels with others, first NaN in voxel 1 at TR 1; leave such voxels out of the mask"
+            )
+        );
         assert!(VoxelStatistics::of(&array, 1).is_ok());
     }
 }
