@@ -54,10 +54,10 @@ impl Linear {
     }
 }
 
-/// `x` in another number type; itself if it has that type.
+/// `x` in another number type; itself if it has that type. What the tape knows of a parameter in that type is not computed again.
 ///
 /// # Errors
 /// As [`Cast`].
 pub fn cast(tape: &mut Tape<'_>, x: Var, to: Dtype) -> Result<Var> {
-    if tape.spec(x)?.dtype() == to { Ok(x) } else { tape.apply(Cast { to }, [x]) }
+    if tape.spec(x)?.dtype() == to { Ok(x) } else { tape.apply_or_recall(Cast { to }, x) }
 }

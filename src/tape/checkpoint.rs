@@ -55,6 +55,9 @@ impl<'p> Tape<'p> {
         for n in segment.nodes.clone() {
             let node = &self.nodes[n];
             let (first, results, module) = (node.y, node.results, node.module);
+            if matches!(self.values[first].home, Home::Shadow(_)) {
+                continue;
+            }
             match &node.kind {
                 Kind::Op { op, .. } => {
                     let specs = specs_of(&self.values, &node.x)?;

@@ -46,6 +46,8 @@ enum Home {
     Given(Tensor),
     /// In the arena of parameters.
     Param(usize),
+    /// In the arena of what parameters are in a narrower type.
+    Shadow(usize),
     /// Freed.
     Gone,
 }
@@ -109,6 +111,8 @@ struct Node {
 pub struct Tape<'p> {
     exec: Exec,
     params: Option<&'p Arena>,
+    /// The parameters rounded to another type.
+    shadow: Option<&'p Arena>,
     /// The value of each parameter that has been read.
     param_vars: Vec<Option<Var>>,
     values: Vec<Value>,
@@ -126,6 +130,7 @@ impl<'p> Tape<'p> {
         Tape {
             exec: exec.clone(),
             params: None,
+            shadow: None,
             param_vars: Vec::new(),
             values: Vec::new(),
             nodes: Vec::new(),
@@ -143,6 +148,20 @@ impl<'p> Tape<'p> {
         tape.param_vars = vec![None; params.layout().specs().len()];
         tape.params = Some(params);
         tape
+    }
+
+    /// The same tape, with the parameters in another type beside them: [`apply_or_recall`](Tape::apply_or_recall) takes what is
+    /// there instead of computing it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `shadow` has the shapes of the parameters.
+    pub fn with_shadow(mut self, shadow: &'p Arena) -> Result<Tape<'p>> {
+        let shapes = |arena: &Arena| arena.layout().specs().iter().map(|s| s.shape().to_vec()).collect::<Vec<_>>();
+        if self.params.map(shapes) != Some(shapes(shadow)) {
+            return Err(Error::argument("tape: the shadow is not of these parameters"));
+        }
+        self.shadow = Some(shadow);
+        Ok(self)
     }
 
     /// The same tape without recording: no gradient can be asked for, and nothing is kept for one.
@@ -224,6 +243,28 @@ impl<'p> Tape<'p> {
         self.record(Box::new(op), &x)
     }
 
+    /// Runs `op`, which rounds a value to another type, unless `x` is a parameter and its [shadow](Tape::with_shadow) holds the
+    /// result already. Then only its gradient costs something.
+    ///
+    /// # Errors
+    /// As [`Tape::apply`].
+    pub fn apply_or_recall(&mut self, op: impl Differentiable + Arity<1>, x: Var) -> Result<Var> {
+        let result = op.infer(&[self.spec(x)?])?.y;
+        let i = if let Home::Param(i) = self.value_of(x)?.home { i } else { return self.apply(op, [x]) };
+        let held = self.shadow.and_then(|s| s.layout().specs().get(i));
+        let (Some(held), [result]) = (held, &result[..]) else { return self.apply(op, [x]) };
+        if held != result {
+            return self.apply(op, [x]);
+        }
+        let y = self.push_value(held.clone(), Home::Shadow(i), self.records)?;
+        if self.records {
+            let kind = Kind::Op { op: Box::new(op), saved: Vec::new() };
+            let wanted = Mask::of([0]);
+            self.nodes.push(Node { kind, x: vec![x], y: y.0 as usize, results: 1, wanted, module: self.module });
+        }
+        Ok(y)
+    }
+
     /// Runs an operator that takes any number of inputs.
     ///
     /// # Errors
@@ -252,8 +293,8 @@ impl<'p> Tape<'p> {
     pub fn reshape(&mut self, x: Var, shape: impl Into<Box<[usize]>>) -> Result<Var> {
         let tensor = match &self.value_of(x)?.home {
             Home::Computed(t) | Home::Given(t) => t.reshape(shape)?,
-            Home::Param(i) => {
-                let view = self.params.and_then(|p| p.view(*i)).ok_or_else(|| gone(x))?;
+            Home::Param(_) | Home::Shadow(_) => {
+                let view = self.value(x)?;
                 let spec = view.reshape(shape)?.spec().clone();
                 // The arena is borrowed, not shared, so a parameter's reshape is a copy.
                 self.exec.copy(&view.reshape(spec.shape())?)?
@@ -287,6 +328,7 @@ impl<'p> Tape<'p> {
         match &self.value_of(x)?.home {
             Home::Computed(t) | Home::Given(t) => Ok(t.view()),
             Home::Param(i) => self.params.and_then(|p| p.view(*i)).ok_or_else(|| gone(x)),
+            Home::Shadow(i) => self.shadow.and_then(|s| s.view(*i)).ok_or_else(|| gone(x)),
             Home::Gone => Err(gone(x)),
         }
     }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::cost::Cost;
+use crate::ops::cast::Cast;
 use crate::ops::layer_norm::LayerNorm;
+use crate::ops::operator::Operator;
 use crate::rng::Stream;
 use crate::tensor::Layout;
 
@@ -177,4 +179,53 @@ fn costs_are_listed_by_module() {
         assert!(forward.peak_bytes >= forward.live_bytes && forward.live_bytes >= 4 * 6 * 4, "{forward:?}");
     }
     assert!(profile.peak_bytes() >= profile.rows()[0].seen[0].peak_bytes);
+}
+
+/// Parameters in bf16 twice over, in a segment and outside of it: the gradients, and how often something was rounded.
+fn rounded(params: &Arena, shadow: Option<&Arena>) -> (Vec<f32>, u64, StepCost) {
+    let exec = Exec::cpu();
+    let mut tape = Tape::with_params(&exec, params);
+    if let Some(shadow) = shadow {
+        tape = tape.with_shadow(shadow).unwrap();
+    }
+    let x = tape.input(&random(&[4, 6], 1)).unwrap();
+    let body = |tape: &mut Tape<'_>, x: Var| {
+        let [g, b] = [Param(0), Param(1)].map(|p| {
+            let p = tape.param(p).unwrap();
+            let narrow = tape.apply_or_recall(Cast { to: Dtype::Bf16 }, p).unwrap();
+            tape.apply_or_recall(Cast { to: Dtype::F32 }, narrow).unwrap()
+        });
+        tape.apply(NORM, [x, g, b])
+    };
+    let x = tape.checkpoint(|tape| body(tape, x)).unwrap();
+    let x = body(&mut tape, x).unwrap();
+    let mut grads = Grads::new(&exec, params.layout()).unwrap();
+    tape.backward_from(vec![(x, random(&[4, 6], 2))], Some(&mut grads), &[]).unwrap();
+    let casts = tape.profile().rows().into_iter().filter(|r| r.op == "cast" && r.result.dtype() == Dtype::Bf16);
+    let calls = casts.map(|r| r.calls).sum();
+    (grads.settled().unwrap().flat().to_f32().unwrap(), calls, tape.cost())
+}
+
+#[test]
+fn what_a_shadow_holds_is_not_computed_and_changes_no_bit() {
+    let params = params();
+    let mut shadow = Arena::zeros(params.layout().beside(Dtype::Bf16).unwrap());
+    let cast = Cast { to: Dtype::Bf16 };
+    cast.forward(&Exec::cpu(), Forward { x: &[params.flat()], y: &mut [shadow.flat_mut()], saved: &mut [] }).unwrap();
+    let (want, casts, without) = rounded(&params, None);
+    let (got, recalled, with) = rounded(&params, Some(&shadow));
+    assert_eq!(got, want);
+    assert_eq!((casts, recalled), (4, 0));
+    assert_eq!(with.backward, without.backward, "gradients are widened either way");
+    // Four times twelve numbers of 4 and 2 bytes in all, and half of it again.
+    assert_eq!(without.forward.bytes - with.forward.bytes, 2 * 12 * 6);
+    assert_eq!(without.rerun.bytes - with.rerun.bytes, 12 * 6);
+}
+
+#[test]
+fn a_shadow_of_other_parameters_is_refused() {
+    let (exec, params) = (Exec::cpu(), params());
+    let other = Arena::zeros(Layout::new(Dtype::Bf16, [[6].into()] as [Box<[usize]>; 1]).unwrap());
+    assert!(Tape::with_params(&exec, &params).with_shadow(&other).is_err());
+    assert!(Tape::new(&exec).with_shadow(&other).is_err());
 }

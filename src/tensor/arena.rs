@@ -42,12 +42,15 @@ impl Layout {
         Ok(Layout { dtype, specs, offsets, len })
     }
 
-    /// The same tensors in another number type.
+    /// The same tensors in another number type, each at the same place in elements: what is a pass over one arena is a pass over
+    /// both. In a narrower type they start at fewer bytes.
     ///
     /// # Errors
-    /// As [`Layout::new`].
-    pub fn with_dtype(&self, dtype: Dtype) -> Result<Layout> {
-        Layout::new(dtype, self.specs.iter().map(|s| s.shape().into()))
+    /// [`Error::TooLarge`] if the sum of the sizes cannot be addressed.
+    pub fn beside(&self, dtype: Dtype) -> Result<Layout> {
+        let specs = self.specs.iter().map(|s| Spec::new(dtype, s.shape())).collect::<Result<_>>()?;
+        Spec::new(dtype, [self.len])?;
+        Ok(Layout { dtype, specs, offsets: self.offsets.clone(), len: self.len })
     }
 
     /// Number type of all tensors.
@@ -222,6 +225,14 @@ mod tests {
         assert_eq!(l.len(), 192);
         assert_eq!((l.range(0), l.range(1), l.range(2)), (Some(0..15), Some(64..65), Some(128..192)));
         assert_eq!(l.range(3), None);
+    }
+
+    #[test]
+    fn the_layout_beside_has_every_element_at_the_same_place() {
+        let (wide, narrow) = (layout(), layout().beside(Dtype::Bf16).unwrap());
+        assert_eq!((narrow.dtype(), narrow.len()), (Dtype::Bf16, wide.len()));
+        assert!((0..4).all(|i| narrow.range(i) == wide.range(i)));
+        assert_eq!(narrow.specs()[0], Spec::new(Dtype::Bf16, [3, 5]).unwrap());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod resume;
 pub mod run;
 pub mod scaling;
 pub mod schedule;
+mod shadow;
 pub mod stop;
 pub mod trainer;
 pub mod verify;

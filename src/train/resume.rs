@@ -9,7 +9,7 @@ use crate::error::{Error, Faults, Result};
 use crate::io::{StoredDtype, TensorView};
 use crate::models::Model;
 use crate::nn::Params;
-use crate::tensor::Arena;
+use crate::tensor::{Arena, Dtype};
 use crate::train::checkpoint::{Checkpoint, CheckpointStore, SaveRequest, Saved};
 use crate::train::loss_scale::LossScale;
 use crate::train::run::Position;
@@ -51,12 +51,22 @@ pub enum Resume {
 /// The names of AdamW's moments behind a parameter's name.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
+/// The same type in a file.
+fn stored(dtype: Dtype) -> StoredDtype {
+    match dtype {
+        Dtype::F32 => StoredDtype::F32,
+        Dtype::Bf16 => StoredDtype::Bf16,
+        Dtype::F16 => StoredDtype::F16,
+        Dtype::I32 => StoredDtype::I32,
+    }
+}
+
 fn tensors<'a>(arena: &'a Arena, names: &'a [String]) -> Result<Vec<TensorView<'a>>> {
     let mut out = Vec::with_capacity(names.len());
     for (i, name) in names.iter().enumerate() {
         let view = arena.view(i).ok_or_else(|| Error::argument(format!("{name}: no such tensor in the arena")))?;
         let shape = arena.layout().specs()[i].shape();
-        out.push(TensorView::new(name, StoredDtype::F32, shape, view.bytes()?)?);
+        out.push(TensorView::new(name, stored(arena.layout().dtype()), shape, view.bytes()?)?);
     }
     Ok(out)
 }
@@ -147,9 +157,10 @@ fn fill(arena: &mut Arena, file: &crate::io::safetensors::SafetensorsFile, names
             continue;
         };
         let spec = arena.layout().specs()[i].clone();
-        if tensor.dtype() != StoredDtype::F32 || tensor.shape() != spec.shape() {
+        if tensor.dtype() != stored(spec.dtype()) || tensor.shape() != spec.shape() {
             let (dtype, shape) = (tensor.dtype(), tensor.shape());
-            faults.push(format!("{}: {name}: expected {spec}, found {shape:?} {dtype:?}", at.display()));
+            let mend = if tensor.shape() == spec.shape() { "; set training.moments as it was" } else { "" };
+            faults.push(format!("{}: {name}: expected {spec}, found {shape:?} {dtype:?}{mend}", at.display()));
             continue;
         }
         if let Some(mut view) = arena.view_mut(i) {

@@ -328,8 +328,7 @@ where
 
     /// What the first save will take, from its bytes and a measured write to the same folder.
     fn expect_save(&mut self) -> Result<()> {
-        // Weights and two moments.
-        let bytes = 3 * 4 * self.trainer.model().params().count();
+        let bytes = 4 * self.trainer.model().params().count() + self.trainer.moments().bytes() as u64;
         let began = self.meter.now();
         let written = self.store.rehearse(bytes)?;
         let seconds = self.meter.now() - began;

@@ -8,14 +8,16 @@ use crate::cost::{Cost, Flops};
 use crate::error::{Error, Result};
 use crate::models::Model;
 use crate::nn::Pass;
-use crate::ops::adamw::{AdamW, Clock};
+use crate::ops::adamw::{AdamW, Clock, MomentStorage, Updated};
 use crate::ops::global_norm::{Found, GlobalNorm};
 use crate::ops::operator::{Mask, Operator};
+use crate::rng::Stream;
 use crate::tape::{Grads, Profile, StepCost, Tape};
-use crate::tensor::{Arena, Dtype, Tensor};
-use crate::train::config::{Precision, TrainingConfig};
+use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View};
+use crate::train::config::{MomentPrecision, Precision, TrainingConfig};
 use crate::train::loss_scale::LossScale;
 use crate::train::profile::{self, StepProfile, Watch};
+use crate::train::shadow::Shadow;
 
 /// Trains one model on one device.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub struct Trainer<M> {
     exec: Exec,
     grads: Grads,
     moments: Moments,
+    /// The parameters in `compute`, unless that is their own type.
+    shadow: Option<Shadow>,
     update: UpdateRule,
     compute: Dtype,
     seed: u64,
@@ -33,13 +37,25 @@ pub struct Trainer<M> {
     loss_scale: LossScale,
 }
 
-/// First and second moments of AdamW, in the layout of the parameters.
+/// First and second moments of AdamW, in the layout of the parameters, in f32 or what the configuration asks for.
 #[derive(Debug)]
 pub struct Moments {
     /// Running mean of the gradients.
     pub exp_avg: Arena,
     /// Running mean of their squares.
     pub exp_avg_sq: Arena,
+}
+
+impl Moments {
+    fn new(exec: &Exec, layout: &Layout, rule: &UpdateRule) -> Result<Moments> {
+        let layout = layout.beside(rule.moments.dtype())?;
+        Ok(Moments { exp_avg: exec.arena(layout.clone())?, exp_avg_sq: exec.arena(layout)? })
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.exp_avg.bytes() + self.exp_avg_sq.bytes()
+    }
 }
 
 /// How far a trainer is: with the parameters and moments, all that a step depends on.
@@ -59,6 +75,8 @@ struct UpdateRule {
     eps: f64,
     weight_decay: f64,
     max_norm: Option<f64>,
+    moments: MomentStorage,
+    shadow: Option<Dtype>,
 }
 
 /// What one step did.
@@ -92,15 +110,17 @@ impl<M: Model> Trainer<M> {
     pub fn new(model: M, exec: &Exec, config: &TrainingConfig) -> Result<Trainer<M>> {
         let layout = model.params().arena().layout().clone();
         let grads = Grads::new(exec, &layout)?;
-        let moments = Moments { exp_avg: exec.arena(layout.clone())?, exp_avg_sq: exec.arena(layout)? };
-        let update = UpdateRule::of(config);
+        let (update, compute) = (UpdateRule::of(config), compute_dtype(config.precision));
+        let moments = Moments::new(exec, &layout, &update)?;
+        let shadow = Shadow::new(exec, &layout, compute)?;
         Ok(Trainer {
             model,
             exec: exec.clone(),
             grads,
             moments,
+            shadow,
             update,
-            compute: compute_dtype(config.precision),
+            compute,
             seed: config.seed,
             progress: Progress::default(),
             clock: None,
@@ -115,6 +135,7 @@ impl<M: Model> Trainer<M> {
 
     /// The model and the moments, to be overwritten when a run is resumed.
     pub fn state_mut(&mut self) -> (&mut M, &mut Moments) {
+        self.shadow.iter_mut().for_each(Shadow::forget);
         (&mut self.model, &mut self.moments)
     }
 
@@ -234,12 +255,14 @@ impl<M: Model> Trainer<M> {
         watch: &mut Option<Watch>,
     ) -> Result<(Vec<Tensor>, StepCost)> {
         let (mut losses, mut cost) = (Vec::with_capacity(micro_batches.len()), StepCost::default());
+        let params = self.model.params().arena();
+        let shadow = self.shadow.as_mut().map(|s| s.of(&self.exec, params)).transpose()?;
+        let on = On { model: &self.model, exec: &self.exec, shadow };
         for (i, batch) in micro_batches.iter().enumerate() {
             let pass =
                 Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
             let share = (scale / micro_batches.len() as f64) as f32;
-            let (loss, profile) =
-                pass_of(&self.model, &self.exec, batch, &pass, share, &mut self.grads, watch.is_some())?;
+            let (loss, profile) = on.pass(batch, &pass, share, &mut self.grads, watch.is_some())?;
             losses.push(loss);
             cost += profile.total();
             if let Some(watch) = watch {
@@ -257,14 +280,18 @@ impl<M: Model> Trainer<M> {
         clock.set_rate(lr)?;
         // The learning rate, the step and the factor are those of the clock and of what was found.
         let op = self.update.step(lr);
-        let (param, grads) = (self.model.params_mut().arena_mut().flat_mut(), self.grads.settled()?);
-        let (m, v) = (&mut self.moments.exp_avg, &mut self.moments.exp_avg_sq);
-        op.update_by(&self.exec, param, grads.flat(), m.flat_mut(), v.flat_mut(), found, clock)
+        let to = Updated {
+            param: self.model.params_mut().arena_mut().flat_mut(),
+            m: self.moments.exp_avg.flat_mut(),
+            v: self.moments.exp_avg_sq.flat_mut(),
+            shadow: self.shadow.as_mut().map(Shadow::flat_mut),
+        };
+        op.update_by(&self.exec, self.grads.settled()?.flat(), to, found, clock)
     }
 
     /// Names the parameters whose gradients are not finite.
     fn not_finite(&self, step: u64) -> Error {
-        let bad = |name: &str, view: Option<crate::tensor::View<'_>>| {
+        let bad = |name: &str, view: Option<View<'_>>| {
             let v = view.and_then(|v| v.to_f32().ok())?;
             let at = v.iter().position(|x| !x.is_finite())?;
             Some(format!("{name}[{at}] = {}", v[at]))
@@ -294,26 +321,37 @@ impl UpdateRule {
             eps: config.eps,
             weight_decay: config.weight_decay,
             max_norm: (config.gradient_clipping > 0.0).then_some(config.gradient_clipping),
+            moments: match config.moments {
+                MomentPrecision::Fp32 => MomentStorage::F32,
+                // Which random numbers: no layer's, whose streams are under the seed itself.
+                MomentPrecision::Bf16Stochastic => {
+                    MomentStorage::Bf16Stochastic { seed: Stream::of(config.seed, &[0xada3]).id }
+                }
+            },
+            shadow: Some(compute_dtype(config.precision)).filter(|d| *d != Dtype::F32),
         }
     }
 
     /// The update at this learning rate.
     fn step(&self, lr: f64) -> AdamW {
-        let UpdateRule { betas, eps, weight_decay, .. } = *self;
-        AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed: Arc::new([]) }
+        let UpdateRule { betas, eps, weight_decay, moments, shadow, .. } = *self;
+        let undecayed = Arc::new([]);
+        AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed, moments, shadow }
     }
 }
 
 /// Cost of norm and update of all parameters: padding of their arena is not counted, it is nobody's.
 fn update_cost<M: Model>(rule: &UpdateRule, model: &M) -> [Cost; 2] {
     let n: usize = model.params().arena().layout().specs().iter().map(|s| s.len()).sum();
-    let Ok(flat) = crate::tensor::Spec::f32([n]) else { return [Cost::ZERO; 2] };
+    let Ok(flat) = Spec::f32([n]) else { return [Cost::ZERO; 2] };
     let norm = GlobalNorm { loss_scale: 1.0, max_norm: rule.max_norm };
     let measure: Flops = norm.flops(&[&flat], Mask::NONE).forward;
-    let update: Flops = rule.step(0.0).flops(&[&flat, &flat, &flat, &flat], Mask::NONE).forward;
-    // The norm reads the gradients; the update reads four and writes three.
-    let bytes = flat.bytes() as u128;
-    [Cost { flops: measure, bytes }, Cost { flops: update, bytes: 7 * bytes }]
+    let moment = flat.with_dtype(rule.moments.dtype());
+    let update: Flops = rule.step(0.0).flops(&[&flat, &flat, &moment, &moment], Mask::NONE).forward;
+    // The norm reads the gradients; the update reads them, and reads and writes all else but the shadow, which it writes.
+    let bytes = |dtype: Dtype| flat.with_dtype(dtype).bytes() as u128;
+    let moved = 3 * bytes(Dtype::F32) + 4 * bytes(moment.dtype()) + rule.shadow.map_or(0, bytes);
+    [Cost { flops: measure, bytes: bytes(Dtype::F32) }, Cost { flops: update, bytes: moved }]
 }
 
 /// The mean over micro-batches.
@@ -332,23 +370,34 @@ fn mean_loss(step: u64, losses: &[Tensor]) -> Result<f64> {
     Ok(sum / losses.len() as f64)
 }
 
-/// Forward and backward of one micro-batch; its loss, which is not waited for, and what ran.
-fn pass_of<M: Model>(
-    model: &M,
-    exec: &Exec,
-    batch: &M::Batch,
-    pass: &Pass,
-    seed: f32,
-    grads: &mut Grads,
-    is_watched: bool,
-) -> Result<(Tensor, Profile)> {
-    let mut tape = Tape::with_params(exec, model.params().arena());
-    if is_watched {
-        tape = tape.watched()?;
+/// What a pass runs with.
+struct On<'a, M> {
+    model: &'a M,
+    exec: &'a Exec,
+    shadow: Option<&'a Arena>,
+}
+
+impl<M: Model> On<'_, M> {
+    /// Forward and backward of one micro-batch; its loss, which is not waited for, and what ran.
+    fn pass(
+        &self,
+        batch: &M::Batch,
+        pass: &Pass,
+        seed: f32,
+        grads: &mut Grads,
+        is_watched: bool,
+    ) -> Result<(Tensor, Profile)> {
+        let mut tape = Tape::with_params(self.exec, self.model.params().arena());
+        if let Some(shadow) = self.shadow {
+            tape = tape.with_shadow(shadow)?;
+        }
+        if is_watched {
+            tape = tape.watched()?;
+        }
+        let loss = self.model.loss(&mut tape, batch, pass)?;
+        tape.backward(loss, seed, grads)?;
+        Ok((tape.tensor(loss)?, tape.into_profile()))
     }
-    let loss = model.loss(&mut tape, batch, pass)?;
-    tape.backward(loss, seed, grads)?;
-    Ok((tape.tensor(loss)?, tape.into_profile()))
 }
 
 /// What one training step costs and needs, without numbers.
@@ -387,14 +436,17 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
     }
     let layout = model.params().arena().layout().clone();
     let mut grads = Grads::new(exec, &layout)?;
-    let _moments = Moments { exp_avg: exec.arena(layout.clone())?, exp_avg_sq: exec.arena(layout)? };
-    let pass = Pass { train: true, compute: compute_dtype(config.precision), seed: config.seed, number: 0 };
-    let (_, profile) = pass_of(model, exec, batch, &pass, 1.0, &mut grads, true)?;
+    let (rule, compute) = (UpdateRule::of(config), compute_dtype(config.precision));
+    let _moments = Moments::new(exec, &layout, &rule)?;
+    let mut shadow = Shadow::new(exec, &layout, compute)?;
+    let pass = Pass { train: true, compute, seed: config.seed, number: 0 };
+    let shadow = shadow.as_mut().map(|s| s.of(exec, model.params().arena())).transpose()?;
+    let (_, profile) = On { model, exec, shadow }.pass(batch, &pass, 1.0, &mut grads, true)?;
     let cost = profile.total();
     let mut watch = Watch::start(exec)?;
     let peak_bytes = profile.peak_bytes().max(exec.memory().peak);
     watch.pass(profile);
-    let update = update_cost(&UpdateRule::of(config), model);
+    let update = update_cost(&rule, model);
     let profile = watch.finish(model, exec, 0, update)?;
     let parameters = model.params().count();
     Ok(StepPlan { parameters, cost, profile, update: update.into_iter().sum(), peak_bytes })

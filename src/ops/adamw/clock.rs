@@ -1,21 +1,20 @@
 //! A step whose learning rate, number and gradient factor lie on the device: nobody waits between the norm and the update, and what was
 //! launched once can be launched again.
 
-use super::{AdamW, SOURCE};
+use super::{AdamW, SOURCE, Updated};
 use crate::backend::Exec;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel};
 use crate::error::{Error, Result};
 use crate::ops::global_norm::{Found, elsewhere};
-use crate::ops::operator::Operator;
-use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View, ViewMut};
+use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View};
 
 static READY: Kernel = Kernel::new(SOURCE, "adamw_fwd_ready");
 /// Threads of the block in which one works.
 const THREADS: u32 = 64;
-/// Numbers that the device makes for a step: eight factors, and whether it is skipped.
-const READY_NUMBERS: usize = 9;
+/// Numbers that the device makes for a step: eight factors, whether it is skipped, and which it is, in two halves.
+const READY_NUMBERS: usize = 11;
 
 /// The learning rate of the next step and how many updates were done, where the updates run.
 #[derive(Debug)]
@@ -85,32 +84,29 @@ impl AdamW {
     ///
     /// # Errors
     /// As [`update`](AdamW::update); [`Error::Argument`] if `found` or `clock` are of another device.
-    #[allow(clippy::too_many_arguments, reason = "an update has as many operands")]
     pub fn update_by(
         &self,
         exec: &Exec,
-        param: ViewMut<'_>,
         grad: View<'_>,
-        m: ViewMut<'_>,
-        v: ViewMut<'_>,
+        to: Updated<'_>,
         found: &Found,
         clock: &mut Clock,
     ) -> Result<()> {
         let now = AdamW { lr: clock.lr, step: 1, gradient_factor: 1.0, ..self.clone() };
-        now.infer(&[param.spec(), grad.spec(), m.spec(), v.spec()])?;
+        now.check_operands(&grad, &to)?;
         match (found.here_or_there(), exec.gpu(), &mut clock.there) {
             (Ok(measured), None, None) => {
                 if !measured.finite {
                     return Ok(());
                 }
                 let step = clock.updates.saturating_add(1);
-                AdamW { step, gradient_factor: measured.factor, ..now }.update(exec, param, grad, m, v)?;
+                AdamW { step, gradient_factor: measured.factor, ..now }.update(exec, grad, to)?;
                 clock.updates = step;
                 Ok(())
             }
             (Err(Some(found)), Some(gpu), Some(there)) => {
                 let ready = now.ready(gpu, &found, there)?;
-                now.launch(exec, gpu, [&param, &m, &v], [&param, &m, &v], &grad, Some(&ready))
+                now.launch(exec, gpu, &to.all(), [&to.param, &to.m, &to.v], &grad, Some(&ready))
             }
             _ => Err(elsewhere()),
         }
@@ -139,13 +135,14 @@ impl AdamW {
 mod tests {
     use super::*;
     use crate::backend::Device;
+    use crate::ops::adamw::{MomentStorage, cases};
     use crate::ops::global_norm::GlobalNorm;
-    use std::sync::Arc;
 
     fn op() -> AdamW {
         let betas = [0.9, 0.999];
-        let undecayed = Arc::new([]);
-        AdamW { lr: f64::NAN, betas, eps: 1e-8, weight_decay: 0.01, step: 0, gradient_factor: f64::NAN, undecayed }
+        let (lr, gradient_factor) = (f64::NAN, f64::NAN);
+        let moments = MomentStorage::Bf16Stochastic { seed: 3 };
+        AdamW { lr, betas, eps: 1e-8, weight_decay: 0.01, step: 0, gradient_factor, moments, ..cases::op(1) }
     }
 
     /// Parameters and moments after a step for each of the gradients, and what was counted; `by` steps as the trainer does.
@@ -153,24 +150,26 @@ mod tests {
         let n = gradients[0].len();
         let start: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
         let put = |x: &[f32]| exec.import(&Tensor::from_f32([n], x).unwrap()).unwrap();
-        let mut state = [put(&start), put(&vec![0.0; n]), put(&vec![0.0; n])];
+        let zeros = || exec.import(&Tensor::zeros(Spec::new(Dtype::Bf16, [n]).unwrap())).unwrap();
+        let mut state = [put(&start), zeros(), zeros()];
         let (mut clock, mut updates) = (Clock::new(exec, 0).unwrap(), 0);
         let norm = GlobalNorm { loss_scale: 2.0, max_norm: Some(1.0) };
         for (i, g) in gradients.iter().enumerate() {
             let (g, lr) = (put(g), 0.1 / (i + 1) as f64);
             let [p, m, v] = &mut state;
-            let [p, m, v] = [p, m, v].map(|t| t.view_mut().unwrap());
+            let [param, m, v] = [p, m, v].map(|t| t.view_mut().unwrap());
+            let to = Updated { param, m, v, shadow: None };
             if by {
                 clock.set_rate(lr).unwrap();
                 let found = norm.find(exec, &g.view()).unwrap();
-                op().update_by(exec, p, g.view(), m, v, &found, &mut clock).unwrap();
+                op().update_by(exec, g.view(), to, &found, &mut clock).unwrap();
                 continue;
             }
             let measured = norm.measure(exec, &g.view()).unwrap();
             if measured.finite {
                 updates += 1;
                 let now = AdamW { lr, step: updates, gradient_factor: measured.factor, ..op() };
-                now.update(exec, p, g.view(), m, v).unwrap();
+                now.update(exec, g.view(), to).unwrap();
             }
         }
         let bits = |t: &Tensor| t.to_f32().unwrap().iter().map(|x| x.to_bits()).collect();

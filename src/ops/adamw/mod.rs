@@ -1,6 +1,8 @@
 //! `adamw`: one step of Adam with decoupled weight decay over a flat arena.
 
+mod cases;
 mod clock;
+mod cpu;
 
 pub use clock::Clock;
 
@@ -8,15 +10,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::Exec;
-use crate::backend::cpu::threads::{Rows, RowsMut, rows};
-use crate::backend::cpu::vector::{self, Adamw};
+use crate::backend::cpu::vector::Adamw;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand, Unit};
 use crate::backend::gpu::{FLAT_THREADS, Gpu};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
-use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
+use crate::ops::contract::Room;
 use crate::ops::launch;
 use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
 use crate::scalar::Scalar;
@@ -35,7 +36,8 @@ use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype};
 /// leaves its inputs alone and has no gradient.
 ///
 /// # Shapes
-/// `param`, `grad`, `m`, `v`, all of one shape → new `param`, `m`, `v`. All are f32, only `grad` may be narrower.
+/// `param`, `grad`, `m`, `v`, all of one shape → new `param`, `m`, `v`, and `param` in 16 bits where a `shadow` is asked for.
+/// All are f32; `grad` may be narrower, and the moments are in what [`moments`](AdamW::moments) says.
 ///
 /// # Units
 /// `lr` has the unit of `param`, `eps` that of `grad`; `weight_decay` is in 1/`lr`.
@@ -44,12 +46,13 @@ use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype};
 /// With n numbers, k of them decayed: `13n + k` vector, `n` special.
 ///
 /// # Errors
-/// [`Error::Shape`] unless all shapes are equal; [`Error::Dtype`] unless f32 (`grad`: f32, bf16 or f16);
-/// [`Error::Argument`] unless `lr` and `weight_decay` are finite and not negative, both betas in [0, 1), `eps` positive and
+/// [`Error::Shape`] unless all shapes are equal; [`Error::Dtype`] unless f32 (`grad`: f32, bf16 or f16; the moments: as asked for;
+/// `shadow`: bf16 or f16); [`Error::Argument`] unless `lr` and `weight_decay` are finite and not negative, both betas in [0, 1), `eps` positive and
 /// finite, `gradient_factor` finite, `step` 1 or more, and `undecayed` ascending, apart and inside.
 ///
 /// # Source
-/// Loshchilov, Hutter 2019, algorithm 2; order of operations as PyTorch's `torch.optim.AdamW`.
+/// Loshchilov, Hutter 2019, algorithm 2; order of operations as PyTorch's `torch.optim.AdamW`; rounding of moments as Gupta et
+/// al. 2015, section 3.1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
@@ -66,6 +69,56 @@ pub struct AdamW {
     pub gradient_factor: f64,
     /// Elements that do not decay (biases, norms), ascending.
     pub undecayed: Arc<[Range<usize>]>,
+    /// What the moments are kept in.
+    pub moments: MomentStorage,
+    /// In which 16-bit type the new parameters are written once more, for those who compute with them.
+    pub shadow: Option<Dtype>,
+}
+
+/// What moments are kept in between two steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MomentStorage {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// In half of the memory. Each is rounded up with the probability of what is cut off, so that changes that are smaller than
+    /// the last place (of the second moment all of them are) happen on the average. The numbers of a step are those of the Philox
+    /// stream of its number: the same wherever and whenever it runs.
+    Bf16Stochastic {
+        /// Key of the random numbers.
+        seed: u64,
+    },
+}
+
+impl MomentStorage {
+    /// Number type of both moments.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            MomentStorage::F32 => Dtype::F32,
+            MomentStorage::Bf16Stochastic { .. } => Dtype::Bf16,
+        }
+    }
+}
+
+/// What a step updates, in place.
+#[derive(Debug)]
+pub struct Updated<'a> {
+    /// The parameters.
+    pub param: ViewMut<'a>,
+    /// Mean of the gradients.
+    pub m: ViewMut<'a>,
+    /// Mean of their squares.
+    pub v: ViewMut<'a>,
+    /// The parameters in 16 bits: written only.
+    pub shadow: Option<ViewMut<'a>>,
+}
+
+impl Updated<'_> {
+    /// What is written, in the order of the results.
+    fn all(&self) -> Vec<&dyn Operand> {
+        let three: [&dyn Operand; 3] = [&self.param, &self.m, &self.v];
+        three.into_iter().chain(self.shadow.as_ref().map(|s| s as &dyn Operand)).collect()
+    }
 }
 
 /// The factors of one step, for the plain text; [`Adamw`] has them for the CPU.
@@ -87,15 +140,11 @@ struct Rates<S> {
 
 const SOURCE: Source = crate::source!("adamw/adamw.cu");
 static FWD: Kernel = Kernel::new(SOURCE, "adamw_fwd");
+static FWD_STOCHASTIC: Kernel = Kernel::new(SOURCE, "adamw_fwd_stochastic");
 /// Numbers of a block: two packs of four a thread.
 const COVERED: usize = FLAT_THREADS as usize * 8;
-
-/// Gradients of a narrow type that are widened at a time.
-const BLOCK: usize = 1024;
 /// Words of 32 bits that a range has on a device.
 const EDGES: usize = 4;
-/// Work of one element as [`threads`](crate::backend::cpu::threads) counts it: seven passes over memory.
-const WORK: usize = 28;
 
 impl AdamW {
     fn rates<S: Scalar>(&self) -> Rates<S> {
@@ -163,40 +212,27 @@ impl AdamW {
         Ok(())
     }
 
-    /// The step in place: `param`, `m` and `v` are read and written, `grad` is read.
+    /// The step in place: all but the shadow of `to` is read and written, `grad` is read.
     ///
     /// # Errors
-    /// As the operator's; [`Error::Argument`] for planned operands.
-    pub fn update(
-        &self,
-        exec: &Exec,
-        mut param: ViewMut<'_>,
-        grad: View<'_>,
-        mut m: ViewMut<'_>,
-        mut v: ViewMut<'_>,
-    ) -> Result<()> {
-        self.infer(&[param.spec(), grad.spec(), m.spec(), v.spec()])?;
+    /// As the operator's; [`Error::Argument`] for planned operands, and for a shadow that the operator does not ask for.
+    pub fn update(&self, exec: &Exec, grad: View<'_>, to: Updated<'_>) -> Result<()> {
+        self.check_operands(&grad, &to)?;
         if exec.is_plan() {
             return Ok(());
         }
-        if let Some(gpu) = exec.gpu() {
-            let new = [&param, &m, &v];
-            return self.launch(exec, gpu, new, [&param, &m, &v], &grad, None);
+        let Some(gpu) = exec.gpu() else { return self.update_here(exec, &grad, to) };
+        self.launch(exec, gpu, &to.all(), [&to.param, &to.m, &to.v], &grad, None)
+    }
+
+    fn check_operands(&self, grad: &View<'_>, to: &Updated<'_>) -> Result<()> {
+        let out = self.infer(&[to.param.spec(), grad.spec(), to.m.spec(), to.v.spec()])?;
+        let (want, found) = (out.y.get(3), to.shadow.as_ref().map(ViewMut::spec));
+        if want == found {
+            return Ok(());
         }
-        let (param, m, v) = (param.f32()?, m.f32()?, v.f32()?);
-        match grad.spec().dtype() {
-            Dtype::F32 => self.step_all(param, grad.f32()?, m, v, |_, g| g),
-            Dtype::Bf16 => self.step_all(param, grad.bf16()?, m, v, |to, g| {
-                vector::widen_bf16(g, to);
-                to
-            }),
-            Dtype::F16 => self.step_all(param, grad.f16()?, m, v, |to, g| {
-                vector::widen_f16(g, to);
-                to
-            }),
-            Dtype::I32 => return Err(Error::dtype("adamw: grad: expected a floating-point type, found i32")),
-        }
-        Ok(())
+        let word = |spec: Option<&Spec>| spec.map_or_else(|| "none".to_owned(), Spec::to_string);
+        Err(Error::argument(format!("adamw: shadow: expected {}, found {}", word(want), word(found))))
     }
 
     /// One launch over the arena, in place or not; with `ready` the numbers of the step are those that the device has made.
@@ -204,24 +240,37 @@ impl AdamW {
         &self,
         exec: &Exec,
         gpu: &Gpu,
-        [param, m, v]: [&ViewMut<'_>; 3],
+        new: &[&dyn Operand],
         old: [&dyn Operand; 3],
         grad: &View<'_>,
         ready: Option<&Tensor>,
     ) -> Result<()> {
-        let n = param.spec().len();
+        let (new, shadow) = new.split_at(new.len().min(3));
+        let shadow = |dtype: Dtype| {
+            let found = shadow.iter().find(|s| s.spec().dtype() == dtype);
+            found.map_or(Arg::Null, |s| Arg::Out(*s))
+        };
+        let n = grad.spec().len();
         let spared = self.spared()?.map(|edges| exec.import(&edges)).transpose()?;
         let ranges = spared.as_ref().map_or(0, |edges| edges.spec().len() / EDGES);
         let launch = Launch::linear(launch::blocks("adamw", "elements", n.div_ceil(COVERED))?, FLAT_THREADS);
         let Adamw { scale, keep, follow, beta2, take, rate, root, eps } = self.factors();
-        let mut args = vec![Arg::Out(param), Arg::Out(m), Arg::Out(v)];
+        let mut args: Vec<Arg<'_>> = new.iter().map(|new| Arg::Out(*new)).collect();
+        args.extend([shadow(Dtype::F16), shadow(Dtype::Bf16)]);
         args.extend(old.into_iter().chain([grad as &dyn Operand]).map(Arg::In));
         args.push(launch::length("adamw", "elements", n)?);
         args.push(spared.as_ref().map_or(Arg::Null, Arg::Scratch));
         args.push(Arg::I32(launch::short("adamw", "undecayed", ranges)?));
         args.push(ready.map_or(Arg::Null, Arg::Scratch));
         args.extend([scale, keep, follow, beta2, take, rate, root, eps].map(Arg::F32));
-        FWD.launch(gpu, grad.spec().dtype(), launch, &mut args)
+        let kernel = match self.moments {
+            MomentStorage::F32 => &FWD,
+            MomentStorage::Bf16Stochastic { seed } => {
+                args.extend([seed, self.step].map(|n| Arg::I64(n.cast_signed())));
+                &FWD_STOCHASTIC
+            }
+        };
+        kernel.launch(gpu, grad.spec().dtype(), launch, &mut args)
     }
 
     /// The ranges that do not decay, first and last place in 64 bits each; `None` if there is nothing to tell apart.
@@ -240,32 +289,6 @@ impl AdamW {
         let [b1, b2] = self.betas;
         Adamw::new(self.step, self.lr, (b1, b2), self.eps, self.weight_decay, self.gradient_factor)
     }
-
-    /// All elements; `read` gives gradients in f32, in the room that it is lent if need be.
-    fn step_all<G: Sync>(
-        &self,
-        param: &mut [f32],
-        grad: &[G],
-        m: &mut [f32],
-        v: &mut [f32],
-        read: impl for<'a> Fn(&'a mut [f32], &'a [G]) -> &'a [f32] + Sync,
-    ) {
-        let decayed = self.factors();
-        let undecayed = Adamw { keep: 1.0, ..decayed };
-        let n = param.len();
-        let parts = (RowsMut::new(param, 1), Rows::new(grad, 1), RowsMut::new(m, 1), RowsMut::new(v, 1));
-        rows(n, WORK, parts, |first, (p, g, m, v)| {
-            let mut room = [0.0; BLOCK];
-            for (at, decays) in self.stretches(first..first + p.data.len()) {
-                let how = if decays { &decayed } else { &undecayed };
-                for start in at.clone().step_by(BLOCK) {
-                    let at = start - first..at.end.min(start + BLOCK) - first;
-                    let g = read(&mut room[..at.len()], &g.data[at.clone()]);
-                    vector::adamw(how, &mut p.data[at.clone()], g, &mut m.data[at.clone()], &mut v.data[at]);
-                }
-            }
-        });
-    }
 }
 
 impl Arity<4> for AdamW {}
@@ -278,8 +301,9 @@ impl Operator for AdamW {
     fn infer(&self, x: &[&Spec]) -> Result<Outputs> {
         let [param, grad, m, v] = expect_inputs("adamw", x)?;
         expect_dtype("adamw", "grad", grad, &Dtype::FLOATS)?;
-        for (name, s) in [("param", param), ("m", m), ("v", v)] {
-            expect_dtype("adamw", name, s, &[Dtype::F32])?;
+        expect_dtype("adamw", "param", param, &[Dtype::F32])?;
+        for (name, s) in [("m", m), ("v", v)] {
+            expect_dtype("adamw", name, s, &[self.moments.dtype()])?;
         }
         for (name, s) in [("grad", grad), ("m", m), ("v", v)] {
             if s.shape() != param.shape() {
@@ -291,7 +315,13 @@ impl Operator for AdamW {
             }
         }
         self.check(param.len())?;
-        Ok(Outputs { y: vec![(*param).clone(), (*m).clone(), (*v).clone()], saved: Vec::new() })
+        let mut y = vec![(*param).clone(), (*m).clone(), (*v).clone()];
+        if let Some(dtype) = self.shadow {
+            let shadow = param.with_dtype(dtype);
+            expect_dtype("adamw", "shadow", &shadow, &[Dtype::Bf16, Dtype::F16])?;
+            y.push(shadow);
+        }
+        Ok(Outputs { y, saved: Vec::new() })
     }
 
     fn flops(&self, x: &[&Spec], _: Mask) -> OpFlops {
@@ -303,20 +333,27 @@ impl Operator for AdamW {
 
     /// On a device from inputs to results; on the CPU copies, then updates the copies.
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
-        let ([param, grad, m, v], [p_out, m_out, v_out]) = (io.x, io.y) else { return Ok(()) };
+        let ([param, grad, m, v], [p_out, m_out, v_out, shadow @ ..]) = (io.x, io.y) else { return Ok(()) };
+        let to = Updated {
+            param: p_out.reborrow(),
+            m: m_out.reborrow(),
+            v: v_out.reborrow(),
+            shadow: shadow.first_mut().map(ViewMut::reborrow),
+        };
         if let Some(gpu) = exec.gpu() {
-            return self.launch(exec, gpu, [p_out, m_out, v_out], [param, m, v], grad, None);
+            return self.launch(exec, gpu, &to.all(), [param, m, v], grad, None);
         }
-        for (to, from) in [(&mut *p_out, param), (&mut *m_out, m), (&mut *v_out, v)] {
+        let Updated { param: mut p, m: mut first, v: mut second, shadow } = to;
+        for (to, from) in [(&mut p, param), (&mut first, m), (&mut second, v)] {
             to.copy_from(from)?;
         }
-        self.update(exec, p_out.reborrow(), grad.clone(), m_out.reborrow(), v_out.reborrow())
+        self.update(exec, grad.clone(), Updated { param: p, m: first, v: second, shadow })
     }
 }
 
 impl Reference for AdamW {
     fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
-        let ([param, grad, m, v], [p_out, m_out, v_out]) = (io.x, io.y) else { return };
+        let ([param, grad, m, v], [p_out, m_out, v_out, shadow @ ..]) = (io.x, io.y) else { return };
         let r = self.rates::<S>();
         for (at, decays) in self.stretches(0..param.len()) {
             for i in at {
@@ -327,6 +364,7 @@ impl Reference for AdamW {
                 p_out[i] = p - r.size * (m_out[i] / (v_out[i].sqrt() / r.root + r.eps));
             }
         }
+        shadow.iter_mut().for_each(|s| s.copy_from_slice(p_out));
     }
 }
 
@@ -336,96 +374,15 @@ pub static ROOM: Room = Room {
     about: "one step of Adam with decoupled weight decay over a flat arena",
     dtypes: &Dtype::FLOATS,
     kernels: &[Unit::floats(SOURCE)],
-    cases,
-    bad_cases,
-    bench_cases,
+    cases: cases::cases,
+    bad_cases: cases::bad_cases,
+    bench_cases: cases::bench_cases,
 };
-
-fn op(step: u64) -> AdamW {
-    AdamW {
-        lr: 1e-3,
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        weight_decay: 0.01,
-        step,
-        gradient_factor: 1.0,
-        undecayed: Arc::new([]),
-    }
-}
-
-fn case(op: AdamW, n: usize) -> Case {
-    let x = [
-        Input::new("param", [n]).always_f32(),
-        Input::new("grad", [n]),
-        Input::new("m", [n]).always_f32(),
-        Input::new("v", [n]).always_f32().fill(Fill::Uniform(0.0, 1.0)),
-    ];
-    Case::plain(op, x)
-}
-
-fn cases() -> Vec<Case> {
-    let fresh = |n: usize| {
-        let zeros = || Fill::Values(vec![0.0]);
-        let x = [
-            Input::new("param", [n]).always_f32(),
-            Input::new("grad", [n]),
-            Input::new("m", [n]).always_f32().fill(zeros()),
-            Input::new("v", [n]).always_f32().fill(zeros()),
-        ];
-        Case::plain(op(1), x)
-    };
-    let scaled = AdamW { gradient_factor: 1.0 / 65536.0, lr: 0.5, weight_decay: 0.3, ..op(3) };
-    let partly = AdamW { undecayed: [2..5, 5..6, 9..9, 30..37].into(), ..op(7) };
-    vec![
-        case(op(1), 0),
-        case(op(1), 1),
-        fresh(7),
-        fresh(33),
-        case(op(1000), 31),
-        case(op(u64::MAX), 32),
-        case(AdamW { weight_decay: 0.0, ..op(2) }, 63),
-        case(AdamW { betas: [0.0, 0.0], ..op(2) }, 9),
-        case(AdamW { lr: 0.0, ..op(2) }, 9),
-        case(scaled, 65),
-        case(partly, 37),
-        case(AdamW { undecayed: [0..1, 2047..2049, 2050..2051, 4096..4099].into(), ..op(7) }, 4101),
-        case(AdamW { undecayed: std::iter::once(0..4000).collect(), ..op(5) }, 4099),
-    ]
-}
-
-fn bad_cases() -> Vec<BadCase> {
-    let shapes: &[&[usize]] = &[&[8], &[8], &[8], &[8]];
-    let bad = |op, error| BadCase::new(op, shapes, error);
-    let narrow = [Spec::new(Dtype::Bf16, [8]), Spec::f32([8]), Spec::f32([8]), Spec::f32([8])];
-    vec![
-        BadCase::new(op(1), &[&[8], &[9], &[8], &[8]], "grad: expected [8] like param, found [9]"),
-        BadCase::new(op(1), &[&[8], &[8], &[8], &[2, 4]], "v: expected [8] like param, found [2, 4]"),
-        BadCase::new(op(1), &[&[8], &[8], &[8]], "expected 4 inputs, found 3"),
-        BadCase::of_specs(op(1), narrow.into_iter().flatten().collect(), "param: expected f32, found [8] bf16"),
-        bad(AdamW { lr: -1.0, ..op(1) }, "lr: expected a number of 0 or more, found -1.0"),
-        bad(AdamW { lr: f64::NAN, ..op(1) }, "lr: expected a number of 0 or more, found NaN"),
-        bad(AdamW { betas: [0.9, 1.0], ..op(1) }, "betas: expected two numbers from 0 to below 1, found [0.9, 1.0]"),
-        bad(AdamW { eps: 0.0, ..op(1) }, "eps: expected a positive number, found 0.0"),
-        bad(AdamW { weight_decay: f64::INFINITY, ..op(1) }, "weight_decay: expected a number of 0 or more, found inf"),
-        bad(op(0), "step: expected 1 or more, found 0"),
-        bad(AdamW { gradient_factor: f64::NAN, ..op(1) }, "gradient_factor: expected a finite number, found NaN"),
-        bad(
-            AdamW { undecayed: [3..5, 4..6].into(), ..op(1) },
-            "undecayed: expected ascending ranges within 8 elements",
-        ),
-        bad(AdamW { undecayed: std::iter::once(7..9).collect(), ..op(1) }, "undecayed: expected ascending ranges"),
-    ]
-}
-
-fn bench_cases() -> Vec<Case> {
-    // The last: a transformer of 24 blocks, 1,024 wide, in the type that it is compared in.
-    vec![case(op(10), 1 << 22), case(op(10), 23_832_960), case(op(10), 302_309_376).timed_in(Dtype::F32)]
-}
 
 #[cfg(test)]
 mod tests {
+    use super::cases::op;
     use super::*;
-    use crate::tensor::Tensor;
 
     crate::room_tests!(ROOM);
 
@@ -434,8 +391,8 @@ mod tests {
         let mut all = [p, &vec![0.0; p.len()], &vec![0.0; p.len()]].map(|x| Tensor::from_f32(shape, x).unwrap());
         let grad = Tensor::from_f32(shape, g).unwrap();
         let [p, m, v] = &mut all;
-        let [p, m, v] = [p, m, v].map(|t| t.view_mut().unwrap());
-        op.update(&Exec::cpu(), p, grad.view(), m, v).unwrap();
+        let [param, m, v] = [p, m, v].map(|t| t.view_mut().unwrap());
+        op.update(&Exec::cpu(), grad.view(), Updated { param, m, v, shadow: None }).unwrap();
         all.map(|t| t.to_f32().unwrap())
     }
 
@@ -476,7 +433,8 @@ mod tests {
         let exec = Exec::plan();
         let mut t: Vec<Tensor> = (0..4).map(|_| exec.alloc(Spec::f32([1 << 40]).unwrap()).unwrap()).collect();
         let mut views = t.iter_mut().map(|t| t.view_mut().unwrap());
-        let (p, g, m, v) = (views.next().unwrap(), views.next().unwrap(), views.next().unwrap(), views.next().unwrap());
-        assert!(op(1).update(&exec, p, g.as_view(), m, v).is_ok());
+        let (param, g, m, v) =
+            (views.next().unwrap(), views.next().unwrap(), views.next().unwrap(), views.next().unwrap());
+        assert!(op(1).update(&exec, g.as_view(), Updated { param, m, v, shadow: None }).is_ok());
     }
 }

@@ -33,8 +33,8 @@ pub struct Input {
     pub spec: Spec,
     /// Its numbers.
     pub fill: Fill,
-    /// Whether it is f32 whatever the storage type of the others.
-    pub always_f32: bool,
+    /// Whether its type is that of `spec` whatever the storage type of the others.
+    pub is_fixed: bool,
     /// Whether it has a gradient.
     pub wanted: bool,
 }
@@ -56,13 +56,13 @@ impl Input {
     /// Uniform in [−1, 1), in the storage type that is tested, differentiated.
     pub fn new<const N: usize>(name: &'static str, shape: [usize; N]) -> Input {
         let spec = Spec::f32(shape).unwrap_or_else(|e| unreachable!("case shapes are small: {e}"));
-        Input { name, spec, fill: Fill::Uniform(-1.0, 1.0), always_f32: false, wanted: true }
+        Input { name, spec, fill: Fill::Uniform(-1.0, 1.0), is_fixed: false, wanted: true }
     }
 
     /// Integers, which have no gradient.
     pub fn ints<const N: usize>(name: &'static str, shape: [usize; N], fill: Fill) -> Input {
         let spec = Spec::new(Dtype::I32, shape).unwrap_or_else(|e| unreachable!("case shapes are small: {e}"));
-        Input { name, spec, fill, always_f32: true, wanted: false }
+        Input { name, spec, fill, is_fixed: true, wanted: false }
     }
 
     /// The same with other numbers.
@@ -74,8 +74,15 @@ impl Input {
 
     /// The same, f32 whatever the storage type of the others.
     #[must_use]
-    pub fn always_f32(mut self) -> Input {
-        self.always_f32 = true;
+    pub fn always_f32(self) -> Input {
+        self.always(Dtype::F32)
+    }
+
+    /// The same, in this type whatever the storage type of the others.
+    #[must_use]
+    pub fn always(mut self, dtype: Dtype) -> Input {
+        self.spec = self.spec.with_dtype(dtype);
+        self.is_fixed = true;
         self
     }
 
@@ -88,7 +95,7 @@ impl Input {
 
     /// Its spec when the storage type `dtype` is tested.
     pub fn spec_in(&self, dtype: Dtype) -> Spec {
-        if self.always_f32 || self.spec.dtype() == Dtype::I32 { self.spec.clone() } else { self.spec.with_dtype(dtype) }
+        if self.is_fixed || self.spec.dtype() == Dtype::I32 { self.spec.clone() } else { self.spec.with_dtype(dtype) }
     }
 
     /// Its numbers, rounded to `spec_in(dtype)`, as draw `draw` of input `position`.

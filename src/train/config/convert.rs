@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use super::training::{LoggingBackend, LrSchedule, Precision};
+use super::training::{LoggingBackend, LrSchedule, MomentPrecision, Precision};
 use super::value::{Node, Value, quote};
 use super::{Strategy, suggest};
 use crate::data::weather::config::{Crop, Hours};
@@ -243,6 +243,9 @@ named!(Precision {
     "fp64": "64-bit floats are not trained with; use fp32",
     "16": "say which: fp16 or bf16",
 });
+named!(MomentPrecision { "fp32" => Fp32, "bf16_stochastic" => Bf16Stochastic } refused {
+    "bf16": "rounded to the nearest, second moments do not move: say bf16_stochastic",
+});
 named!(LoggingBackend { "tensorboard" => Tensorboard, "none" => None } refused {
     "wandb": "this version does not write to Weights & Biases; tensorboard files can be imported there",
     "both": "this version does not write to Weights & Biases; write tensorboard",
@@ -268,6 +271,7 @@ pub(super) fn all_names() -> Vec<(&'static str, Vec<&'static str>)> {
         of::<Activation>(),
         of::<Normalization>(),
         of::<LrSchedule>(),
+        of::<MomentPrecision>(),
         of::<Precision>(),
         of::<LoggingBackend>(),
         of::<Strategy>(),

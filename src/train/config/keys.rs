@@ -81,6 +81,7 @@ keys! {
         "weight_decay" weight_decay;
         "betas" betas;
         "eps" eps;
+        "moments" moments;
         "lr_schedule" lr_schedule;
         "lr_step_epochs" lr_step_epochs;
         "lr_step_factor" lr_step_factor;

@@ -27,7 +27,7 @@ use crate::models::weather_vit::WeatherVitConfig;
 pub use schema::schema;
 pub use show::{show, yaml};
 pub use source::ConfigSource;
-pub use training::{FlopsProfilerConfig, LoggingBackend, LrSchedule, Precision, TrainingConfig};
+pub use training::{FlopsProfilerConfig, LoggingBackend, LrSchedule, MomentPrecision, Precision, TrainingConfig};
 pub use validation::{Validation, validate};
 
 /// Everything that decides what a run computes: effective values, defaults filled in.

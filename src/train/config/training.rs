@@ -25,6 +25,8 @@ pub struct TrainingConfig {
     pub betas: [f64; 2],
     /// Added to the root of AdamW's second moment.
     pub eps: f64,
+    /// What AdamW's moments are kept in.
+    pub moments: MomentPrecision,
     /// How the learning rate moves after the warm-up.
     pub lr_schedule: LrSchedule,
     /// Epochs between two drops of the schedule `step`.
@@ -105,6 +107,16 @@ pub enum Precision {
     Fp16,
 }
 
+/// What AdamW's moments are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MomentPrecision {
+    /// 32-bit floats.
+    Fp32,
+    /// bfloat16, rounded up or down at random with the probability of what is cut off: half the memory and a third less to move.
+    Bf16Stochastic,
+}
+
 /// What is written besides `metrics.jsonl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -162,6 +174,7 @@ impl Default for TrainingConfig {
             weight_decay: 0.01,
             betas: [0.9, 0.999],
             eps: 1e-8,
+            moments: MomentPrecision::Fp32,
             lr_schedule: LrSchedule::Cosine,
             lr_step_epochs: 30,
             lr_step_factor: 0.1,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Case, Computed};
 use crate::backend::Exec;
 use crate::error::{Error, Result};
-use crate::ops::adamw::{AdamW, Clock};
+use crate::ops::adamw::{AdamW, Clock, MomentStorage, Updated};
 use crate::ops::global_norm::GlobalNorm;
 use crate::tensor::{Arena, Dtype, Layout};
 use crate::train::loss_scale::{Hysteresis, LossScale};
@@ -98,11 +98,14 @@ impl Steps<'_> {
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.attrs.max_norm.filter(|n| *n != 0.0) };
         let found = norm.find(self.exec, &self.grads.flat())?;
         let OptimizerCase { lr, betas, eps, weight_decay, .. } = self.attrs;
-        let op = AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed: Arc::new([]) };
+        let (undecayed, moments) = (Arc::new([]), MomentStorage::F32);
+        let op =
+            AdamW { lr, betas, eps, weight_decay, step: 1, gradient_factor: 1.0, undecayed, moments, shadow: None };
         let (m, v) = (self.exp_avg.flat_mut(), self.exp_avg_sq.flat_mut());
+        let to = Updated { param: self.params.flat_mut(), m, v, shadow: None };
         self.clock.set_rate(lr)?;
         let clock = &mut self.clock;
-        op.update_by(self.exec, self.params.flat_mut(), self.grads.flat(), m, v, &found, clock)?;
+        op.update_by(self.exec, self.grads.flat(), to, &found, clock)?;
         let measured = found.read()?;
         let is_skipped = !measured.finite;
         if is_skipped && !self.scale.skips() {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use half::bf16;
+
 use crate::backend::Exec;
 use crate::error::{Error, Faults, Result};
 use crate::io::StoredDtype;
@@ -9,7 +11,7 @@ use crate::io::pt::OwnedTensor;
 use crate::models::Model;
 use crate::models::weather_vit::WeatherVit;
 use crate::train::checkpoint::{CheckpointStore, ImportOptions, Imported, Saved, import};
-use crate::train::config::RunConfig;
+use crate::train::config::{MomentPrecision, RunConfig};
 use crate::train::loss_scale::LossScale;
 use crate::train::resume::{FORMAT, RunState};
 use crate::train::run::Position;
@@ -45,12 +47,19 @@ impl Foreign<'_> {
         let (key, rename, weights_only) = (self.key, self.rename, self.weights_only);
         let mut found = import(self.source, &ImportOptions { key, rename, expected: Some(&expected), weights_only })?;
         let mut notes = std::mem::take(&mut found.notes);
-        for tensor in found.weights.iter_mut().chain(&mut found.optimizer) {
-            notes.extend(to_f32(tensor)?);
+        let moments = match config.training.moments {
+            MomentPrecision::Fp32 => StoredDtype::F32,
+            MomentPrecision::Bf16Stochastic => StoredDtype::Bf16,
+        };
+        for tensor in &mut found.weights {
+            notes.extend(convert(tensor, StoredDtype::F32)?);
+        }
+        for tensor in &mut found.optimizer {
+            notes.extend(convert(tensor, moments)?);
         }
         let progress = self.progress(config, &found, &mut notes)?;
         if found.optimizer.is_empty() {
-            found.optimizer = zero_moments(&expected);
+            found.optimizer = zero_moments(&expected, moments);
             notes.push("optimizer: nothing taken: the moments of AdamW start at zero".to_owned());
         } else {
             self.all_moments(&expected, &found)?;
@@ -114,23 +123,28 @@ fn moment_names(expected: &[(String, Vec<usize>)]) -> impl Iterator<Item = Strin
     expected.iter().flat_map(|(name, _)| ["exp_avg", "exp_avg_sq"].map(|m| format!("{name}.{m}")))
 }
 
-fn zero_moments(expected: &[(String, Vec<usize>)]) -> Vec<OwnedTensor> {
+fn zero_moments(expected: &[(String, Vec<usize>)], dtype: StoredDtype) -> Vec<OwnedTensor> {
     let shapes = expected.iter().flat_map(|(_, shape)| [shape, shape]);
     let zero = |(name, shape): (String, &Vec<usize>)| {
-        let bytes = vec![0; 4 * shape.iter().product::<usize>()];
-        OwnedTensor { name, dtype: StoredDtype::F32, shape: shape.clone(), bytes }
+        let bytes = vec![0; dtype.size() * shape.iter().product::<usize>()];
+        OwnedTensor { name, dtype, shape: shape.clone(), bytes }
     };
     moment_names(expected).zip(shapes).map(zero).collect()
 }
 
-/// Converts a tensor to f32, which masters and moments are; a line if there was something to convert.
-fn to_f32(tensor: &mut OwnedTensor) -> Result<Option<String>> {
-    if tensor.dtype == StoredDtype::F32 {
+/// Converts a tensor to f32, which masters are, or to bf16; a line if there was something to convert.
+fn convert(tensor: &mut OwnedTensor, to: StoredDtype) -> Result<Option<String>> {
+    if tensor.dtype == to {
         return Ok(None);
     }
-    let bytes: Vec<u8> = tensor.view()?.to_f64().flat_map(|x| (x as f32).to_le_bytes()).collect();
-    let note = format!("{}: {} rounded to f32", crate::io::stored::printable(&tensor.name), tensor.dtype);
-    (tensor.bytes, tensor.dtype) = (bytes, StoredDtype::F32);
+    let (numbers, is_narrow) = (tensor.view()?, to == StoredDtype::Bf16);
+    let bytes: Vec<u8> = match is_narrow {
+        true => numbers.to_f64().flat_map(|x| bf16::from_f32(x as f32).to_le_bytes()).collect(),
+        false => numbers.to_f64().flat_map(|x| (x as f32).to_le_bytes()).collect(),
+    };
+    let name = crate::io::stored::printable(&tensor.name);
+    let note = format!("{name}: {} rounded to {}", tensor.dtype, if is_narrow { "bf16" } else { "f32" });
+    (tensor.bytes, tensor.dtype) = (bytes, to);
     Ok(Some(note))
 }
 
