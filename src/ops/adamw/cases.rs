@@ -107,4 +107,3 @@ pub(super) fn bench_cases() -> Vec<Case> {
         large(narrow(10, Some(Dtype::Bf16))),
     ]
 }
-

@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_shadow_that_nobody_asked_for_is_refused() {
-        let mut all = [Dtype::F32, Dtype::F32, Dtype::F32, Dtype::Bf16].map(|d| Tensor::zeros(Spec::new(d, [2]).unwrap()));
+        let mut all =
+            [Dtype::F32, Dtype::F32, Dtype::F32, Dtype::Bf16].map(|d| Tensor::zeros(Spec::new(d, [2]).unwrap()));
         let grad = Tensor::zeros(Spec::f32([2]).unwrap());
         let [param, m, v, shadow] = all.each_mut().map(|t| t.view_mut().unwrap());
         let e = op(1).update(&Exec::cpu(), grad.view(), Updated { param, m, v, shadow: Some(shadow) }).unwrap_err();
