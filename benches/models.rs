@@ -18,7 +18,7 @@ use perfrun::models::weather_vit::config::WeatherVitConfig;
 use perfrun::rng::Stream;
 use perfrun::tensor::Tensor;
 use perfrun::train::config::{Precision, TrainingConfig};
-use perfrun::train::trainer::{Trainer, plan_step};
+use perfrun::train::trainer::{StepReport, Trainer, plan_step};
 use serde_json::json;
 
 /// Cases: the configuration `local`, and `base` (384 wide, 12 deep, 8 heads) on the same grid.
@@ -93,22 +93,22 @@ impl Step {
         (self.next - 1) % self.batches.len()
     }
 
-    fn run(&mut self) -> Result<f64, perfrun::error::Error> {
+    fn run(&mut self) -> Result<StepReport, perfrun::error::Error> {
         let i = self.batch();
-        Ok(self.trainer.step(std::slice::from_ref(&self.batches[i]), 1e-4)?.loss)
+        self.trainer.step(std::slice::from_ref(&self.batches[i]), 1e-4)
     }
 
-    /// The same, watched; its wall time, without what reads the profile afterwards.
-    fn run_watched(&mut self) -> Result<f64, perfrun::error::Error> {
+    /// The same, watched.
+    fn run_watched(&mut self) -> Result<StepReport, perfrun::error::Error> {
         let i = self.batch();
-        Ok(self.trainer.profiled_step(std::slice::from_ref(&self.batches[i]), 1e-4)?.0.seconds)
+        Ok(self.trainer.profiled_step(std::slice::from_ref(&self.batches[i]), 1e-4)?.0)
     }
 }
 
-/// The middle one.
-fn median(times: &mut [f64]) -> f64 {
+/// The middle one and the quartiles around it.
+fn quartiles(times: &mut [f64]) -> [f64; 3] {
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    [1, 2, 3].map(|quarter| times[times.len() * quarter / 4])
 }
 
 /// Steps plain and watched in turns, and the plan of a step: all that counting does, and nothing else.
@@ -120,10 +120,9 @@ fn watched(setup: &Setup, steps: usize) -> Result<(), Box<dyn Error>> {
     }
     let (mut plain, mut watched, mut counted) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..steps.max(1) {
-        let start = Instant::now();
-        black_box(step.run()?);
-        plain.push(start.elapsed().as_secs_f64());
-        watched.push(step.run_watched()?);
+        // Of both what the step itself says: what reads a profile afterwards is no part of it.
+        plain.push(step.run()?.seconds);
+        watched.push(step.run_watched()?.seconds);
         let exec = Exec::plan();
         let model = WeatherVit::new(&setup.config(), |layout| exec.arena(layout))?;
         let [state, target] = [0, 1].map(|_| exec.alloc(step.batches[0].state.spec().clone()));
@@ -132,10 +131,10 @@ fn watched(setup: &Setup, steps: usize) -> Result<(), Box<dyn Error>> {
         black_box(plan_step(&model, &exec, &batch, &setup.training())?);
         counted.push(start.elapsed().as_secs_f64());
     }
-    let (plain, watched, counted) = (median(&mut plain), median(&mut watched), median(&mut counted));
+    let [plain, watched, counted] = [&mut plain, &mut watched, &mut counted].map(|times| quartiles(times));
     let line = json!({"device": setup.device.to_string(), "shape": setup.shape, "grid": setup.grid, "batch": setup.batch,
-        "steps": steps, "plain_seconds": plain, "watched_seconds": watched, "watching": watched / plain - 1.0,
-        "planning_seconds": counted, "planning": counted / plain});
+        "steps": steps, "plain_quartiles": plain, "watched_quartiles": watched, "watching": watched[1] / plain[1] - 1.0,
+        "planning_quartiles": counted, "planning": counted[1] / plain[1]});
     println!("{line}");
     Ok(())
 }

@@ -313,8 +313,8 @@ impl Exec {
         }
     }
 
-    /// Starts the high-water mark anew from what is in use now.
-    pub fn reset_peak(&self) {
+    /// Starts the high-water mark anew from what is in use now; what [`Exec::memory`] was until then.
+    pub fn reset_peak(&self) -> Usage {
         match &self.kind {
             Kind::Host(pool) => pool.reset_peak(),
             Kind::Gpu(gpu) => gpu.reset_peak(),

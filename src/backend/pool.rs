@@ -72,8 +72,9 @@ impl Pool {
         Usage { now: self.now.load(Ordering::Relaxed), peak: self.peak.load(Ordering::Relaxed) }
     }
 
-    pub(crate) fn reset_peak(&self) {
-        self.peak.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+    pub(crate) fn reset_peak(&self) -> Usage {
+        let now = self.now.load(Ordering::Relaxed);
+        Usage { now, peak: self.peak.swap(now, Ordering::Relaxed) }
     }
 }
 

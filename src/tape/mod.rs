@@ -172,12 +172,13 @@ impl<'p> Tape<'p> {
     }
 
     /// The same tape, with the device's time and memory in its [`profile`](Tape::profile); times are there after
-    /// [`Profile::settle`]. Starts the device's high-water mark of memory anew.
+    /// [`Profile::settle`]. Starts the device's high-water mark of memory anew. `laps` is how many there were on a tape like
+    /// this one ([`Profile::laps`]), 0 if that is not known.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn watched(mut self) -> Result<Tape<'p>> {
-        self.profile.watch(&self.exec)?;
+    pub fn watched(mut self, laps: usize) -> Result<Tape<'p>> {
+        self.profile.watch(&self.exec, laps)?;
         Ok(self)
     }
 

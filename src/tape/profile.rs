@@ -135,6 +135,8 @@ pub struct Profile {
     watch: Option<Watch>,
     between: Seen,
     peak_bytes: usize,
+    /// Laps that ended, watched or not.
+    ended: usize,
 }
 
 /// Follows the device while a tape runs on it.
@@ -149,15 +151,16 @@ struct Watch {
 impl Profile {
     pub(super) fn new() -> Profile {
         let modules = vec![Module::default()];
-        Profile { modules, rows: Vec::new(), watch: None, between: Seen::default(), peak_bytes: 0 }
+        Profile { modules, rows: Vec::new(), watch: None, between: Seen::default(), peak_bytes: 0, ended: 0 }
     }
 
-    pub(super) fn watch(&mut self, exec: &Exec) -> Result<()> {
+    pub(super) fn watch(&mut self, exec: &Exec, laps: usize) -> Result<()> {
         exec.reset_peak();
         // What was executed before is nobody's here.
         exec.take_executed();
         exec.count_stated(true);
-        self.watch = Some(Watch { exec: exec.clone(), timeline: Timeline::start(exec)?, laps: Vec::new() });
+        self.watch =
+            Some(Watch { exec: exec.clone(), timeline: Timeline::start(exec, laps)?, laps: Vec::with_capacity(laps) });
         Ok(())
     }
 
@@ -169,6 +172,11 @@ impl Profile {
     /// What a watched tape did outside of operators: copies of inputs, sums of gradients.
     pub fn between(&self) -> Seen {
         self.between
+    }
+
+    /// How many things ran one after the other, operators and what is between them: what a watched tape tells apart.
+    pub fn laps(&self) -> usize {
+        self.ended
     }
 
     /// Bytes in use at most while the tape was watched.
@@ -237,13 +245,14 @@ impl Profile {
         })
     }
 
-    /// What the counts of masks left out would be, if somebody asks for them.
-    fn unmasked(&self, flops: impl FnOnce() -> OpFlops) -> OpFlops {
-        if self.watch.is_some() { flops() } else { OpFlops::default() }
+    /// The forward FLOPs with the counts of masks left out, if somebody asks for them.
+    fn unmasked(&self, cost: Cost, flops: impl FnOnce() -> Option<OpFlops>) -> Cost {
+        let flops = if self.watch.is_some() { flops().map_or(cost.flops, |f| f.forward) } else { Flops::ZERO };
+        Cost { flops, bytes: 0 }
     }
 
-    pub(super) fn forward(&mut self, at: At<'_>, cost: Cost, unmasked: impl FnOnce() -> OpFlops) -> Result<()> {
-        let unmasked = Cost { flops: self.unmasked(unmasked).forward, bytes: 0 };
+    pub(super) fn forward(&mut self, at: At<'_>, cost: Cost, unmasked: impl FnOnce() -> Option<OpFlops>) -> Result<()> {
+        let unmasked = self.unmasked(cost, unmasked);
         let id = self.row(at.module, at.op, at.result);
         let row = &mut self.rows[id];
         row.calls += 1;
@@ -252,16 +261,22 @@ impl Profile {
         self.lap(Some((id, RowPass::Forward)))
     }
 
-    pub(super) fn rerun(&mut self, at: At<'_>, cost: Cost, unmasked: impl FnOnce() -> OpFlops) -> Result<()> {
-        let unmasked = Cost { flops: self.unmasked(unmasked).forward, bytes: 0 };
+    pub(super) fn rerun(&mut self, at: At<'_>, cost: Cost, unmasked: impl FnOnce() -> Option<OpFlops>) -> Result<()> {
+        let unmasked = self.unmasked(cost, unmasked);
         let id = self.row(at.module, at.op, at.result);
         self.rows[id].cost.rerun += cost;
         self.rows[id].unmasked.rerun += unmasked;
         self.lap(Some((id, RowPass::Rerun)))
     }
 
-    pub(super) fn backward(&mut self, at: At<'_>, cost: &OpCost, unmasked: impl FnOnce() -> OpFlops) -> Result<()> {
-        let unmasked = self.unmasked(unmasked);
+    pub(super) fn backward(
+        &mut self,
+        at: At<'_>,
+        cost: &OpCost,
+        unmasked: impl FnOnce() -> Option<OpFlops>,
+    ) -> Result<()> {
+        let masked = OpFlops { forward: Flops::ZERO, backward: cost.backward.flops, recomputed: cost.recomputed };
+        let unmasked = self.watch.is_some().then(|| unmasked().unwrap_or(masked)).unwrap_or_default();
         let id = self.row(at.module, at.op, at.result);
         let row = &mut self.rows[id];
         row.cost.backward += cost.backward;
@@ -273,11 +288,11 @@ impl Profile {
 
     /// Ends a lap of a watched tape: what ran since the last one was of this row, or of no operator.
     pub(super) fn lap(&mut self, whose: Option<(usize, RowPass)>) -> Result<()> {
+        self.ended += 1;
         let Some(watch) = &mut self.watch else { return Ok(()) };
         watch.timeline.lap()?;
         watch.laps.push(whose);
-        let memory = watch.exec.memory();
-        watch.exec.reset_peak();
+        let memory = watch.exec.reset_peak();
         let counted = watch.exec.take_executed().map(|c| Flops {
             matmul: c.matrix_flops.values().map(|n| u128::from(*n)).sum(),
             vector: c.lane_flops.into(),

@@ -157,7 +157,7 @@ fn freed_and_foreign_values_are_named_errors() {
 #[test]
 fn costs_are_listed_by_module() {
     let (exec, params) = (Exec::cpu(), params());
-    let mut tape = Tape::with_params(&exec, &params).watched().unwrap();
+    let mut tape = Tape::with_params(&exec, &params).watched(0).unwrap();
     let x = tape.input(&random(&[4, 6], 1)).unwrap();
     let y = tape
         .in_module("blocks.0", |tape| {
@@ -179,6 +179,7 @@ fn costs_are_listed_by_module() {
         assert!(forward.peak_bytes >= forward.live_bytes && forward.live_bytes >= 4 * 6 * 4, "{forward:?}");
     }
     assert!(profile.peak_bytes() >= profile.rows()[0].seen[0].peak_bytes);
+    assert_eq!(profile.laps(), 1 + 6 + 1 + 6, "an input, six operators, a seed, and back");
 }
 
 /// Parameters in bf16 twice over, in a segment and outside of it: the gradients, and how often something was rounded.

@@ -35,6 +35,8 @@ pub struct Trainer<M> {
     /// The updates of `progress` where they run; made by the first step.
     clock: Option<Clock>,
     loss_scale: LossScale,
+    /// Laps of the last pass: the next will have as many.
+    laps: usize,
 }
 
 /// First and second moments of AdamW, in the layout of the parameters, in f32 or what the configuration asks for.
@@ -125,6 +127,7 @@ impl<M: Model> Trainer<M> {
             progress: Progress::default(),
             clock: None,
             loss_scale: LossScale::new(config),
+            laps: 0,
         })
     }
 
@@ -191,7 +194,7 @@ impl<M: Model> Trainer<M> {
         micro_batches: &[M::Batch],
         learning_rate: f64,
     ) -> Result<(StepReport, StepProfile)> {
-        let mut watch = Some(Watch::start(&self.exec)?);
+        let mut watch = Some(Watch::start(&self.exec, micro_batches.len(), self.laps)?);
         let report = self.step_watched(micro_batches, learning_rate, &mut watch)?;
         let watch = watch.ok_or_else(|| Error::argument("step: nobody watched it"))?;
         let update = if report.is_skipped { [Cost::ZERO; 2] } else { update_cost(&self.update, &self.model) };
@@ -262,9 +265,11 @@ impl<M: Model> Trainer<M> {
             let pass =
                 Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
             let share = (scale / micro_batches.len() as f64) as f32;
-            let (loss, profile) = on.pass(batch, &pass, share, &mut self.grads, watch.is_some())?;
+            let laps = watch.is_some().then_some(self.laps);
+            let (loss, profile) = on.pass(batch, &pass, share, &mut self.grads, laps)?;
             losses.push(loss);
             cost += profile.total();
+            self.laps = profile.laps();
             if let Some(watch) = watch {
                 watch.pass(profile);
             }
@@ -385,14 +390,14 @@ impl<M: Model> On<'_, M> {
         pass: &Pass,
         seed: f32,
         grads: &mut Grads,
-        is_watched: bool,
+        watched: Option<usize>,
     ) -> Result<(Tensor, Profile)> {
         let mut tape = Tape::with_params(self.exec, self.model.params().arena());
         if let Some(shadow) = self.shadow {
             tape = tape.with_shadow(shadow)?;
         }
-        if is_watched {
-            tape = tape.watched()?;
+        if let Some(laps) = watched {
+            tape = tape.watched(laps)?;
         }
         let loss = self.model.loss(&mut tape, batch, pass)?;
         tape.backward(loss, seed, grads)?;
@@ -441,9 +446,9 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
     let mut shadow = Shadow::new(exec, &layout, compute)?;
     let pass = Pass { train: true, compute, seed: config.seed, number: 0 };
     let shadow = shadow.as_mut().map(|s| s.of(exec, model.params().arena())).transpose()?;
-    let (_, profile) = On { model, exec, shadow }.pass(batch, &pass, 1.0, &mut grads, true)?;
+    let (_, profile) = On { model, exec, shadow }.pass(batch, &pass, 1.0, &mut grads, Some(0))?;
     let cost = profile.total();
-    let mut watch = Watch::start(exec)?;
+    let mut watch = Watch::start(exec, 1, 0)?;
     let peak_bytes = profile.peak_bytes().max(exec.memory().peak);
     watch.pass(profile);
     let update = update_cost(&rule, model);

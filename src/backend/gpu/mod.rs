@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::backend::emulator::{self, device::Emulator};
 use crate::backend::gpu::compile::{Form, Source};
-use crate::backend::gpu::driver::{Driver, Launch, Stream};
+use crate::backend::gpu::driver::{Driver, Event, Launch, Stream};
 use crate::backend::gpu::faults::Faults;
 use crate::backend::gpu::kernel::{Arg, FirstUse, Kernel, Loaded, Unit};
 use crate::backend::gpu::pool::DevicePool;
@@ -59,6 +59,8 @@ pub struct Gpu {
     notices: Mutex<Notices>,
     /// Matrix FLOPs that launches stated, while somebody asks for them.
     stated: Mutex<Option<u128>>,
+    /// Events that nobody uses now.
+    events: Mutex<Vec<Event>>,
     /// Itself, so that the memory it lends keeps it open.
     this: Weak<Gpu>,
 }
@@ -131,6 +133,7 @@ impl Gpu {
             waits_for_each,
             notices: Mutex::default(),
             stated: Mutex::default(),
+            events: Mutex::default(),
             this: Weak::clone(this),
         }))
     }
@@ -267,9 +270,33 @@ impl Gpu {
         self.pool.usage()
     }
 
-    /// Starts the high-water mark anew from what is in use now.
-    pub fn reset_peak(&self) {
-        self.pool.reset_peak();
+    /// Starts the high-water mark anew from what is in use now; what it and the use were until then.
+    pub fn reset_peak(&self) -> Usage {
+        self.pool.reset_peak()
+    }
+
+    /// Makes events until `count` wait to be used: making one takes a driver longer than recording it.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub(crate) fn reserve_events(&self, count: usize) -> Result<()> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        while events.len() < count {
+            events.push(self.driver.create_event()?);
+        }
+        Ok(())
+    }
+
+    /// At most `count` of the events that wait.
+    pub(crate) fn take_events(&self, count: usize) -> Vec<Event> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = events.len().saturating_sub(count);
+        events.split_off(rest)
+    }
+
+    /// Keeps events for whoever needs some next.
+    pub(crate) fn keep_events(&self, events: &mut Vec<Event>) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).append(events);
     }
 }
 
@@ -305,6 +332,7 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // The process may be ending after a fault: there is nobody left to tell.
         drop(self.pool.trim());
+        self.take_events(usize::MAX).into_iter().for_each(|e| drop(self.driver.destroy_event(e)));
         drop(self.driver.destroy_stream(self.stream));
     }
 }

@@ -114,9 +114,11 @@ impl DevicePool {
         Usage { now: state.now, peak: state.peak }
     }
 
-    pub(crate) fn reset_peak(&self) {
+    pub(crate) fn reset_peak(&self) -> Usage {
         let mut state = self.state();
+        let until_now = Usage { now: state.now, peak: state.peak };
         state.peak = state.now;
+        until_now
     }
 }
 

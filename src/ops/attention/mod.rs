@@ -205,11 +205,11 @@ impl Operator for Attention {
         OpFlops { forward, backward, recomputed: when(w.any(), scores) }
     }
 
-    fn unmasked_flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+    fn unmasked_flops(&self, x: &[&Spec], wanted: Mask) -> Option<OpFlops> {
         let Attention { heads, scale, dropout, .. } = *self;
         // Windows are what is computed, not a mask of it, but for the regions that a shift brings together.
         let windows = self.windows.map(|w| Windows { shift: [0; 3], ..w });
-        Attention { scale, dropout, windows, ..Attention::full(heads) }.flops(x, wanted)
+        Some(Attention { scale, dropout, windows, ..Attention::full(heads) }.flops(x, wanted))
     }
 
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {

@@ -140,6 +140,9 @@ pub struct StepProfile {
     pub peaks: Option<Peaks>,
 }
 
+/// Parts of a step: the passes, the norm, the update.
+const PARTS: usize = 3;
+
 /// Follows a step while it runs.
 #[derive(Debug)]
 pub struct Watch {
@@ -148,12 +151,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins.
+    /// Begins, before a step of `passes` tapes of about `laps` laps each: what it needs is made here and not in the step.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn start(exec: &Exec) -> Result<Watch> {
-        Ok(Watch { timeline: Timeline::start(exec)?, passes: Vec::new() })
+    pub fn start(exec: &Exec, passes: usize, laps: usize) -> Result<Watch> {
+        Timeline::reserve(exec, 1 + passes, PARTS + passes * laps)?;
+        Ok(Watch { timeline: Timeline::start(exec, PARTS)?, passes: Vec::with_capacity(passes) })
     }
 
     /// Takes note of a micro-batch.
