@@ -85,7 +85,7 @@ impl Step {
                 target: setup.fields(2 * i + 1)?,
             })
         };
-        Ok(Step { trainer, batches: (0..4).map(batch).collect::<Result<_, _>>()?, next: 0 })
+        Ok(Step { trainer, batches: (0..2).map(batch).collect::<Result<_, _>>()?, next: 0 })
     }
 
     fn batch(&mut self) -> usize {
