@@ -5,7 +5,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use perfrun::backend::Exec;
-use perfrun::data::weather::synthetic::SyntheticWeather;
 use perfrun::rng::Stream;
 use perfrun::train::budget::{Exhausted, SystemClock};
 use perfrun::train::checkpoint::verify;
@@ -17,6 +16,7 @@ use perfrun::train::stop::Stop;
 use perfrun::train::weather::{Session, checkpoint_folder, step_flops};
 
 use crate::perfrun::{perfrun, text};
+use crate::tiny;
 use crate::train::{At, config, write_data};
 
 /// Runs a part that stops after `steps`, if given, and says how it ended and the FLOPs spent after each step.
@@ -86,29 +86,15 @@ fn the_earliest_of_epochs_flops_and_time_ends_a_run() {
     assert_eq!(part(&config, &Resume::Never, None), (Outcome::Exhausted(Exhausted::Time), vec![]));
 }
 
-/// A configuration that trains for far longer than its budget, and validates and saves at every epoch.
-const TIMED: &str = "
-timed:
-  embed_dim: 16
-  num_layers: 2
-  num_heads: 2
-  img_size: [8, 16]
-  patch_size: 4
-  input_channels: 2
-  output_channels: 2
-  batch_size: 2
-  epochs: 1000000
-  warmup_steps: 3
-  precision: fp32
-  num_workers: 1
-  log_frequency: 1000
-";
+/// A run that takes far longer than its budget, and validates and saves at every epoch.
+fn write_timed(folder: &Path, steps: usize) {
+    tiny::write_data(folder, steps);
+    tiny::write_config(folder, "timed", &["epochs: 1000000", "log_frequency: 1000"]);
+}
 
 fn timed_runs(seconds: f64, runs: usize, at_a_time: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let small = SyntheticWeather { height: 8, width: 16, channels: 2, steps: 40, ..SyntheticWeather::default() };
-    small.write(&dir.path().join("data"), |_| {}).unwrap();
-    std::fs::write(dir.path().join("timed.yaml"), TIMED).unwrap();
+    write_timed(dir.path(), 40);
     let one = |run: usize| {
         let start = Instant::now();
         let name = format!("run_{run}");
@@ -158,9 +144,7 @@ fn twenty_runs_of_a_minute_end_within_it() {
 #[test]
 fn a_used_up_budget_is_the_end_of_a_run_where_that_is_said_and_a_moment_ends_only_the_part() {
     let dir = tempfile::tempdir().unwrap();
-    let small = SyntheticWeather { height: 8, width: 16, channels: 2, steps: 9, ..SyntheticWeather::default() };
-    small.write(&dir.path().join("data"), |_| {}).unwrap();
-    std::fs::write(dir.path().join("timed.yaml"), TIMED).unwrap();
+    write_timed(dir.path(), 9);
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let soon = format!("{:.2}", now() + 1.5);
     assert_eq!(train(dir.path(), &["--continue", "--budget-is-end", "--stop-at", &soon]), Some(75));

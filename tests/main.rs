@@ -24,6 +24,7 @@ mod sherlock_data;
 mod signals;
 mod slurm;
 mod source;
+mod tiny;
 mod train;
 mod validate;
 mod verify;

@@ -143,8 +143,6 @@ fn what_cannot_be_scaled_is_said_and_the_rest_runs() {
         "{out}"
     );
     assert!(!dir.path().join("experiments/checkpoints").exists());
-    let (code, _, err) = run(dir.path(), "scale --base_config tiny.yaml --scale_types node --scale_factors 2");
-    assert!(code == Some(2) && err.contains("this version runs on one node"), "{err}");
     let (code, _, err) = run(dir.path(), "scale --base_config tiny.yaml --scale_types modl");
     assert!(code == Some(2) && err.contains("expected one of model, embedding"), "{err}");
     // The grid of the files cannot be doubled: that experiment fails, the other has its result.
@@ -152,6 +150,48 @@ fn what_cannot_be_scaled_is_said_and_the_rest_runs() {
     let (code, out, err) = run(dir.path(), line);
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("error: resolution_scale_2.0: ") && out.contains("resolution_scale_1.0 "), "{out}{err}");
+}
+
+#[test]
+fn every_type_and_factor_writes_its_file_and_those_of_several_nodes_print_their_job() {
+    let dir = folder();
+    let types = "model embedding sequence resolution batch data precision node";
+    let line = format!(
+        "scale --base_config tiny.yaml --scale_types {types} --scale_factors 0 1 2 4 --dry-run --site frontier"
+    );
+    let (code, out, err) = run(dir.path(), &format!("{line} --time 01:00"));
+    assert_eq!(code, Some(0), "{err}");
+    for scale in types.split(' ') {
+        for factor in ["0.0", "1.0", "2.0", "4.0"] {
+            let name = format!("{scale}_scale_{factor}");
+            // A factor of 0 is fp32 and nothing else, and there are three number types.
+            let is_one = match scale {
+                "precision" => factor != "4.0",
+                _ => factor != "0.0",
+            };
+            assert_eq!(dir.path().join(format!("experiments/{name}.yaml")).exists(), is_one, "{name}: {err}");
+            assert_eq!(err.contains(&format!("notice: left out: {name}: ")), !is_one, "{name}: {err}");
+        }
+    }
+    let jobs: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix("perfrun ")).collect();
+    assert_eq!(jobs.len(), 2, "{out}");
+    assert!(out.contains("node_scale_4.0.yaml not run here: for 4 nodes"), "{out}");
+    for (job, nodes) in jobs.into_iter().zip([2, 4]) {
+        let (code, _, err) = run(dir.path(), job);
+        assert!(code == Some(0) && err.contains("this version trains on one"), "{job}: {err}");
+        let script = std::fs::read_to_string(dir.path().join(format!("node_scale_{nodes}.0.sh"))).unwrap();
+        for wanted in [
+            &format!("#SBATCH --nodes={nodes}\n"),
+            "#SBATCH --time=01:00:00\n",
+            &format!("train --device hip --devices 8 --num-nodes {nodes} "),
+            &format!("--config experiments/node_scale_{nodes}.0.yaml --config-name node_scale_{nodes}.0"),
+        ] {
+            assert!(script.contains(wanted), "{wanted}: {script}");
+        }
+    }
+    let (code, out, err) = run(dir.path(), "scale --base_config tiny.yaml --scale_types node --scale_factors 2");
+    assert!(code == Some(0) && trained(&err).is_empty() && err.contains("node_scale_2.0: not run here"), "{err}");
+    assert!(out.contains("without a result: node_scale_2.0"), "{out}");
 }
 
 #[test]

@@ -4,39 +4,20 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use perfrun::data::weather::synthetic::SyntheticWeather;
 use perfrun::rng::Stream;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// 16 training samples, 8 steps of 2 an epoch, dropout and shuffling on.
-const CONFIG: &str = "
-run:
-  embed_dim: 16
-  num_layers: 2
-  num_heads: 2
-  img_size: [8, 16]
-  patch_size: 4
-  input_channels: 2
-  output_channels: 2
-  batch_size: 2
-  epochs: 4
-  learning_rate: 1.0e-3
-  warmup_steps: 3
-  precision: fp32
-  num_workers: 1
-  log_frequency: 1
-  max_checkpoints: 2
-";
+use crate::tiny;
 
 struct Place(tempfile::TempDir);
 
 impl Place {
     fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
-        let small = SyntheticWeather { height: 8, width: 16, channels: 2, steps: 9, ..SyntheticWeather::default() };
-        small.write(&dir.path().join("data"), |_| {}).unwrap();
+        // 16 training samples, 8 steps of 2 an epoch.
+        tiny::write_data(dir.path(), 9);
         std::fs::remove_file(dir.path().join("data/train/weather_2012.h5")).unwrap();
-        std::fs::write(dir.path().join("run.yaml"), CONFIG).unwrap();
+        tiny::write_config(dir.path(), "run", &["epochs: 4", "log_frequency: 1", "max_checkpoints: 2"]);
         Place(dir)
     }
 

@@ -7,29 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use perfrun::data::weather::synthetic::SyntheticWeather;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::perfrun::{perfrun, text};
+use crate::tiny;
 
 /// More than a thousand steps: enough to be interrupted many times.
-const CONFIG: &str = "
-job:
-  embed_dim: 16
-  num_layers: 2
-  num_heads: 2
-  img_size: [8, 16]
-  patch_size: 4
-  input_channels: 2
-  output_channels: 2
-  batch_size: 2
-  epochs: 48
-  learning_rate: 1.0e-3
-  warmup_steps: 3
-  precision: fp32
-  num_workers: 1
-  log_frequency: 1
-";
+const LONG: &[&str] = &["epochs: 48", "log_frequency: 1"];
 
 const SRUN: &str = r#"#!/bin/bash
 echo "srun $*" >> "$SIM/calls"
@@ -82,9 +66,8 @@ struct Queue(tempfile::TempDir);
 impl Queue {
     fn new() -> Queue {
         let dir = tempfile::tempdir().unwrap();
-        let small = SyntheticWeather { height: 8, width: 16, channels: 2, steps: 40, ..SyntheticWeather::default() };
-        small.write(&dir.path().join("data"), |_| {}).unwrap();
-        std::fs::write(dir.path().join("job.yaml"), CONFIG).unwrap();
+        tiny::write_data(dir.path(), 40);
+        tiny::write_config(dir.path(), "job", LONG);
         std::fs::create_dir(dir.path().join("bin")).unwrap();
         install(&dir.path().join("bin"));
         Queue(dir)
@@ -316,7 +299,6 @@ fn what_a_site_refuses_is_refused_before_and_no_word_reaches_a_shell() {
         let said = text(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains(why), "{flags}: {said}");
     }
-    std::fs::write(queue.path().join("job.yaml"), CONFIG).unwrap();
     let hostile = "it's $(touch hacked) `touch hacked`\n;touch hacked";
     let program = env!("CARGO_BIN_EXE_perfrun");
     let mut command = Command::new(program);

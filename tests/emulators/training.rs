@@ -7,9 +7,12 @@
 use std::path::Path;
 
 use perfrun::backend::Exec;
+use perfrun::data::weather::WeatherBatch;
 use perfrun::data::weather::synthetic::SyntheticWeather;
+use perfrun::models::Model;
+use perfrun::models::weather_vit::WeatherVit;
 use perfrun::ops::compare::Margin;
-use perfrun::tensor::Dtype;
+use perfrun::tensor::{Dtype, Tensor};
 use perfrun::train::budget::SystemClock;
 use perfrun::train::checkpoint::Checkpoint;
 use perfrun::train::config::{Precision, RunConfig};
@@ -17,6 +20,7 @@ use perfrun::train::observer::Event;
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome;
 use perfrun::train::stop::{Stop, StopReason};
+use perfrun::train::trainer::Trainer;
 use perfrun::train::weather::{Session, checkpoint_folder, plan};
 
 use super::{open, timed};
@@ -132,21 +136,64 @@ fn two_steps_are_those_of_the_cpu_on(name: &str) {
     assert_eq!(device.memory().now, 0, "everything has been given back");
 }
 
-macro_rules! on {
-    ($($test:ident $device:literal),*) => {$(
+macro_rules! on_all {
+    ($what:ident: $($test:ident $device:literal),*) => {$(
         #[test]
         #[ignore = "needs NVRTC and clang-19: see ci/install"]
         fn $test() {
-            two_steps_are_those_of_the_cpu_on($device);
+            $what($device);
         }
     )*};
 }
 
-on!(
+on_all!(two_steps_are_those_of_the_cpu_on:
     two_steps_on_sm_80_are_those_of_the_cpu "emu:sm_80",
     two_steps_on_sm_90a_are_those_of_the_cpu "emu:sm_90a",
     two_steps_on_gfx90a_are_those_of_the_cpu "emu:gfx90a",
     two_steps_on_gfx942_are_those_of_the_cpu "emu:gfx942"
+);
+
+/// A step of a model with all that a step can do, one block of it run twice: what its launches state to execute on matrix
+/// units, and what was counted there, over the whole step and by the profile.
+fn a_step_executes_what_it_states_on(name: &str) {
+    for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
+        let exec = open(name);
+        let mut config = tiny(Path::new("unread"), "stated", precision);
+        config.model.use_checkpointing = true;
+        // 32 tokens of 3 heads of 8: no tile is full.
+        (config.model.img_size, config.model.embed_dim, config.model.num_heads) = ([16, 32], 24, 3);
+        let mut model = WeatherVit::new(&config.network(), |layout| exec.arena(layout)).unwrap();
+        model.params_mut().initialise(1).unwrap();
+        let mut trainer = Trainer::new(model, &exec, &config.training).unwrap();
+        let fields = |phase: f32| {
+            let numbers: Vec<f32> = (0..2 * 16 * 32).map(|i| (i as f32 * 0.37 + phase).sin()).collect();
+            Tensor::from_f32([1, 2, 16, 32], &numbers).unwrap()
+        };
+        let micro = [WeatherBatch { state: fields(0.0), target: fields(0.5) }];
+        let counted = || exec.take_executed().unwrap().matrix_flops.values().map(|n| u128::from(*n)).sum::<u128>();
+        (counted(), exec.count_stated(true));
+        let report = timed(&format!("{name} {precision:?}"), || trainer.step(&micro, 1e-3).unwrap());
+        let (stated, executed) = (exec.count_stated(false), counted());
+        assert_eq!(stated, Some(executed), "{precision:?}");
+        assert!(!report.is_skipped);
+        if precision != Precision::Fp32 {
+            let least = report.cost.algorithm().flops.matmul;
+            assert!(executed >= least, "{precision:?}: {executed}, the mathematics {least}");
+        }
+        let (_, profile) = trainer.profiled_step(&micro, 1e-3).unwrap();
+        assert_eq!(
+            profile.totals().executed.map(|f| f.matmul),
+            Some(executed),
+            "{precision:?}: another step of its kind"
+        );
+    }
+}
+
+on_all!(a_step_executes_what_it_states_on:
+    a_step_on_sm_80_executes_what_it_states "emu:sm_80",
+    a_step_on_sm_90a_executes_what_it_states "emu:sm_90a",
+    a_step_on_gfx90a_executes_what_it_states "emu:gfx90a",
+    a_step_on_gfx942_executes_what_it_states "emu:gfx942"
 );
 
 #[test]

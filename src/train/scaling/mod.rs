@@ -41,7 +41,7 @@ pub enum Scale {
     Data,
     /// The number type: the factor is 0 for fp32, 1 for fp16, 2 for bf16.
     Precision,
-    /// Nodes: the factor is their number.
+    /// Nodes: the factor is their number. On more than one an experiment is written, but does not run in this version.
     Node,
 }
 
@@ -167,9 +167,7 @@ impl Experiment {
             }
             Scale::Node => config.experiment.num_nodes = whole("num_nodes", 1, factor, &mut notes).map_err(&wrong)?,
         }
-        let mut faults = Faults::new();
-        config.validate(&mut faults);
-        if let Some(first) = faults.lines().next() {
+        if let Some(first) = faults_of(&config).lines().next() {
             return Err(wrong(first.to_owned()));
         }
         Ok(Experiment { scale, factor, flops_budget: None, config, notes })
@@ -178,6 +176,11 @@ impl Experiment {
     /// Its name: that of its file, of its folders and of its line in the results.
     pub fn name(&self) -> &str {
         &self.config.experiment.name
+    }
+
+    /// Nodes that it runs on: more than one are for a job of its own.
+    pub fn nodes(&self) -> usize {
+        self.config.experiment.num_nodes
     }
 
     /// The same with a FLOPs budget that its schedule knows: the learning rate ends where the budget does. A step costs
@@ -200,9 +203,7 @@ impl Experiment {
         training.max_steps = Some(training.max_steps.map_or(steps, |m| m.min(steps)));
         // An epoch has a step or more, so these are enough.
         training.epochs = training.epochs.max(steps.min(u64::from(u32::MAX)) as usize);
-        let mut faults = Faults::new();
-        self.config.validate(&mut faults);
-        faults.into_result(Error::Config)?;
+        faults_of(&self.config).into_result(Error::Config)?;
         Ok(self)
     }
 
@@ -213,6 +214,15 @@ impl Experiment {
         config.experiment.num_nodes = other.config.experiment.num_nodes;
         config == self.config
     }
+}
+
+/// What cannot be run of a configuration, on however many nodes.
+fn faults_of(config: &RunConfig) -> Faults {
+    let mut on_one = config.clone();
+    on_one.experiment.num_nodes = 1;
+    let mut faults = Faults::new();
+    on_one.validate(&mut faults);
+    faults
 }
 
 /// `n` times `factor`, cut to a whole number as the original does; what was cut is noted.
@@ -307,6 +317,7 @@ mod tests {
         assert_eq!(changes(Scale::Precision, 0.0), ["training.precision: bf16 here, fp32 there"]);
         assert_eq!(of(Scale::Precision, 1.0).config.training.precision, Precision::Fp16);
         assert!(changes(Scale::Node, 1.0).is_empty());
+        assert_eq!(of(Scale::Node, 4.0).nodes(), 4);
         assert_eq!(of(Scale::Model, 0.5).name(), "model_scale_0.5");
         assert_eq!(of(Scale::Model, 2.0).name(), "model_scale_2.0");
     }
@@ -317,7 +328,7 @@ mod tests {
             (Scale::Sequence, 0.5, "sequence_scale_0.5: sequence_length: 1 x 0.5 is less than 1"),
             (Scale::Embedding, 0.99, "embedding_scale_0.99: "),
             (Scale::Precision, 3.0, "expected 0 for fp32"),
-            (Scale::Node, 2.0, "num_nodes: expected 1, found 2"),
+            (Scale::Node, 0.5, "node_scale_0.5: num_nodes: 1 x 0.5 is less than 1"),
             (Scale::Batch, f64::NAN, "expected a number above 0"),
             (Scale::Batch, -1.0, "expected a number above 0"),
             (Scale::Resolution, 0.05, "less than a patch"),
@@ -343,5 +354,6 @@ mod tests {
         assert!(of(Scale::Model, 1.0).is_same_run(&of(Scale::Batch, 1.0)));
         assert!(of(Scale::Data, 4.0).is_same_run(&of(Scale::Batch, 1.0)));
         assert!(!of(Scale::Model, 1.0).is_same_run(&of(Scale::Model, 2.0)));
+        assert!(!of(Scale::Model, 1.0).is_same_run(&of(Scale::Node, 2.0)));
     }
 }

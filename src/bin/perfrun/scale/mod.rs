@@ -18,8 +18,8 @@ use crate::config::{ConfigArgs, SourceArgs};
 use crate::device::DeviceArgs;
 use crate::outcome::Outcome;
 use crate::output;
-use crate::slurm::{Array, Job, Layout, QueueArgs, publish};
-use sweep::Sweep;
+use crate::slurm::{Array, Job, Layout, QueueArgs, publish, quoted};
+use sweep::{State, Sweep};
 
 /// Flags of `perfrun scale`.
 #[derive(Debug, Args)]
@@ -86,7 +86,11 @@ impl ScaleArgs {
                 output::line(format!("{} {state}", sweep.file_of(experiment.name()).display()))?;
                 experiment.notes.iter().try_for_each(|n| output::line(format!("    {n}")))?;
             }
+            self.print_jobs(&sweep)?;
             return Ok(Outcome::Done);
+        }
+        for (experiment, state) in sweep.states()?.iter().filter(|(_, s)| matches!(s, State::OnNodes(_))) {
+            eprintln!("notice: {}: {state}; --job-array and --dry-run print its job", experiment.name());
         }
         let mut outcome = Outcome::Done;
         if !self.collect {
@@ -155,7 +159,8 @@ impl ScaleArgs {
     fn write_array(&self, sweep: &Sweep, script: &Path) -> anyhow::Result<Outcome> {
         let names = sweep.to_run()?;
         if names.is_empty() {
-            output::line("every experiment has its result: perfrun scale --collect")?;
+            output::line("every experiment of one node has its result: perfrun scale --collect")?;
+            self.print_jobs(sweep)?;
             return Ok(Outcome::Done);
         }
         let job = Job {
@@ -165,7 +170,23 @@ impl ScaleArgs {
             queue: QueueArgs { layout: Layout::Single, ..self.queue.clone() },
         };
         publish(&job, Some(script))?;
+        self.print_jobs(sweep)?;
         Ok(Outcome::Done)
+    }
+
+    /// Prints what writes the job of each experiment that is for several nodes: jobs of one array have as many nodes each.
+    fn print_jobs(&self, sweep: &Sweep) -> anyhow::Result<()> {
+        for (experiment, state) in sweep.states()? {
+            let State::OnNodes(nodes) = state else { continue };
+            let name = experiment.name();
+            let mut words = self.queue.words();
+            words.extend(["--nodes".to_owned(), nodes.to_string(), "--job-name".into(), name.to_owned()]);
+            words.extend(["--config".into(), sweep.file_of(name).to_string_lossy().into_owned()]);
+            words.extend(["--config-name".into(), name.to_owned(), "--out".into(), format!("{name}.sh")]);
+            let line = words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ");
+            output::line(format!("perfrun slurm {line}"))?;
+        }
+        Ok(())
     }
 
     /// The words that run one experiment of this sweep, before its name.

@@ -29,6 +29,8 @@ pub(super) enum State {
     Done(Box<RunResult>),
     /// It trains what this earlier one trains.
     SameAs(String),
+    /// It is for so many nodes: not for this process.
+    OnNodes(usize),
     /// It is to be run, or to go on.
     ToRun,
 }
@@ -38,6 +40,7 @@ impl std::fmt::Display for State {
         match self {
             State::Done(_) => f.write_str("done"),
             State::SameAs(name) => write!(f, "the same run as {name}"),
+            State::OnNodes(nodes) => write!(f, "not run here: for {nodes} nodes, and this version trains on one"),
             State::ToRun => f.write_str("to run"),
         }
     }
@@ -99,6 +102,7 @@ impl Sweep {
             let state = match (self.result_of(e)?, self.experiments[..i].iter().find(|first| first.is_same_run(e))) {
                 (Some(result), _) => State::Done(Box::new(result)),
                 (None, Some(first)) => State::SameAs(first.name().to_owned()),
+                (None, None) if e.nodes() > 1 => State::OnNodes(e.nodes()),
                 (None, None) => State::ToRun,
             };
             states.push((e, state));
@@ -127,6 +131,9 @@ impl Sweep {
             .iter()
             .filter(|e| names.iter().any(|n| n == e.name()) && (only.is_empty() || only.iter().any(|n| n == e.name())))
             .collect();
+        if let (Some(name), true) = (only.first(), chosen.is_empty()) {
+            eprintln!("notice: {name}: nothing to run: --dry-run says why");
+        }
         for (i, e) in chosen.iter().enumerate() {
             eprintln!("experiment {} of {}: {}", i + 1, chosen.len(), e.name());
             e.notes.iter().for_each(|n| eprintln!("notice: {n}"));
@@ -163,7 +170,7 @@ impl Sweep {
                     }),
                     None => missing.push(e.name().to_owned()),
                 },
-                State::ToRun => missing.push(e.name().to_owned()),
+                State::OnNodes(_) | State::ToRun => missing.push(e.name().to_owned()),
             }
         }
         let lines: String = results.iter().map(|r| format!("{}\n", json!(r))).collect();

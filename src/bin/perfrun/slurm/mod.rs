@@ -5,7 +5,7 @@ mod site;
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use perfrun::error::{Error, Faults, Result};
 use perfrun::io::atomic::{Existing, write_atomic};
 
@@ -60,6 +60,30 @@ pub(crate) struct QueueArgs {
     /// The program, as the nodes find it
     #[arg(long, value_name = "PATH", default_value = "perfrun")]
     pub(crate) program: String,
+}
+
+impl QueueArgs {
+    /// The flags that say the same again, but for nodes and layout.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let site = self.site.to_possible_value().map(|v| v.get_name().to_owned());
+        let number = |n: Option<u32>| n.map(|n| n.to_string());
+        let flags = [
+            ("site", site),
+            ("time", Some(site::clock(self.time))),
+            ("account", self.account.clone()),
+            ("partition", self.partition.clone()),
+            ("qos", self.qos.clone()),
+            ("constraint", self.constraint.clone()),
+            ("devices-per-node", number(self.devices_per_node)),
+            ("cpus-per-task", number(self.cpus_per_task)),
+            ("warn-seconds", Some(self.warn_seconds.to_string())),
+            ("requeues", Some(self.requeues.to_string())),
+            ("program", Some(self.program.clone())),
+        ];
+        let modules = self.modules.iter().map(|m| ("module", Some(m.clone())));
+        let given = flags.into_iter().chain(modules).filter_map(|(name, value)| Some([format!("--{name}"), value?]));
+        given.flatten().collect()
+    }
 }
 
 /// Flags of `perfrun slurm`.
