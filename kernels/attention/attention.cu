@@ -56,10 +56,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at,
                   i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed,
                   i64 stream, int reach, float kept_scale, const int* only, int marks) {
+    follow();
     __shared__ Shared s;
     for (int todo = first_tile(only, marks); todo >= 0; todo = tile_after(todo, only, marks)) {
         Block b = block_of(todo, (nq + ROWS - 1) / ROWS, heads);
         i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
+        i64 drawn = (b.sample * heads + b.head) * Dropping::tiles(nq);
         Mask mask{nq, nk, lengths ? lengths[b.sample] : nk, before, after, seen};
         Dropping dropping{seed, stream, reach, kept_scale};
         Vectors qs = vectors(q + q_at + b.sample * nq * q_row + b.head * d, q_row, nq, d);
@@ -92,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             for (int c = my_part(); c < COLUMNS; c += SHARING) {
                 float e = from <= c0 + c && c0 + c < to ? exp_f32(score[my_row() * SS + c] - shift) : 0.0f;
                 part += e;
-                if (reach) e *= dropping.factor(head + i, nk, c0 + c);
+                if (reach) e *= dropping.factor(drawn, i, c0 + c);
                 s.weight[warp_id()][my_row() * SK + c] = narrow<T>(e);
             }
             total = fmaf(total, fade, row_sum(part));
@@ -126,6 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // total = sum of dy * y: one warp a query of a head.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_total(f32* total, const T* y, const T* dy, i64 queries, i64 nq, int heads, int d) {
+    follow();
     i64 row = (i64)block_x() * WARPS + warp_id();
     if (row >= queries) return;
     // Rows are [B, H, Nq], y is [B, Nq, H, d].
@@ -143,7 +146,7 @@ struct Back {
     Dropping dropping;
     float scale;
     const float *bias, *lse, *total, *inverse;
-    i64 head;
+    i64 drawn;  // the first row of tiles of its dropout
 
     // The probability of key j for query i, which sees it.
     DEVICE float probability(i64 i, i64 j, float product) const {
@@ -156,7 +159,7 @@ struct Back {
         if (i >= mask.nq || !mask.sees(i, j)) return 0.0f;
         float p = probability(i, j, product);
         if (inverse) p *= inverse[i];
-        float factor = dropping.factor(head + i, mask.nk, j);
+        float factor = dropping.factor(drawn, i, j);
         weight = dropping.reach ? p * factor : p;
         // Of one key the probability is 1 whatever its score: the difference below would only be rounding.
         if (mask.is_alone(i)) return 0.0f * dproduct;
@@ -173,12 +176,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                        const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 nq,
                        i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed, i64 stream, int reach,
                        float kept_scale) {
+    follow();
     if constexpr (sizeof(T) == 4) {
         __shared__ Shared s;
         Block b = block_of(block_x(), (nq + ROWS - 1) / ROWS, heads);
         i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
         Back back{{nq, nk, lengths ? lengths[b.sample] : nk, before, after, seen}, {seed, stream, reach, kept_scale}, scale,
-                  bias ? bias + b.head * nq * nk : bias, lse + head, nullptr, nullptr, head};
+                  bias ? bias + b.head * nq * nk : bias, lse + head, nullptr, nullptr, (b.sample * heads + b.head) * Dropping::tiles(nq)};
         Vectors qs = vectors(q + q_at + b.sample * nq * q_row + b.head * d, q_row, nq, d);
         Vectors ks = vectors(k + k_at + b.sample * nk * k_row + kv, k_row, nk, d);
         Vectors vs = vectors(v + v_at + b.sample * nk * v_row + kv, v_row, nk, d);
@@ -195,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             for (int at = my_part(); at < COLUMNS && c0 + at < to; at += SHARING) {
                 if (c0 + at < from) continue;
                 float p = back.probability(i, c0 + at, product[my_row() * SS + at]), dp = score[my_row() * SS + at];
-                if (reach) dp *= back.dropping.factor(head + i, nk, c0 + at);
+                if (reach) dp *= back.dropping.factor(back.drawn, i, c0 + at);
                 add_to(part, p);
                 add_product(inner, p, dp);
             }
@@ -214,13 +218,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                      const f32* inverse, const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
                      i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed, i64 stream, int reach,
                      float kept_scale, int add_dq, const int* only, int marks) {
+    follow();
     __shared__ Shared s;
     for (int todo = first_tile(only, marks); todo >= 0; todo = tile_after(todo, only, marks)) {
         Block b = block_of(todo, (nq + ROWS - 1) / ROWS, heads);
         i64 r0 = b.tile * ROWS, head = (b.sample * heads + b.head) * nq, kv = b.head / group * d;
         i64 q_first = q_at + b.sample * nq * q_row + b.head * d;
         Back back{{nq, nk, lengths ? lengths[b.sample] : nk, before, after, seen}, {seed, stream, reach, kept_scale}, scale,
-                  bias ? bias + b.head * nq * nk : bias, lse + head, total + head, inverse ? inverse + head : inverse, head};
+                  bias ? bias + b.head * nq * nk : bias, lse + head, total + head, inverse ? inverse + head : inverse,
+                  (b.sample * heads + b.head) * Dropping::tiles(nq)};
         Vectors qs = vectors(q + q_first, q_row, nq, d);
         Vectors ks = vectors(k + k_at + b.sample * nk * k_row + kv, k_row, nk, d);
         Vectors vs = vectors(v + v_at + b.sample * nk * v_row + kv, v_row, nk, d);
@@ -261,6 +267,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                       const f32* inverse, const int* lengths, const int* seen, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
                       i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d, float scale, i64 seed, i64 stream, int reach,
                       float kept_scale, int is_value, int add_to, const int* only, int marks) {
+    follow();
     __shared__ Shared s;
     for (int todo = first_tile(only, marks); todo >= 0; todo = tile_after(todo, only, marks)) {
         Block b = block_of(todo, (nk + ROWS - 1) / ROWS, heads / group);
@@ -280,7 +287,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         for (int g = 0; g < group; ++g) {
             i64 h = b.head * group + g, head = (b.sample * heads + h) * nq;
             Back back{mask, {seed, stream, reach, kept_scale}, scale, bias ? bias + h * nq * nk : bias,
-                      lse + head, total + head, inverse ? inverse + head : inverse, head};
+                      lse + head, total + head, inverse ? inverse + head : inverse,
+                  (b.sample * heads + h) * Dropping::tiles(nq)};
             Vectors qs = vectors(q + q_at + b.sample * nq * q_row + h * d, q_row, nq, d);
             Vectors dys = vectors(dy + (b.sample * nq * heads + h) * d, (i64)heads * d, nq, d);
 #pragma unroll 1
@@ -319,6 +327,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                         i64 q_row, i64 k_row, i64 v_row, i64 nq, i64 nk, i64 before, i64 after, int heads, int group, int d,
                         float scale, i64 seed,
                         i64 stream, int reach, float kept_scale, i64 samples, int add_dbias) {
+    follow();
     __shared__ Shared s;
     i64 tiles = (nk + COLUMNS - 1) / COLUMNS, rest = quotient(block_x(), tiles), c0 = (block_x() - rest * tiles) * COLUMNS;
     Block b = block_of(block_x(), 1, 1);
@@ -331,7 +340,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         i64 head = (sample * heads + b.head) * nq, kv = b.head / group * d;
         Back back{{nq, nk, lengths ? lengths[sample] : nk, before, after, seen}, {seed, stream, reach, kept_scale}, scale,
                   bias + b.head * nq * nk,
-                  lse + head, total + head, inverse ? inverse + head : inverse, head};
+                  lse + head, total + head, inverse ? inverse + head : inverse,
+                  (sample * heads + b.head) * Dropping::tiles(nq)};
         // A tile that nobody sees adds nothing.
         if (c0 + COLUMNS <= back.mask.first(r0) || c0 >= back.mask.end(least(r0 + ROWS, nq) - 1)) continue;
         Vectors qs = vectors(q + q_at + sample * nq * q_row + b.head * d, q_row, nq, d);
@@ -357,6 +367,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // The table of common/seen.cuh for `count` sequences one after the other, which begin at query_at and key_at; a thread a query or key.
 extern "C" __global__ void __launch_bounds__(256)
     attention_seen(int* seen, const int* query_at, const int* key_at, int nq, int nk, int count, int left, int right, int ends_together) {
+    follow();
     i64 at = (i64)block_x() * 256 + thread();
     if (at >= (i64)nq + nk) return;
     bool is_query = at < nq;

@@ -11,8 +11,7 @@
 //           general kernels, which run behind these
 // matrix    HGMMA on sm_90a for bf16 and f16
 // traffic   k, v, dk, dv once; q and dy once, dq's sums in f32 twice for KEYS keys, out of the cache where a section fits into it
-// dropout   drawn while products run: of four neighbouring keys, rows of four lanes, each lane draws for one of two keys and one of two
-//           queries that all four have, and gives each of the others its bits
+// dropout   drawn while products run: a block of Philox is for two lanes, which draw in turns and trade
 // order     dq's sums are added keys ascending, each block when the one before has: same input, same bits. Atomic is the ticket alone
 // waiting   work is numbered in the order in which it is taken, a block does its own in that order, and waits for nothing but work of
 //           smaller numbers: of all that is unfinished the first waits for nobody. So it ends whatever the number of blocks that run at once
@@ -66,41 +65,6 @@ struct Shared {
     Clear clear[2];  // here, because registers are short
 };
 static_assert(sizeof(Shared) + 1024 <= 227 * 1024);
-
-// Takes work after work, when the copies of the one before are under way, and at last says that there is none. One thread. Not sooner:
-// a block that holds work which it does not do lets those wait who come after it.
-DEVICE void take(Shared& s, const Problem& of, int* ticket) {
-    for (Ring<2> ring;; ring.next()) {
-        int taken = atomicAdd(ticket, 1);
-        s.work_empty[ring.stage].wait(ring.parity ^ 1);
-        Work& work = s.work[ring.stage];
-        bool is_there = taken < of.works();
-        if (is_there) {
-            work = Work(of, taken);
-            asm volatile("" ::: "memory");  // what is written there takes no registers
-            s.clear[ring.stage] = Clear(of, work);
-        } else {
-            work.steps = -1;
-        }
-        s.work_full[ring.stage].arrive();
-        if (!is_there) return;
-        s.work_wanted.wait(ring.stage);
-    }
-}
-
-// Copies what work after work needs. One thread.
-DEVICE void feed(Shared& s, const Problem& of, const TensorMap& q, const TensorMap& k, const TensorMap& v, const TensorMap& dy,
-                 const f32* exponent, const f32* inner) {
-    int count = 0;
-    for (Ring<2> ring;; ring.next()) {
-        s.work_full[ring.stage].wait(ring.parity);
-        const Work& work = s.work[ring.stage];
-        if (work.steps < 0) return;
-        copy(s, of, work, ring.stage, count, q, k, v, dy, exponent, inner);
-        s.work_wanted.arrive();
-        s.work_empty[ring.stage].arrive();
-    }
-}
 
 // Adds the dq of every SUM_STAGES-th step to its sum in memory, when the blocks of keys that take the tile before this one have: their
 // number is the turn.
@@ -183,10 +147,8 @@ DEVICE void weigh(Shared& s, const Problem& of, int ring, int& count, int group,
         s.v_full.wait(ring);
 #pragma unroll 1
         for (bool is_last = false; !is_last;) {
-            if (HAS_DROPOUT) {
-                i64 row = ((i64)work.sample * of.heads + head) * of.nq + i0;
-                kept.draw(of.dropping, row, of.nk, work.block * KEYS + 64 * group + warp_id() % 4 * 16);
-            }
+            if (HAS_DROPOUT)
+                kept.draw(of.dropping, work.sample * of.heads + head, of.nq, i0, work.block * KEYS + 64 * group + warp_id() % 4 * 16);
             bool is_clear = s.clear[ring].has(i0);
             wgmma_wait<0>();
             pin(p);
@@ -205,12 +167,11 @@ DEVICE void weigh(Shared& s, const Problem& of, int ring, int& count, int group,
             else slopes_of<true>(slope, p, dp, ds, s, at);
             if (!JOINS_MORE) to_operand(slope, dp, same), keep(ds, slope, group);
             proxy_fence();
-            __syncwarp();
-            if (lane() == 0) s.ds_full[count % 2].arrive();
+            s.ds_full[count % 2].arrive();
             issue_sums(dk, slope, low_n(s.q[stage], QUERY_PANEL));
             wgmma_wait<1>();
             pin(dv);
-            if (lane() == 0) s.dy_empty[stage].arrive();
+            s.dy_empty[stage].arrive();
             s.ds_full[count % 2].wait(count / 2 % 2);
             if constexpr (COLUMNS > 0) issue_dq(dq, low_n(ds, KEY_PANEL), key_columns);
             // The next scores; the last step multiplies keys with keys, which nobody uses: a branch would end the run of products.
@@ -223,7 +184,7 @@ DEVICE void weigh(Shared& s, const Problem& of, int ring, int& count, int group,
             // All but the next scores.
             wgmma_wait<1>();
             pin(dk);
-            if (lane() == 0) s.q_empty[stage].arrive();
+            s.q_empty[stage].arrive();
             if constexpr (COLUMNS > 0) {
                 pin(dq);
                 int at = now % SUM_STAGES;
@@ -232,8 +193,7 @@ DEVICE void weigh(Shared& s, const Problem& of, int ring, int& count, int group,
 #pragma unroll
                 for (int j = 0; j < COLUMNS / 8; ++j) sums[j * 128] = {dq[4 * j], dq[4 * j + 1], dq[4 * j + 2], dq[4 * j + 3]};
                 proxy_fence();
-                __syncwarp();
-                if (lane() == 0) s.sums_full[at].arrive();
+                s.sums_full[at].arrive();
             }
         }
         wgmma_wait<0>();
@@ -241,7 +201,7 @@ DEVICE void weigh(Shared& s, const Problem& of, int ring, int& count, int group,
     } else {
         s.v_full.wait(ring);
     }
-    if (lane() == 0) s.k_empty.arrive(), s.v_empty.arrive();
+    s.k_empty.arrive(), s.v_empty.arrive();
     int first_key = first_key_of(work, group);
     if (to.spoiled) {
         // The general kernels set or add what is left out here.
@@ -265,7 +225,7 @@ template <int COLUMNS> DEVICE void weigh_all(Shared& s, const Problem& of, int g
         if (s.work[ring.stage].steps < 0) return;
         weigh<COLUMNS>(s, of, ring.stage, count, group, to, bias, scale);
         __syncwarp();
-        if (lane() == 0) s.work_empty[ring.stage].arrive();
+        s.work_empty[ring.stage].arrive();
     }
 }
 
@@ -275,17 +235,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                   const f32* exponent, const f32* inner, const f32* bias, const int* lengths, const int* seen, i64 k_at, i64 v_at, i64 k_row,
                   i64 v_row, int nq, int nk, int before, int after, int heads, int group, int batch, float scale, int section, int add_dk,
                   int add_dv, i64 seed, i64 stream, int reach, float kept_scale) {
+    follow();
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
     Problem of{nq, nk, heads, group, batch, before, after, section, lengths, seen, {seed, stream, reach, kept_scale}};
     if (thread() == 0) {
-        s.k_full.init(1), s.v_full.init(1), s.k_empty.init(8), s.v_empty.init(8);
+        s.k_full.init(1), s.v_full.init(1), s.k_empty.init(256), s.v_empty.init(256);
         for (int i = 0; i < STAGES; ++i) {
             s.q_full[i].init(1), s.dy_full[i].init(1);
-            s.q_empty[i].init(8), s.dy_empty[i].init(8);
+            s.q_empty[i].init(256), s.dy_empty[i].init(256);
         }
-        for (int i = 0; i < SUM_STAGES; ++i) s.sums_full[i].init(SECOND_COLUMNS > 0 ? 8 : 4), s.sums_empty[i].init(1);
-        for (int i = 0; i < 2; ++i) s.ds_full[i].init(8), s.work_full[i].init(1), s.work_empty[i].init(9 + SUM_STAGES);
+        for (int i = 0; i < SUM_STAGES; ++i) s.sums_full[i].init(SECOND_COLUMNS > 0 ? 256 : 128), s.sums_empty[i].init(1);
+        for (int i = 0; i < 2; ++i) s.ds_full[i].init(256), s.work_full[i].init(1), s.work_empty[i].init(256 + 1 + SUM_STAGES);
         s.work_wanted.init(1);
         barrier_init_fence();
     }
@@ -308,11 +269,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 extern "C" __global__ void __launch_bounds__(128)
     attention_bwd_begin(f32* exponent, f32* inner, f32* total, int* turns, const T* y, const T* dy, const f32* lse, const int* lengths,
                         const int* seen, i64 count, int nq, int nk, int before, int after, int heads) {
+    follow();
     begin(exponent, inner, total, turns, y, dy, lse, lengths, seen, count, nq, nk, before, after, heads);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
     attention_bwd_end(T* dq, int* spoiled_q, const f32* sums, const int* lengths, const int* seen, i64 q_at, i64 q_row, int nq, int nk,
                       int before, int after, int heads, float scale, int add_dq) {
+    follow();
     end(dq, spoiled_q, sums, lengths, seen, q_at, q_row, nq, nk, before, after, heads, scale, add_dq);
 }

@@ -86,10 +86,8 @@ DEVICE void sum_samples(Shared& s, const Problem& of, const Pane& pane, int grou
         work.sample = sample, work.length = of.length(sample);
         float p[QUERIES / 2], dp[QUERIES / 2];
         Kept kept;
-        if (HAS_DROPOUT) {
-            i64 row = ((i64)sample * of.heads + pane.head) * of.nq + pane.i0;
-            kept.draw(of.dropping, row, of.nk, pane.block * KEYS + 64 * group + warp_id() % 4 * 16);
-        }
+        if (HAS_DROPOUT)
+            kept.draw(of.dropping, sample * of.heads + pane.head, of.nq, pane.i0, pane.block * KEYS + 64 * group + warp_id() % 4 * 16);
         s.full[at.stage].wait(at.parity);
         issue_scores(p, low_k(s.k[at.stage] + group * 8192), low_k(s.q[at.stage]));
         issue_scores(dp, low_k(s.v[at.stage] + group * 8192), low_k(s.dy[at.stage]));
@@ -105,8 +103,7 @@ DEVICE void sum_samples(Shared& s, const Problem& of, const Pane& pane, int grou
         pin(dp);
         if (is_clear) gradients<false>(dp, p, s.inner[at.stage], seen, pane.i0, of);
         else gradients<true>(dp, p, s.inner[at.stage], seen, pane.i0, of);
-        __syncwarp();
-        if (lane() == 0) s.empty[at.stage].arrive();
+        s.empty[at.stage].arrive();
         at.next();
 #pragma unroll
         for (int i = 0; i < QUERIES / 2; ++i) sum[i] += dp[i];
@@ -125,12 +122,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                         const f32* inner, const f32* bias, const int* lengths, const int* seen, int nq, int nk, int before, int after,
                         int heads, int group, int batch, float scale, int add_dbias, i64 seed, i64 stream, int reach,
                         float kept_scale) {
+    follow();
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
     Problem of{nq, nk, heads, group, batch, before, after, 1, lengths, seen, {seed, stream, reach, kept_scale}};
     Pane pane(of, block_x());
     if (thread() == 0) {
-        for (int i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(8);
+        for (int i = 0; i < STAGES; ++i) s.full[i].init(1), s.empty[i].init(256);
         barrier_init_fence();
     }
     block_sync();

@@ -1,6 +1,6 @@
 // attention: the forward kernel of Hopper for 16-bit types: scores and weighted sums by wgmma, operands by bulk tensor copies.
 // axes      q, y [B, Nq, H, D]; k, v [B, Nk, H / group, D], each behind a tensor map {D, heads, tokens, samples}; bias [H, Nq, Nk];
-//           lse [B, H, Nq]; spoiled [B, H, tiles of 64 queries]; lengths [B]; seen [Nq + Nk, 2]: see common/seen.cuh
+//           lse [B, H, Nq]; spoiled [B, H, tiles of 64 queries], a byte of each for each warp; lengths [B]; seen [Nq + Nk, 2]: see common/seen.cuh
 // types     T in {bf16, f16}; scores, sums, bias, lse in f32; D a multiple of 8 from 16 to 256, not padded to a power of two
 // launch    as many blocks as multiprocessors, each walks tiles of ROWS queries; a warpgroup copies, 2 or 3 multiply
 // paths     where nothing is hidden a block of keys has no mask; a tile whose sums a hidden number may have spoiled is marked for
@@ -9,8 +9,7 @@
 //           sum of weights grows large; then the warp computes its scores once more
 // matrix    HGMMA on sm_90a
 // traffic   q and y once; k and v once for ROWS queries, out of the cache where heads follow each other
-// dropout   drawn while products run: a lane draws four neighbouring keys of one of its rows, and trades bits with its neighbour for
-//           two keys of each; the factor comes with the division
+// dropout   a block of Philox is for two lanes, which draw in turns and trade, among the exponentials; the factor comes with the division
 // floor     two products of 2 Nq Nk D FLOPs a head: a pair takes 4 D / 4096 clocks of a multiprocessor's matrix units and 1 / 16 of its
 //           exponentials, so that both take as long at D of 64, and below it the exponentials decide
 // left      the whole operator beside cuDNN in turns on an H200, 2026-11-22 (benches/beside): 16384 tokens 1.22 at D of 64, 1.17 at 128,
@@ -199,28 +198,27 @@ DEVICE void add_bias(float (&s)[KEYS / 2], const f32* bias, int c0, int first, i
     }
 }
 
+// Four of eight bytes: the lowest digit of `which` says which is the lowest.
+DEVICE u32 bytes_of(u32 low, u32 high, u32 which) { return __byte_perm(low, high, which); }
+
 // Which of a thread's weights of a block of keys are kept.
 struct Kept {
-    static constexpr int WORDS = (KEYS + 63) / 64;  // of 8 times 4 bits, for 64 keys
-    u32 bits[2][WORDS];
+    static constexpr int WORDS = (KEYS + 63) / 64;
+    u32 bits[WORDS];  // for 64 keys each
 
-    // For keys from c0 on; `row` is the first of the thread's two, among all rows of all heads.
-    DEVICE void draw(const Dropping& dropping, i64 row, int nk, int c0) {
-        int own = lane() % 2;
-        i64 block = (row + 8 * own) * Dropping::blocks(nk) + c0 / 4 + lane() % 4 / 2;
+    // For keys from c0 on and the warp's 16 queries, which are row `rows` of all heads' tiles. Lanes of queries side by side have the
+    // same blocks: each draws for half of the keys, and they trade.
+    DEVICE void draw(const Dropping& dropping, u32 rows, int c0) {
+        int own = lane() / 4 % 2;
 #pragma unroll
         for (int w = 0; w < WORDS; ++w) {
-            u32 mine = 0;
-#pragma unroll 4
-            for (int j = KEYS / 8 - 8 * w < 8 ? KEYS / 8 - 8 * w - 1 : 7; j >= 0; --j)
-                mine = mine << 4 | dropping.kept_bits(block + 2 * (8 * w + j));
-            u32 other = lane_xor((int)mine, 1);
-            bits[0][w] = (own ? other : mine) >> 2 * own;
-            bits[1][w] = (own ? mine : other) >> 2 * own;
+            u32 place = c0 + 64 * w + 32 * own + lane() / 8 * 4 + lane() % 4;
+            u32 mine = dropping.kept_bits(rows, place) | dropping.kept_bits(rows, place + 16) << 16, other = lane_xor((int)mine, 4);
+            bits[w] = own ? bytes_of(other, mine, 0x7531) : bytes_of(mine, other, 0x6420);
         }
     }
     DEVICE float of(float weight, int i) const {
-        return !HAS_DROPOUT || bits[i / 2 % 2][i / 32] >> (i / 4 % 8 * 4 + i % 2) & 1 ? weight : 0.0f;
+        return !HAS_DROPOUT || bits[i / 32] >> i % 32 & 1 ? weight : 0.0f;
     }
 };
 
@@ -312,11 +310,11 @@ struct Weigher {
     const Problem& of;
     const TensorMap& y;
     f32* lse;
-    int* spoiled;
+    unsigned char* spoiled;
     const f32* bias;
     float scale;
     int group;
-    u32 block = 0;  // the block whose scores are computed; the values of the one before are added
+    u32 block = 0, before = 0;  // the block whose scores are computed, and the one whose values are added beside
     Ring<QUEUE> qs;
     DEVICE static u32 stage(u32 block) { return block % AHEAD; }
     DEVICE static u32 parity(u32 block) { return block / AHEAD % 2; }
@@ -327,10 +325,20 @@ struct Weigher {
         const Tile& tile = s.tile[qs.stage];
         j = tile.blocks - 1;
         Seen<int> seen = of.seen(tile.sample);
-        int first = tile.first + 64 * group;
+        int first = tile.first + 64 * group, last = first + 64 < of.nq ? first + 63 : of.nq - 1;
         slab = {qs.stage, seen.end(first) - tile.key(0), (seen.first(first + 63) + KEYS - 1) / KEYS - tile.low};
         qs.next();
+        // Blocks that other warpgroups see alone, behind this one's last query; not more than are on their way while one is still in use.
+        int end = first < of.nq ? seen.end(last) : 0;
+#pragma unroll 1
+        for (int most = AHEAD - 1; most > 0 && j > 0 && tile.key(j) >= end; --most, --j) skip();
         return j >= 0;
+    }
+    DEVICE void skip() {
+        u32 at = stage(block), turn = parity(block);
+        s.k_full[at].wait(turn), s.k_empty[at].arrive();
+        s.v_full[at].wait(turn), s.v_empty[at].arrive();
+        ++block;
     }
     // The first of the thread's two rows.
     DEVICE int row(int stage) const { return s.tile[stage].first + 64 * group + thread_again() / 4 % 32 / 8 * 16 + thread_again() / 4 % 8; }
@@ -338,10 +346,8 @@ struct Weigher {
     DEVICE i64 head_of(const Tile& tile) const { return (i64)tile.sample * of.heads + tile.head; }
     // The place of a tile is free once what left from there has been read.
     DEVICE void let_go(int stage) {
-        if (lane() == 0) {
-            store_wait_read<0>();
-            s.q_empty[stage].arrive();
-        }
+        if (lane() == 0) store_wait_read<0>();
+        s.q_empty[stage].arrive();
     }
     DEVICE void scores(float (&x)[KEYS / 2], int place) {
         s.k_full[stage(block)].wait(parity(block));
@@ -370,15 +376,17 @@ struct Weigher {
             }
         }
     }
-    DEVICE void keys_read() { if (lane() == 0) s.k_empty[stage(block)].arrive(); }
+    DEVICE void keys_read() { s.k_empty[stage(block)].arrive(); }
     DEVICE void sums(float (&o)[D / 2], const u32 (&p)[KEYS / 16][4]) {
-        s.v_full[stage(block - 1)].wait(parity(block - 1));
-        issue_sums(o, p, low_along_n(shared_address(s.v[stage(block - 1)]), KEY_PANEL), true);
+        s.v_full[stage(before)].wait(parity(before));
+        issue_sums(o, p, low_along_n(shared_address(s.v[stage(before)]), KEY_PANEL), true);
     }
-    DEVICE void values_read() { if (lane() == 0) s.v_empty[stage(block - 1)].arrive(); }
+    DEVICE void values_read() { s.v_empty[stage(before)].arrive(); }
     DEVICE void draw(Kept& kept, const Slab& slab, int j) {
         if (!HAS_DROPOUT) return;
-        kept.draw(of.dropping, head_of(s.tile[slab.stage]) * of.nq + row(slab.stage), of.nk, s.tile[slab.stage].key(j));
+        const Tile& tile = s.tile[slab.stage];
+        u32 rows = (u32)head_of(tile) * Dropping::tiles(of.nq) + (tile.first + 64 * group) / 16 + warp_id() % 4;
+        kept.draw(of.dropping, rows, tile.key(j));
     }
     DEVICE void prepare(float (&x)[KEYS / 2], const Slab& slab, int j) {
         const Tile& tile = s.tile[slab.stage];
@@ -397,7 +405,7 @@ struct Weigher {
     }
     // Scores to weights, and by how much the sums so far shrink, which are complete afterwards. The maxima of blocks before serve as long
     // as no weight grows large, which the weights' sum tells: then the scores, which are gone, are computed once more, and the maxima follow.
-    DEVICE void weights(float (&x)[KEYS / 2], u32 (&p)[KEYS / 16][4], float (&o)[D / 2], const Kept& kept, const Slab& slab, int j, Rows& rows, float (&fade)[2]) {
+    DEVICE void weights(float (&x)[KEYS / 2], u32 (&p)[KEYS / 16][4], float (&o)[D / 2], Kept& kept, const Slab& slab, int j, Rows& rows, float (&fade)[2]) {
         float factor = HAS_BIAS ? 1.0f : scale * LOG2_E, all[2];
         bool follows = !TRUSTS || rows.knows_nothing();
         fade[0] = fade[1] = 1.0f;
@@ -407,8 +415,10 @@ struct Weigher {
             // Either way the wait stands behind a branch: in one piece the compiler would wait before the exponentials and overlap nothing.
             if (follows) {
                 rows.follow(x, factor, fade);
+                draw(kept, slab, j);
                 rows.weigh(x, factor);
             } else {
+                draw(kept, slab, j);
                 rows.weigh(x, factor);
                 pin(x);
             }
@@ -457,8 +467,9 @@ struct Weigher {
 #pragma unroll
             for (int i = 0; i < D / 2; ++i) odd[i % 2] = fmaf(o[i], 0.0f, odd[i % 2]);
             bool hides = seen.first(first + 63) > tile.key(0) || (end < of.nk && end < tile.key(tile.blocks));
-            bool is_odd = named_any(1 + group, 128, odd[0] + odd[1] != 0.0f && hides);
-            if (thread() % 128 == 0 && first < of.nq) spoiled[head_of(tile) * ((of.nq + 63) / 64) + first / 64] = is_odd;
+            // A byte a warp: the four need not wait for each other.
+            bool is_odd = any_lane(odd[0] + odd[1] != 0.0f && hides);
+            if (lane() == 0 && first < of.nq) spoiled[(head_of(tile) * ((of.nq + 63) / 64) + first / 64) * 4 + warp_id() % 4] = is_odd;
         }
         // A zero that the compiler does not know: of those that it knows it makes one register each, long before.
         float zero;
@@ -480,11 +491,10 @@ struct Weigher {
         if (!take(slab, j)) return;
         auto begin = [&] {
             scores(x, slab.stage);
-            draw(kept, slab, j);
             wgmma_wait<0>();
             pin(x);
             weights(x, p, o, kept, slab, j, rows, fade);
-            ++block;
+            before = block++;
         };
         auto end = [&] {
             sums(o, p);
@@ -539,7 +549,6 @@ struct Weigher {
                 from = last;
                 state = CLOSED;
             }
-            draw(kept, slab, j);
             wgmma_wait<1>();
             pin(x);
             weights(x, p, o, kept, slab, j, rows, fade);
@@ -548,7 +557,7 @@ struct Weigher {
 #pragma unroll
                 for (int i = 0; i < D / 2; ++i) o[i] *= fade[i / 2 % 2];
             }
-            ++block;
+            before = block++;
         }
         if (QUEUE > 1) {
             if (state == CLOSED) {
@@ -565,13 +574,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_fwd(f32* lse, int* spoiled, int* counter, const __grid_constant__ TensorMap y, const __grid_constant__ TensorMap q,
                   const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const f32* bias, const int* lengths, const int* seen, int nq,
                   int nk, int before, int after, int heads, int group, int batch, float scale, int section, int blocks, i64 seed, i64 stream, int reach, float kept_scale) {
+    follow();
     extern __shared__ unsigned char memory[];
     Shared& s = *(Shared*)aligned<1024>(memory);
     if (thread() == 0) {
-        for (int i = 0; i < QUEUE; ++i) s.q_full[i].init(1), s.q_empty[i].init(4 * GROUPS);
+        for (int i = 0; i < QUEUE; ++i) s.q_full[i].init(1), s.q_empty[i].init(128 * GROUPS);
         for (int i = 0; i < AHEAD; ++i) {
             s.k_full[i].init(1), s.v_full[i].init(1);
-            s.k_empty[i].init(4 * GROUPS), s.v_empty[i].init(4 * GROUPS);
+            s.k_empty[i].init(128 * GROUPS), s.v_empty[i].init(128 * GROUPS);
         }
         barrier_init_fence();
     }
@@ -585,6 +595,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     } else {
         registers_up<REGISTERS>();
         int group = uniform(warp_id() / 4) - 1;
-        Weigher{s, of, y, lse, spoiled, bias, scale, group}.run();
+        Weigher{s, of, y, lse, (unsigned char*)spoiled, bias, scale, group}.run();
     }
 }

@@ -103,6 +103,7 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, FWD_BLOCKS) __warps_at
     attention_long_fwd(T* y, f32* lse, int* spoiled, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, i64 q_at,
                        i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, int nq, int nk, int heads, int group, int batch, int d,
                        float scale, int before, int after, i64 seed, i64 stream, int reach, float kept_scale) {
+    follow();
     constexpr int R = FWD_OWN, KT = FWD_KEYS, STEP = FWD_STEP;
     extern __shared__ T memory[];
     using Queries = Own<T, R, D, FWD_THREADS, FWD_HOLDS>;
@@ -191,11 +192,12 @@ extern "C" __global__ void __launch_bounds__(FWD_THREADS, FWD_BLOCKS) __warps_at
         }
         w.weigh(s, factor);
         if (EXTRAS && reach) {
+            const u32 rows = (at.sample * heads + at.head) * Dropping::tiles(nq) + first / 16;
 #pragma unroll
             for (int m = 0; m < R; ++m)
 #pragma unroll
                 for (int t = 0; t < KT; ++t) {
-                    u32 kept = kept_of_queries(dropping, row + first + m * 16, Dropping::blocks(nk), j0 + t * 16);
+                    u32 kept = kept_of_queries(dropping, rows + m, j0 + t * 16);
 #pragma unroll
                     for (int i = 0; i < Tile16::NUMBERS; ++i) s[m][t].v[i] = kept >> i & 1 ? s[m][t].v[i] : 0.0f;
                 }

@@ -151,6 +151,7 @@ extern "C" __global__ void __launch_bounds__(DKV_THREADS, DKV_OWN) __warps_at_on
                            const f32* total, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, int nq,
                            int nk, int heads, int group, int batch, int d, float scale, int before, int after, i64 seed, i64 stream,
                            int reach, float kept_scale, int add_dk, int add_dv) {
+    follow();
     constexpr int R = DKV_OWN, QT = DKV_TILES, STEP = 16 * QT;
     extern __shared__ T memory[];
     using Rows = Own<T, R, D, DKV_THREADS, DKV_HOLDS>;
@@ -231,7 +232,7 @@ extern "C" __global__ void __launch_bounds__(DKV_THREADS, DKV_OWN) __warps_at_on
                 if (is_edge) hide(s[m][t], ds[m][t], range, [&](int n) { return j + own(n); });
                 u32 kept = 0;
                 if (EXTRAS && reach) {
-                    kept = kept_of_keys(dropping, (at.sample * (i64)heads + head) * nq + i, Dropping::blocks(nk), j);
+                    kept = kept_of_keys(dropping, (u32)(at.sample * heads + head) * Dropping::tiles(nq) + i / 16, j);
                     keep(ds[m][t], kept, kept_scale);
                 }
                 to_slopes(s[m][t], ds[m][t], factor, [&](int n) {
@@ -274,6 +275,7 @@ extern "C" __global__ void __launch_bounds__(DQ_THREADS, 8 / DQ_WARPS) __warps_a
                           const f32* total, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row, i64 v_row, int nq,
                           int nk, int heads, int group, int batch, int d, float scale, int before, int after, i64 seed, i64 stream,
                           int reach, float kept_scale, int add_dq) {
+    follow();
     constexpr int R = DQ_OWN, KT = DQ_TILES, STEP = 16 * KT;
     extern __shared__ T memory[];
     using Rows = Own<T, R, D, DQ_THREADS, DQ_HOLDS>;
@@ -347,7 +349,7 @@ extern "C" __global__ void __launch_bounds__(DQ_THREADS, 8 / DQ_WARPS) __warps_a
                 const int i = first + m * 16, j = j0 + t * 16;
                 auto range = [&](int n) { return seen_by(mask, i + own(n)); };
                 if (is_edge) hide(s[m][t], ds[m][t], range, [&](int n) { return j + other(n); });
-                if (EXTRAS && reach) keep(ds[m][t], kept_of_queries(dropping, row + i, Dropping::blocks(nk), j), kept_scale);
+                if (EXTRAS && reach) keep(ds[m][t], kept_of_queries(dropping, (at.sample * heads + at.head) * Dropping::tiles(nq) + i / 16, j), kept_scale);
                 to_slopes(s[m][t], ds[m][t], factor, [&](int n) { return about[m][held(n)]; });
                 if (is_edge && whole.last - whole.first <= 1) settle(ds[m][t], range);
                 load_rounded<T>(slope[m][t], ds[m][t]);

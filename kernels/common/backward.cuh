@@ -173,23 +173,22 @@ template <int R> DEVICE void issue_dq(float (&dq)[R], u32 ds, u32 keys) {
 
 // Which of a thread's probabilities of a tile are kept.
 struct Kept {
-    u32 bits[4];  // of its first key and query, the first key and second query, and so on: 4 bits for each 8 queries
+    u32 bits[2];  // for 32 queries each
 
-    // Of a tile of queries from `row` on, among all rows of all heads, and the 16 keys of a warp from `key` on. What is the same for
-    // every tile is computed anew: kept, it would take registers from the products.
-    DEVICE void draw(Dropping dropping, i64 row, int nk, int key) {
+    // Of a tile of queries of the `head`-th of all heads from i0 on, and the 16 keys of a warp from `key` on. Lanes of keys side by side
+    // have the same blocks: each draws one word, and they trade. What is the same for every tile is computed anew: kept, it would take
+    // registers from the products.
+    DEVICE void draw(Dropping dropping, int head, int nq, int i0, int key) {
         int l = lane();
-        asm volatile("" : "+r"(l), "+r"(nk), "+l"(dropping.seed), "+l"(dropping.stream));
-        int own = l / 4 % 4;
-        i64 blocks = Dropping::blocks(nk), block = (row + l % 4 * 2 + own % 2) * blocks + key / 4 + l / 16 + own / 2 * 2;
-        u32 mine = 0;
-#pragma unroll 2
-        for (int j = QUERIES / 8 - 1; j >= 0; --j) mine = mine << 4 | dropping.kept_bits(block + 8 * j * blocks);
-#pragma unroll
-        for (int t = 0; t < 4; ++t) bits[t] = (u32)lane_at((int)mine, l - own * 4 + t * 4) >> own;
+        asm volatile("" : "+r"(l), "+r"(nq), "+l"(dropping.seed), "+l"(dropping.stream));
+        int own = l / 4 % 2;
+        u32 rows = head * Dropping::tiles(nq) + i0 / 16 + 2 * own, place = key + l % 4 * 4 + l / 8;
+        u32 mine = dropping.kept_bits(rows, place) | dropping.kept_bits(rows + 1, place) << 16, other = lane_xor((int)mine, 4);
+        bits[0] = (own ? other : mine) >> own;
+        bits[1] = (own ? mine : other) >> own;
     }
     // A probability that is dropped becomes negative: no register has to remember it apart.
-    DEVICE float sign(float p, int i) const { return bits[i % 4] >> i / 4 * 4 & 1 ? p : -p; }
+    DEVICE float sign(float p, int i) const { return bits[i / 16] >> (i / 8 % 2 * 16 + i % 2 * 8 + i / 2 % 2 * 4 + i / 4 % 2 * 2) & 1 ? p : -p; }
 };
 
 // What of such a probability takes part in sums; the factor of what is kept comes when they are complete.
@@ -214,6 +213,43 @@ struct Clear {
     }
     DEVICE bool has(int i0) const { return from <= i0 && i0 <= to; }
 };
+
+// Takes work after work, when the copies of the one before are under way, and at last says that there is none. One thread. Not sooner:
+// a block that holds work which it does not do lets those wait who come after it.
+template <typename S>
+DEVICE void take(S& s, const Problem& of, int* ticket) {
+    for (Ring<2> ring;; ring.next()) {
+        int taken = atomicAdd(ticket, 1);
+        s.work_empty[ring.stage].wait(ring.parity ^ 1);
+        Work& work = s.work[ring.stage];
+        bool is_there = taken < of.works();
+        if (is_there) {
+            work = Work(of, taken);
+            asm volatile("" ::: "memory");  // what is written there takes no registers
+            s.clear[ring.stage] = Clear(of, work);
+        } else {
+            work.steps = -1;
+        }
+        s.work_full[ring.stage].arrive();
+        if (!is_there) return;
+        s.work_wanted.wait(ring.stage);
+    }
+}
+
+// Copies what work after work needs. One thread.
+template <typename S>
+DEVICE void feed(S& s, const Problem& of, const TensorMap& q, const TensorMap& k, const TensorMap& v, const TensorMap& dy,
+                 const f32* exponent, const f32* inner) {
+    int count = 0;
+    for (Ring<2> ring;; ring.next()) {
+        s.work_full[ring.stage].wait(ring.parity);
+        const Work& work = s.work[ring.stage];
+        if (work.steps < 0) return;
+        copy(s, of, work, ring.stage, count, q, k, v, dy, exponent, inner);
+        s.work_wanted.arrive();
+        s.work_empty[ring.stage].arrive();
+    }
+}
 
 // Which queries see a thread's two keys. Computed anew for each tile that needs it: kept, it would take registers from the products.
 struct Seeing {

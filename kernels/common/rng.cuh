@@ -16,11 +16,11 @@ DEVICE void wide_product(u32& high, u32& low, u32 a, u32 b) {
 
 // The four words of one block of stream `stream` under the key `seed`; the halves of the block's number apart, so that what follows from
 // the upper one alone is worked out once where many blocks share it.
-DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, u32 lower, u32 upper) {
+template <int N = 10> DEVICE void philox(u32 (&word)[4], i64 seed, i64 stream, u32 lower, u32 upper) {
     u32 k0 = (u32)seed, k1 = (u32)((u64)seed >> 32);
     u32 c0 = lower, c1 = upper, c2 = (u32)stream, c3 = (u32)((u64)stream >> 32);
 #pragma unroll
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < N; ++round) {
         u32 h0, l0, h1, l1;
         wide_product(h0, l0, c0, 0xD2511F53u);
         wide_product(h1, l1, c2, 0xCD9E8D57u);

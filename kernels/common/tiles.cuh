@@ -75,40 +75,34 @@ struct Place {
     }
 };
 
-// Which numbers of a tile of probabilities are kept, the first in the lowest bit. Queries are own rows, from `row` on among all rows of
-// all heads, keys from `j` on. One draw is for four neighbouring keys of a query; on NVIDIA, where a lane has two, neighbours trade.
-DEVICE u32 kept_of_queries(Dropping dropping, i64 row, i64 blocks, int j) {
+// Which numbers of a tile of 16 probabilities by 16 are kept, the first in the lowest bit: queries are own rows, row `rows` of all heads'
+// tiles, keys come from `j` on. On AMD a lane has numbers of two blocks, and its neighbour of the same two: each draws one.
+DEVICE u32 kept_of_queries(Dropping dropping, u32 rows, int j) {
     dropping.seed = anew(dropping.seed);
+    int l = lane();
 #ifdef ON_NVIDIA
-    int is_odd = lane() % 2;
-    i64 block = (row + held_row(is_odd)) * blocks + j / 4 + lane() % 4 / 2;
-    u32 mine = dropping.kept_bits(block) | dropping.kept_bits(block + 2) << 4, theirs = lane_xor((int)mine, 1);
-    u32 low = (is_odd ? theirs : mine) >> 2 * is_odd, high = (is_odd ? mine : theirs) >> 2 * is_odd;
-    return (low & 0x33) | (high & 0x33) << 2;
+    return dropping.kept_bits(rows, j + l / 8 * 4 + l % 4) >> l / 4 % 2 * 8 & 0xff;
 #else
-    return dropping.kept_bits((row + held_row(0)) * blocks + j / 4 + lane() / 16);
+    int own = l % 2, shift = own * 8 + l % 16 / 8 * 2 + l / 32 * 4;
+    u32 mine = dropping.kept_bits(rows, j + l % 8 / 2 * 4 + l / 16 % 2 * 2 + own), other = (u32)lane_xor((int)mine, 1);
+    u32 low = (own ? other : mine) >> shift, high = (own ? mine : other) >> shift;
+    return (low & 3) | (high & 3) << 2;
 #endif
 }
-// Keys are own rows: of four lanes with neighbouring keys each draws for one of what all have, and gives the others their bits.
-DEVICE u32 kept_of_keys(Dropping dropping, i64 row, i64 blocks, int j) {
+// The same where keys are own rows.
+DEVICE u32 kept_of_keys(Dropping dropping, u32 rows, int j) {
     dropping.seed = anew(dropping.seed);
-    u32 bits = 0;
+    int l = lane();
 #ifdef ON_NVIDIA
-    int l = lane(), me = l / 4 % 4;
-    i64 block = (row + l % 4 * 2 + me % 2) * blocks + j / 4 + l / 16 + me / 2 * 2;
-    u32 mine = dropping.kept_bits(block) | dropping.kept_bits(block + 8 * blocks) << 4;
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-        u32 theirs = (u32)lane_at((int)mine, l - me * 4 + t * 4) >> me;
-        bits |= (theirs & 1) << t | (theirs >> 4 & 1) << (4 + t);
-    }
+    u32 bits = dropping.kept_bits(rows, j + l % 4 * 4 + l / 8) >> l / 4 % 2;
+    bits = (bits & 0x55) | (bits >> 7 & 0xaa);
+    return (bits & 0xc3) | (bits >> 2 & 0x0c) | (bits << 2 & 0x30);
 #else
-    int l = lane(), me = l % 4;
-    u32 mine = dropping.kept_bits((row + l / 16 * 4 + me) * blocks + j / 4 + l % 16 / 4);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) bits |= ((u32)lane_at((int)mine, l - me + i) >> me & 1) << i;
+    int own = l % 2, shift = own + l % 16 / 8 * 4 + l / 32 * 2;
+    u32 mine = dropping.kept_bits(rows, j + (l / 16 % 2 * 2 + own) * 4 + l % 8 / 2), other = (u32)lane_xor((int)mine, 1);
+    u32 low = (own ? other : mine) >> shift, high = (own ? mine : other) >> shift;
+    return (low & 1) | (low >> 7 & 2) | (high & 1) << 2 | (high >> 7 & 2) << 2;
 #endif
-    return bits;
 }
 
 // A tile's bias, for products that start with it and are scaled later: of `own_count` and `other_count` rows from `bias` on; own rows'

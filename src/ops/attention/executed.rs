@@ -254,11 +254,25 @@ impl Long<'_> {
     }
 }
 
-/// Forward on Hopper: tiles of `rows` queries, blocks of `keys`.
+/// Forward on Hopper: tiles of `rows` queries, blocks of `keys`. A warpgroup has 64 of the queries, begins with the tile's first block; of
+/// those behind its own last one it leaves out fewer than are on their way.
 pub(super) fn forward_sm90(walk: &Walk<'_>, rows: usize, keys: usize) -> u128 {
-    let d = walk.g.d;
-    let blocks = walk.heads() * walk.key_steps(rows, keys as i64, 1);
-    2 * blocks * (rows * keys) as u128 * (d.next_multiple_of(16) + d) as u128
+    const SLAB: i64 = 64;
+    let (d, nq, columns) = (walk.g.d, walk.g.nq as i64, keys as i64);
+    let ahead = if d <= 64 { 4 } else { 2 };
+    let blocks = walk.samples(|seen| {
+        let slabs = |r0: i64| {
+            let low = seen.first(r0) / columns;
+            let blocks = (div_ceil(seen.end(nq.min(r0 + rows as i64) - 1), columns) - low).max(1);
+            let count = move |first: i64| {
+                let end = if first < nq { seen.end(nq.min(first + SLAB) - 1) } else { 0 };
+                blocks - (blocks - (div_ceil(end, columns) - low).max(1)).min(ahead - 1)
+            };
+            (0..rows as i64 / SLAB).map(move |slab| count(r0 + slab * SLAB)).sum::<i64>()
+        };
+        tiles(walk.g.nq, rows).map(slabs).sum()
+    });
+    2 * walk.heads() * blocks * (SLAB * columns) as u128 * (d.next_multiple_of(16) + d) as u128
 }
 
 /// Backward on Hopper: blocks of `keys`, tiles of 64 queries; five products a step, and the scores of the last step once more.

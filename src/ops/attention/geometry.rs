@@ -64,7 +64,7 @@ impl Geometry {
             return Err(Error::argument(format!("attention: scale: expected a finite number, found {}", g.scale)));
         }
         if let Some(drop) = op.dropout {
-            drop.keep().check("attention: dropout")?;
+            drop.check()?;
         }
         if let Some(windows) = op.windows {
             windows.check(g.nq)?;

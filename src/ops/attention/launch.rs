@@ -180,15 +180,10 @@ impl<'a> Plan<'a> {
         Ok(args)
     }
 
-    /// Arguments of the kernels' `Dropping`: the stream, the least of 2^24 equal steps that is kept, by what it is multiplied.
+    /// Arguments of the kernels' `Dropping`: the stream, how many of 256 numbers are dropped, by what the others are multiplied.
     fn dropping(&self) -> [Arg<'static>; 4] {
-        let drop = self.op.dropping().unwrap_or(ProbabilityDropout { p: 0.0, stream: crate::rng::Stream::new(0, 0) });
-        [
-            Arg::I64(drop.stream.seed as i64),
-            Arg::I64(drop.stream.id as i64),
-            Arg::I32((f64::from(drop.p) * f64::from(1 << 24)).ceil() as i32),
-            Arg::F32((1.0 / (1.0 - f64::from(drop.p))) as f32),
-        ]
+        let nothing = [Arg::I64(0), Arg::I64(0), Arg::I32(0), Arg::F32(1.0)];
+        self.op.dropping().map_or(nothing, ProbabilityDropout::args)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cases;
 mod cpu;
+mod dropping;
 mod executed;
 mod gathered;
 mod geometry;
@@ -26,7 +27,6 @@ use crate::cost::Flops;
 use crate::error::Result;
 use crate::ops::contract::Room;
 use crate::ops::host;
-use crate::ops::keep::Keep;
 use crate::ops::operator::{Arity, Backward, Differentiable, Forward, Keeps, Mask, OpFlops, Operator, Outputs};
 use crate::rng::Stream;
 use crate::tensor::{Dtype, Spec};
@@ -99,10 +99,13 @@ pub enum Causal {
     BottomRight,
 }
 
-/// Dropout of attention probabilities: each is 0 with probability `p`, else divided by `1 − p`.
+/// Dropout of attention probabilities: each is 0 with probability `p`, else divided by `1 − p`, where `p` counts as the nearest 256th
+/// from 1/256 to 255/256: 0.1 is 26/256. So the mean stays exactly, and one draw of 128 bits decides about 16 probabilities.
 ///
-/// The mask is recomputed, never stored: the probability of sample `b`, head `h`, query `i`, key `j` is kept if number
-/// `((b·H + h)·Nq + i)·4⌈Nk/4⌉ + j` of the stream, uniform in [0, 1), is at least `p`.
+/// The mask is recomputed, never stored. The probability of sample `b`, head `h`, query `i`, key `j` is kept if 8 bits of the stream's
+/// Philox 4x32-7 block `(r << 32) + 16·c + 4·a + d` are at least `256·p`, with `r = (b·H + h)·⌈Nq/16⌉ + ⌊i/16⌋`, `c = ⌊j/16⌋`,
+/// `a = ⌊(i mod 8)/2⌋`, `d = ⌊(j mod 8)/2⌋`: bits `t` and `t + 16` of its four words, from the lowest bit of the number the lower ones
+/// of words 0 to 3, then the upper ones, with `t = j mod 2 + 2·⌊(i mod 16)/8⌋ + 4·⌊(j mod 16)/8⌋ + 8·(i mod 2)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ProbabilityDropout {
     /// In [0, 1).
@@ -129,17 +132,6 @@ impl Attention {
     /// The dropout, if it does anything.
     fn dropping(&self) -> Option<ProbabilityDropout> {
         self.dropout.filter(|d| d.p > 0.0)
-    }
-}
-
-impl ProbabilityDropout {
-    fn keep(self) -> Keep {
-        Keep { p: self.p, stream: self.stream }
-    }
-
-    /// Number of the first probability of a row of `nk`: rows begin at multiples of 4, as random numbers are made.
-    fn row(nk: usize, row: usize) -> usize {
-        row * nk.next_multiple_of(4)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The plain text: a row of scores at a time.
 
-use super::{Attention, Geometry, ProbabilityDropout, Wanted, cpu};
+use super::{Attention, Geometry, Wanted, cpu};
 use crate::ops::operator::{RefBackward, RefForward, RefInput, Reference, ReferenceGrad};
 use crate::scalar::{Scalar, sum};
 use crate::tensor::Spec;
@@ -11,11 +11,10 @@ impl Attention {
         Geometry::of(self, &specs).ok()
     }
 
-    /// 0 or 1/(1 − p) for the keys of row `row` that are seen; nothing without dropout.
-    fn factors<S: Scalar>(&self, nk: usize, row: usize, seen: &[(usize, usize)]) -> Vec<S> {
+    /// 0 or the scale for the keys that query `i` of the `head`-th of all heads sees; nothing without dropout.
+    fn factors<S: Scalar>(&self, nq: usize, head: usize, i: usize, seen: &[(usize, usize)]) -> Vec<S> {
         let Some(drop) = self.dropping() else { return Vec::new() };
-        let first = ProbabilityDropout::row(nk, row);
-        seen.iter().map(|&(j, _)| drop.keep().factor(first + j)).collect()
+        seen.iter().map(|&(j, _)| drop.factor(head, nq, i, j)).collect()
     }
 }
 
@@ -34,9 +33,14 @@ struct Row<'a, S> {
 }
 
 impl<S: Scalar> Row<'_, S> {
+    /// The head among those of all samples.
+    fn head(&self) -> usize {
+        self.b * self.g.heads + self.h
+    }
+
     /// Position among all rows.
     fn index(&self) -> usize {
-        (self.b * self.g.heads + self.h) * self.g.nq + self.i
+        self.head() * self.g.nq + self.i
     }
 
     fn q(&self) -> usize {
@@ -107,7 +111,7 @@ impl Reference for Attention {
             let total = sum(e.iter().copied());
             lse[row.index()] = top + total.ln();
             let total = if total == S::zero() { S::one() } else { total };
-            let factors = self.factors::<S>(g.nk, row.index(), row.seen);
+            let factors = self.factors::<S>(g.nq, row.head(), row.i, row.seen);
             let y = &mut y[row.y()..][..g.d];
             for (n, (&e, &(j, _))) in e.iter().zip(row.seen).enumerate() {
                 let mut p = (e / total).stored();
@@ -145,7 +149,7 @@ impl ReferenceGrad for Attention {
             let at = if at == S::of(f64::NEG_INFINITY) { S::zero() } else { at };
             let dy = &dy[row.y()..][..g.d];
             let total = if w.scores() { sum(dy.iter().zip(&y[row.y()..]).map(|(&dy, &y)| dy * y)) } else { S::zero() };
-            let factors = self.factors::<S>(g.nk, row.index(), row.seen);
+            let factors = self.factors::<S>(g.nq, row.head(), row.i, row.seen);
             for (n, &(j, place)) in row.seen.iter().enumerate() {
                 let p = (row.score((j, place)) - at).exp().stored();
                 let factor = factors.get(n).copied();

@@ -191,7 +191,6 @@ struct Tile<'a> {
     p: &'a mut [f32],
     dp: &'a mut [f32],
     factors: &'a mut [f32],
-    row: &'a mut [f32],
 }
 
 impl Task<'_> {
@@ -202,7 +201,7 @@ impl Task<'_> {
         let dropping = if read.op.dropping().is_some() { KEYS } else { 0 };
         let keys = lines(panels.rows_len(g.nk, d)) * 2 + lines(panels.columns_len(g.nk, d));
         let queries = lines(count * d * lanes) + lines(count * panels.columns_len(lanes, d));
-        let tiles = 2 * lines(KEYS * lanes) + lines(dropping * lanes) + lines(dropping);
+        let tiles = 2 * lines(KEYS * lanes) + lines(dropping * lanes);
         with_scratch(keys + 2 * queries + tiles, |mut rest| {
             let mut keys = Keys {
                 first: 0,
@@ -223,7 +222,6 @@ impl Task<'_> {
                 p: carve(&mut rest, KEYS * lanes),
                 dp: carve(&mut rest, KEYS * lanes),
                 factors: carve(&mut rest, dropping * lanes),
-                row: carve(&mut rest, dropping),
             };
             self.dq.iter_mut().chain(&mut self.dkv).for_each(|x| x.fill(0.0));
             for (sample, b) in self.samples.clone().enumerate() {
@@ -340,8 +338,8 @@ impl Gradients<'_> {
         panels.by_panels(&keys.k[from * d..], &queries.q[each.clone()], end - first, g.scale, p);
         scores.add_bias(&of.panel, first, p);
         probabilities(p, lanes, horizon, &of.lse);
-        let factors = &mut tile.factors[..if tile.row.is_empty() { 0 } else { len }];
-        let drops = scores.drop_factors(&of.panel, first, tile.row, factors);
+        let factors = &mut tile.factors[..if scores.op.dropping().is_some() { len } else { 0 }];
+        let drops = scores.drop_factors(&of.panel, first, factors);
         let wide = panels.columns_len(lanes, d);
         let columns = at * wide..(at + 1) * wide;
         if w.scores() {

@@ -74,7 +74,6 @@ struct Work<'a> {
     s: &'a mut [f32],
     o: &'a mut [f32],
     factors: &'a mut [f32],
-    row: &'a mut [f32],
 }
 
 impl Task<'_> {
@@ -86,7 +85,7 @@ impl Task<'_> {
         let v = Vectors::of(&x[g.v.input], g.v, self.kv, d, self.b * g.nk + first, keys);
         let (k_len, v_len) = (panels.rows_len(keys, d), panels.columns_len(keys, d));
         let dropping = if op.dropping().is_some() { KEYS } else { 0 };
-        let tiles = lines(KEYS * lanes) + lines(dropping * lanes) + lines(dropping) + 2 * lines(d * lanes);
+        let tiles = lines(KEYS * lanes) + lines(dropping * lanes) + 2 * lines(d * lanes);
         with_scratch(lines(k_len) + lines(v_len) + tiles, |mut rest| {
             let (kp, vp) = (carve(&mut rest, k_len), carve(&mut rest, v_len));
             panels.pack_rows(k.matrix(), kp);
@@ -97,7 +96,6 @@ impl Task<'_> {
                 o: carve(&mut rest, d * lanes),
                 s: carve(&mut rest, KEYS * lanes),
                 factors: carve(&mut rest, dropping * lanes),
-                row: carve(&mut rest, dropping),
             };
             for head in 0..g.group() {
                 let h = self.kv * g.group() + head;
@@ -152,8 +150,8 @@ fn attend(scores: &Scores<'_>, panels: Panels, panel: &Panel, packed: &Packed<'_
                 vector::scale_in_place(fade, o);
             }
         }
-        let factors = &mut work.factors[..if work.row.is_empty() { 0 } else { s.len() }];
-        if scores.drop_factors(panel, first, work.row, factors) {
+        let factors = &mut work.factors[..if scores.op.dropping().is_some() { s.len() } else { 0 }];
+        if scores.drop_factors(panel, first, factors) {
             vector::mul_in_place(factors, s);
         }
         panels.by_lanes(s, (&packed.v[at * lanes..], packed.keys * lanes), d, (1.0, first > start), work.o);

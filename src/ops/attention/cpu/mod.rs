@@ -26,7 +26,7 @@ use std::ops::Range;
 use lanes::{Horizon, MOST};
 
 use super::geometry::{Geometry, Place};
-use super::{Attention, ProbabilityDropout};
+use super::Attention;
 use crate::backend::cpu::gemm::Mat;
 use crate::backend::cpu::vector;
 
@@ -163,16 +163,10 @@ impl Scores<'_> {
     }
 
     /// Fills a tile with the factors of dropout; false without dropout.
-    fn drop_factors(&self, panel: &Panel, first: usize, row: &mut [f32], factors: &mut [f32]) -> bool {
+    fn drop_factors(&self, panel: &Panel, first: usize, factors: &mut [f32]) -> bool {
         let Some(drop) = self.op.dropping() else { return false };
-        let row = &mut row[..factors.len() / self.lanes];
-        for l in 0..panel.valid {
-            let index = (self.b * self.g.heads + self.h) * self.g.nq + panel.first + l;
-            drop.keep().fill(ProbabilityDropout::row(self.g.nk, index) + first, row);
-            for (to, &factor) in factors[l..].iter_mut().step_by(self.lanes).zip(&*row) {
-                *to = factor;
-            }
-        }
+        let head = (self.b * self.g.heads + self.h, self.g.nq);
+        drop.fill(head, (panel.first, panel.valid), first, self.lanes, factors);
         true
     }
 }

@@ -66,8 +66,10 @@ const WIDE_KEYS: usize = 64;
 const AT_ONCE: usize = 8;
 /// Queries and keys of a tile of the general kernels, which run where `spoiled` says so.
 const MARKED: usize = 64;
-/// Bytes of the cache that heads side by side may fill with queries, their gradients and sums.
+/// Bytes that heads side by side may fill with queries, their gradients and sums: what the cache holds; and more under a mask, where a
+/// block that begins later has less to do, but waits at its first tile for all of its head that began before, so that few of many heads do.
 const SECTION_BYTES: usize = 40 << 20;
+const MASKED_BYTES: usize = 96 << 20;
 
 /// What the general kernels still need to know.
 pub(super) struct Done {
@@ -173,7 +175,11 @@ pub(super) fn run(
 
     let maps = maps(plan, gpu, [q, k, v, dy], keys)?;
     let ((dk, add_dk), (dv, add_dv)) = (out(dx.get(g.k.input)), out(dx.get(g.v.input)));
-    let section = (SECTION_BYTES / (g.group() * g.nq * g.d * 8)).clamp(1, g.batch * g.kv_heads);
+    let bytes = if has_mask { MASKED_BYTES } else { SECTION_BYTES };
+    let pairs = g.batch * g.kv_heads;
+    let section = (bytes / (g.group() * g.nq * g.d * 8)).clamp(1, pairs);
+    // As many in the last one as in the others.
+    let section = pairs.div_ceil(pairs.div_ceil(section));
     let mut args = vec![dk, dv, Arg::Scratch(&sums), Arg::Scratch(&turns), maybe(mark(1))];
     args.extend(maps.iter().map(|m| Arg::Bytes(m)));
     args.extend([Arg::Scratch(&exponent), Arg::Scratch(&inner), bias.map_or(Arg::Null, |b| Arg::In(b))]);
@@ -185,8 +191,7 @@ pub(super) fn run(
     args.extend([Arg::F32(g.scale), int("heads", section)?, add_dk, add_dv]);
     args.extend(plan.dropping());
     let works = blocks("keys of all heads", g.nk.div_ceil(keys) * g.kv_heads * g.batch)?;
-    // Narrow blocks take work after work; a wide one has a single block of keys.
-    let grid = if is_wide > 0 { works } else { works.min(gpu.driver().info().processors) };
+    let grid = works.min(gpu.driver().info().processors);
     gpu.executes(|| executed::backward_sm90(&plan.walk(), keys, QUERIES));
     bwd.launch_as(gpu, &variant, Launch::linear(grid, 384).with_shared(shared), &mut args)?;
 

@@ -62,10 +62,8 @@ struct Tiles {
 impl Tiles {
     fn of(plan: &Plan<'_>) -> Tiles {
         let d = plan.g.d;
-        // Three warpgroups share each block of keys, unless that leaves too many of their rows empty: more than an eighth, or a tenth
-        // under a causal mask, which wastes more of a tall tile.
-        let (all, filled) = if plan.op.is_even() { (8, 7) } else { (10, 9) };
-        let fills = |groups: usize| all * plan.g.nq >= filled * plan.g.nq.next_multiple_of(groups * SLAB);
+        // Three warpgroups share each block of keys, unless that leaves more than an eighth of their rows empty.
+        let fills = |groups: usize| 8 * plan.g.nq >= 7 * plan.g.nq.next_multiple_of(groups * SLAB);
         let is_plain = plan.g.bias.is_none() && plan.op.dropping().is_none();
         // One tile of three warpgroups is shorter than two of two.
         let is_one = plan.op.is_even() && (2 * 64 + 1..=3 * 64).contains(&plan.g.nq);
