@@ -26,7 +26,6 @@
 //           exponentials; 8 rows a thread before                                       between them (without any masks: 6 to 7 %)
 //           Not better: whole steps twice (spills), one text for both warpgroups (-1 %), no wait of the warpgroup without dq (0),
 //           a barrier in shared memory for dS in place of a named one (0; synccheck takes the latter's two places for divergence)
-// sanitizer racecheck reports what one lane of a warp lets go for all (exponent, inner): with 32 arrivals it reports nothing
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithm 4; Shah et al. 2024, section 3; Spector et al. 2024 for keys as rows of the accumulators
 

@@ -12,8 +12,9 @@
 // dropout   a block of Philox is for two lanes, which draw in turns and trade, among the exponentials; the factor comes with the division
 // floor     two products of 2 Nq Nk D FLOPs a head: a pair takes 4 D / 4096 clocks of a multiprocessor's matrix units and 1 / 16 of its
 //           exponentials, so that both take as long at D of 64, and below it the exponentials decide
-// left      the whole operator beside cuDNN in turns on an H200, 2026-11-22 (benches/beside): 16384 tokens 1.22 at D of 64, 1.17 at 128,
-//           512 tokens 0.98 and 1.07, causal 0.84 and 0.93: ends of tiles, and the launch that looks for marked tiles; D of 48 1.24
+// left      beside cuDNN in turns on an H200: the whole operator (2026-11-22, benches/beside) 16384 tokens 1.22 at D of 64, 1.17 at 128,
+//           512 tokens 0.98 and 1.07; causal 512 with the look for marks behind it (2026-11-23) 0.95 and 0.93: ends of tiles, and half of
+//           the last block of a tile that is multiplied and hidden; D of 48 1.23: exponentials and the instructions around them
 // order     keys descending in blocks of KEYS, ascending inside: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
 // source    Dao et al. 2022, algorithm 1; Shah et al. 2024, sections 3.1 and 3.2
