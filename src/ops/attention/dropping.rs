@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn factors_filled_in_tiles_are_those_drawn_alone() {
-        for (p, first, queries, key, keys) in [(0.1, 0, 16, 0, 16), (0.5, 5, 8, 3, 30), (0.999, 17, 40, 32, 7), (0.001, 30, 1, 47, 1)] {
+        for (p, first, queries, key, keys) in
+            [(0.1, 0, 16, 0, 16), (0.5, 5, 8, 3, 30), (0.999, 17, 40, 32, 7), (0.001, 30, 1, 47, 1)]
+        {
             let (lanes, drop) = (queries + 3, drop(p));
             let mut factors = vec![f32::NAN; keys * lanes];
             drop.fill((2, 71), (first, queries), key, lanes, &mut factors);
@@ -132,7 +134,9 @@ mod tests {
     #[test]
     fn every_probability_has_bits_of_its_own() {
         // Of two different ones of a tile of 16 by 32, whose blocks are 32, no two may always agree.
-        let words = |i: usize, j: usize| (0..64).map(|head| u64::from(drop(0.5).factor::<f32>(head, 16, i, j) > 0.0) << head).sum::<u64>();
+        let words = |i: usize, j: usize| {
+            (0..64).map(|head| u64::from(drop(0.5).factor::<f32>(head, 16, i, j) > 0.0) << head).sum::<u64>()
+        };
         let mut all: Vec<u64> = (0..16).flat_map(|i| (0..32).map(move |j| words(i, j))).collect();
         all.sort_unstable();
         all.dedup();
@@ -147,7 +151,8 @@ mod tests {
             let share = (256 - reach) as f64 / 256.0;
             assert_eq!(drop.scale() * share, 1.0);
             let n = 256;
-            let kept = (0..n * n).filter(|k| drop.factor::<f32>(0, n, k / n, k % n) > 0.0).count() as f64 / (n * n) as f64;
+            let kept =
+                (0..n * n).filter(|k| drop.factor::<f32>(0, n, k / n, k % n) > 0.0).count() as f64 / (n * n) as f64;
             // Five standard errors of the share.
             assert!((kept - share).abs() < 5.0 * (share * (1.0 - share)).sqrt() / n as f64 + 1e-9, "p = {p}: {kept}");
         }

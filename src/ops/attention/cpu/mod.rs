@@ -25,8 +25,8 @@ use std::ops::Range;
 
 use lanes::{Horizon, MOST};
 
-use super::geometry::{Geometry, Place};
 use super::Attention;
+use super::geometry::{Geometry, Place};
 use crate::backend::cpu::gemm::Mat;
 use crate::backend::cpu::vector;
 
