@@ -13,7 +13,7 @@
 // floor     two products of 2 Nq Nk D FLOPs a head: a pair takes 4 D / 4096 clocks of a multiprocessor's matrix units and 1 / 16 of its
 //           exponentials, so that both take as long at D of 64, and below it the exponentials decide
 // left      beside cuDNN in turns on an H200: the whole operator (2026-11-22, benches/beside) 16384 tokens 1.22 at D of 64, 1.17 at 128,
-//           512 tokens 0.98 and 1.07; causal 512 with the look for marks behind it (2026-11-23) 0.95 and 0.93: ends of tiles, and half of
+//           512 tokens 0.98 and 1.07; causal 512 with the look for marks behind it (2026-11-23) 0.95 and 0.92: ends of tiles, and half of
 //           the last block of a tile that is multiplied and hidden; D of 48 1.23: exponentials and the instructions around them
 // order     keys descending in blocks of KEYS, ascending inside: same input, same bits; no atomics
 // budget    sm_90a 168 registers; no spills
