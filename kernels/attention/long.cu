@@ -5,8 +5,8 @@
 // types     T in {bf16, f16}; scores, sums, bias, lse in f32; D in {64, 96, 128}: d is a multiple of 8, at most D
 // launch    a block has 128 queries of a head: 4 warps of 32 (with EXTRAS at D of 128 on NVIDIA 8 of 16) and FWD_KEYS * 16 keys a step;
 //           grid [tiles * B * H]; shared memory: on NVIDIA queries and two steps of keys and values, on AMD one step
-// paths     where nothing is hidden a step has no mask; with a mask a tile whose sums a hidden number may have spoiled is marked for the
-//           general kernel, which runs behind this one
+// paths     where nothing is hidden a step has no mask; with a mask, causal or sliding, steps that nobody sees are left out, and a tile
+//           whose sums a hidden number may have spoiled is marked for the general kernel, which runs behind this one
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for bf16 and f16
 // traffic   q and y once; k and v once for 128 queries, out of the cache where blocks of a head run at the same time
 // floor     two products: 4 D FLOPs a pair, in clocks of a multiprocessor D / 512 on A100, D / 256 on MI200, D / 512 on MI300

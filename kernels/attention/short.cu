@@ -116,7 +116,7 @@ template <int THREADS> DEVICE void seat_tokens(int* tokens, int* regions, int ro
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __warps_at_once__(2)
     attention_short_fwd(T* y, f32* lse, const T* q, const T* k, const T* v, const f32* bias, const int* lengths, i64 q_at, i64 k_at,
                         i64 v_at, i64 q_row, i64 k_row, i64 v_row, i64 q_tokens, i64 k_tokens, int nq, int nk, int heads, int group,
                         int d, float scale, i64 all, int each, Windows windows) {
@@ -324,7 +324,7 @@ DEVICE void store_rows(T* to, i64 row, const Panel<T>& from, int r, int count, i
 
 // A block's heads are `each` apart from those of its next round, and `all` at the end: with a bias a block stays with one of its heads,
 // and sums its gradient over the samples of its rounds in `partial`, keys by queries.
-extern "C" __global__ void __launch_bounds__(BWD_THREADS, BWD_BLOCKS)
+extern "C" __global__ void __launch_bounds__(BWD_THREADS, BWD_BLOCKS) __warps_at_once__(2)
     attention_short_bwd(T* dq, T* dk, T* dv, f32* partial, f32* stats, int* seats, const T* q, const T* k, const T* v, const T* y, const T* dy,
                         const f32* bias, const f32* lse, const int* lengths, i64 q_at, i64 k_at, i64 v_at, i64 q_row, i64 k_row,
                         i64 v_row, i64 q_tokens, i64 k_tokens, int nq, int nk, int heads, int d, float scale, i64 all, int each,

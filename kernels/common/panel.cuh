@@ -84,14 +84,20 @@ template <bool ACROSS, bool TURNED, typename U> DEVICE void load_quarters(Frag16
     }
 }
 #else
+// Number `right` of row `down` of the 16 by 16 numbers from row r and column c on, both multiples of 16: what a lane adds for itself is
+// the same for all tiles of a panel, but for the bits of c that its turn reaches.
+template <typename U> DEVICE const U* number_of(const Panel<U>& p, int r, int c, int down, int right) {
+    int turned = p.group * 8 - 1, mine = (down * p.pieces + (right / 8 ^ p.turn(down))) * 8 + right % 8;
+    return p.at + r * p.pieces * 8 + (c & ~turned) + (mine ^ (c & turned));
+}
 template <typename U> DEVICE void load_straight(Frag16<U>& f, const Panel<U>& p, int r, int c) {
-    const u32* from = (const u32*)p.number(r + lane() % 16, c + lane() / 16 * 4);
+    const u32* from = (const u32*)number_of(p, r, c, lane() % 16, lane() / 16 * 4);
     f.word[0] = from[0], f.word[1] = from[1];
 }
 template <typename U> DEVICE void load_turned(Frag16<U>& f, const Panel<U>& p, int r, int c) {
     u32 number[4];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) number[k] = p.number(r + lane() / 16 * 4 + k, c + lane() % 16)->bits;
+    for (int k = 0; k < 4; ++k) number[k] = number_of(p, r, c, lane() / 16 * 4 + k, lane() % 16)->bits;
     f.word[0] = number[0] | number[1] << 16, f.word[1] = number[2] | number[3] << 16;
 }
 #endif

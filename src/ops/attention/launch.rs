@@ -195,9 +195,11 @@ impl Attention {
         let tensors: Vec<&dyn Operand> =
             io.x.iter().take(3).map(|x| x as &dyn Operand).chain(io.y.iter().map(|y| y as _)).collect();
         let is_hoppers = g.windows.is_none() && forward_sm90::fits(&plan, gpu, &tensors);
-        if let Some(short) =
-            Short::of(self, gpu, g, &tensors).filter(|short| !is_hoppers || short.is_best_on_hopper(true))
-        {
+        let is_shorts = |short: &Short<'_>| match is_hoppers {
+            true => short.is_best_on_hopper(true),
+            false => !short.is_left_to_long(),
+        };
+        if let Some(short) = Short::of(self, gpu, g, &tensors).filter(is_shorts) {
             return short.fwd(gpu, &io, plan.seen.lengths.as_ref());
         }
         if g.windows.is_some() {

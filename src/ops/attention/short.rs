@@ -72,6 +72,26 @@ impl<'a> Short<'a> {
         self.g.nq.max(self.g.nk) <= BEST_ON_HOPPER[usize::from(!has_tile)]
     }
 
+    /// Whether the kernels of long sequences, which walk through keys with less shared memory and fewer instructions a tile, are taken
+    /// instead although they compute more: on AMD, where nothing is read in place. Up to twice as many tiles are made up for, as
+    /// `benches/targets` counts.
+    pub(super) fn is_left_to_long(&self) -> bool {
+        let is_plain = self.g.windows.is_none() && self.g.bias.is_none();
+        let (block, step) = (128, 64);
+        let long = self.nq.next_multiple_of(block) * self.nk.next_multiple_of(step) * self.size.max(64);
+        let own = self.nq.next_multiple_of(self.own()) * self.k_rows * self.size;
+        self.warp == 64 && is_plain && self.size != 96 && long <= 2 * own
+    }
+
+    /// Queries that a warp has at a time.
+    fn own(&self) -> usize {
+        match self.size {
+            ..=64 => 48,
+            65..=96 => 32,
+            _ => 16,
+        }
+    }
+
     /// If these kernels can do it at all, forward: `tensors` are all that they read or write 16 bytes at a time.
     pub(super) fn of(op: &'a Attention, gpu: &Gpu, g: &'a Geometry, tensors: &[&dyn Operand]) -> Option<Short<'a>> {
         let dtype = tensors.first()?.spec().dtype();
@@ -140,15 +160,8 @@ impl<'a> Short<'a> {
         }
         let g = self.g;
         let ([y], [lse]) = (&*io.y, &*io.saved) else { unreachable!("infer fixed the counts") };
-        // Queries that a warp has at a time: as many heads as keep all warps busy, four blocks on a processor.
-        let own = 16
-            * if self.size <= 64 {
-                3
-            } else if self.size <= 96 {
-                2
-            } else {
-                1
-            };
+        // As many heads as keep all warps busy, four blocks on a processor.
+        let own = self.own();
         let is_even = self.nq.div_ceil(own).is_multiple_of(WARPS as usize);
         let fits = 3 * self.fwd_bytes() <= self.shared / 4;
         let each = if is_even || !fits { 1 } else { self.heads().min(3) };

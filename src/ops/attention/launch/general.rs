@@ -44,7 +44,6 @@ fn what(plan: &Plan<'_>, arch: Arch, tensors: &[&dyn Operand]) -> Option<&'stati
         (g.windows.is_some() && op.dropping().is_some(), "windows with dropout"),
         (is_hopper && g.windows.is_none() && g.d < 16, "head sizes below 16"),
         (g.d > MOST[usize::from(!is_hopper)], "head sizes above what they hold"),
-        (!is_hopper && op.sliding.is_some(), "windows that slide"),
         (!is_hopper && op.sequences.is_some(), "packed sequences"),
         (!(1e-9..1e9).contains(&g.scale), "scales that are not between 1e-9 and 1e9"),
         (

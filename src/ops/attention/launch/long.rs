@@ -63,18 +63,17 @@ impl<'a> Long<'a> {
         let is_counted = g.nq.min(g.nk) > 0
             && g.nq.max(g.nk) <= 1 << 24
             && g.batch * g.heads * g.nq.max(g.nk).div_ceil(16) < 1 << 30;
-        let is_usual = plan.op.sliding.is_none() && plan.op.sequences.is_none();
         let size = SIZES.into_iter().find(|&size| size as usize >= g.d)?;
         let has_extras = g.bias.is_some() || plan.op.dropping().is_some();
         let variant = Variant::of(dtype).with("D", size).with("EXTRAS", i64::from(has_extras));
         let long = Long { plan, variant, size: size as usize, has_extras, warp: gpu.warp() };
-        (is_exact && is_whole && is_counted && is_usual && g.windows.is_none() && (1e-9..1e9).contains(&g.scale))
-            .then_some(long)
+        let is_usual = plan.op.sequences.is_none() && g.windows.is_none() && (1e-9..1e9).contains(&g.scale);
+        (is_exact && is_whole && is_counted && is_usual).then_some(long)
     }
 
     /// Whether a number that a query does not see lies in a tile of its own.
     fn is_marked(&self) -> bool {
-        self.plan.op.causal != Causal::None
+        self.plan.op.causal != Causal::None || self.plan.op.sliding.is_some()
     }
 
     /// Whether a warp has 16 queries and not 32, for want of registers.
@@ -181,14 +180,8 @@ impl<'a> Long<'a> {
         for n in [g.nq, g.nk, g.heads, g.group(), g.batch, g.d] {
             args.push(Arg::I32(to_i32("tokens or heads", n)?));
         }
-        // Query i sees keys before i + after.
-        let (nq, nk) = (to_i32("queries", g.nq)?, to_i32("keys", g.nk)?);
-        let after = match self.plan.op.causal {
-            Causal::None => nk,
-            Causal::TopLeft => 1,
-            Causal::BottomRight => 1 + nk - nq,
-        };
-        args.extend([Arg::F32(g.scale), Arg::I32(1 << 30), Arg::I32(after)]);
+        args.push(Arg::F32(g.scale));
+        args.extend(self.plan.seen.short_reach()?);
         args.extend(self.plan.dropping());
         Ok(args)
     }
