@@ -35,6 +35,11 @@ impl Timeline {
         exec.gpu().map_or(Ok(()), |gpu| gpu.reserve_events(timelines + laps))
     }
 
+    /// Whether a mark takes time of its own, a few microseconds of device and host: where it is an event of hardware.
+    pub fn takes_time(exec: &Exec) -> bool {
+        exec.gpu().is_some_and(|gpu| gpu.is_real())
+    }
+
     /// Begins the first of about `laps` laps; more may follow.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ mod profile;
 pub use backward::Grads;
 pub use profile::{Profile, Row, RowPass, Seen, StepCost};
 
+use std::ops::Range;
+
 use crate::backend::Exec;
 use crate::error::{Error, Result};
 use crate::ops::operator::{AnyArity, Arity, Differentiable, Forward, Mask, forward_cost};
@@ -172,13 +174,14 @@ impl<'p> Tape<'p> {
     }
 
     /// The same tape, with the device's time and memory in its [`profile`](Tape::profile); times are there after
-    /// [`Profile::settle`]. Starts the device's high-water mark of memory anew. `laps` is how many there were on a tape like
-    /// this one ([`Profile::laps`]), 0 if that is not known.
+    /// [`Profile::settle`]. Starts the device's high-water mark of memory anew. Times are taken of the laps `timed` alone, of
+    /// all that there are ([`Profile::laps`]): to mark the end of one may take longer than to start it. These are about `about`,
+    /// 0 if that is not known.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn watched(mut self, laps: usize) -> Result<Tape<'p>> {
-        self.profile.watch(&self.exec, laps)?;
+    pub fn watched(mut self, timed: Range<usize>, about: usize) -> Result<Tape<'p>> {
+        self.profile.watch(&self.exec, timed, about)?;
         Ok(self)
     }
 

@@ -1,5 +1,7 @@
 //! What ran, by module and operator: calls, exact cost, and, where it was asked for, the device's time and memory.
 
+use std::ops::Range;
+
 use crate::backend::{Exec, Timeline};
 use crate::cost::{Cost, Flops};
 use crate::error::Result;
@@ -143,8 +145,11 @@ pub struct Profile {
 #[derive(Debug)]
 struct Watch {
     exec: Exec,
-    timeline: Timeline,
-    /// Whose each lap was; `None` if it was no operator's.
+    /// The laps whose times are taken, and about how many these are.
+    timed: Range<usize>,
+    about: usize,
+    timeline: Option<Timeline>,
+    /// Whose each of them was; `None` if it was no operator's.
     laps: Vec<Option<(usize, RowPass)>>,
 }
 
@@ -154,13 +159,13 @@ impl Profile {
         Profile { modules, rows: Vec::new(), watch: None, between: Seen::default(), peak_bytes: 0, ended: 0 }
     }
 
-    pub(super) fn watch(&mut self, exec: &Exec, laps: usize) -> Result<()> {
+    pub(super) fn watch(&mut self, exec: &Exec, timed: Range<usize>, about: usize) -> Result<()> {
         exec.reset_peak();
         // What was executed before is nobody's here.
         exec.take_executed();
         exec.count_stated(true);
-        self.watch =
-            Some(Watch { exec: exec.clone(), timeline: Timeline::start(exec, laps)?, laps: Vec::with_capacity(laps) });
+        let timeline = if timed.start == 0 { Some(Timeline::start(exec, about)?) } else { None };
+        self.watch = Some(Watch { exec: exec.clone(), timed, about, timeline, laps: Vec::with_capacity(about) });
         Ok(())
     }
 
@@ -199,7 +204,7 @@ impl Profile {
     pub fn settle(&mut self) -> Result<()> {
         let Some(watch) = self.watch.take() else { return Ok(()) };
         watch.exec.count_stated(false);
-        let seconds = watch.timeline.seconds()?;
+        let seconds = watch.timeline.map_or(Ok(Vec::new()), Timeline::seconds)?;
         for (lap, seconds) in watch.laps.into_iter().zip(seconds) {
             match lap {
                 Some((row, pass)) => self.rows[row].seen[pass as usize].seconds += seconds,
@@ -207,6 +212,17 @@ impl Profile {
             }
         }
         Ok(())
+    }
+
+    /// Adds the times of another tape that ran the same, of laps that were not timed on this one.
+    pub fn add_times(&mut self, other: &Profile) {
+        for (i, theirs) in other.rows.iter().enumerate() {
+            let is_its = self.rows.get(i).is_some_and(|row| row.is_like(theirs));
+            let row = if is_its { self.rows.get_mut(i) } else { self.rows.iter_mut().find(|row| row.is_like(theirs)) };
+            let Some(row) = row else { continue };
+            row.seen.iter_mut().zip(&theirs.seen).for_each(|(mine, theirs)| mine.seconds += theirs.seconds);
+        }
+        self.between.seconds += other.between.seconds;
     }
 
     /// The module `name` inside module `parent`.
@@ -288,10 +304,18 @@ impl Profile {
 
     /// Ends a lap of a watched tape: what ran since the last one was of this row, or of no operator.
     pub(super) fn lap(&mut self, whose: Option<(usize, RowPass)>) -> Result<()> {
+        let lap = self.ended;
         self.ended += 1;
         let Some(watch) = &mut self.watch else { return Ok(()) };
-        watch.timeline.lap()?;
-        watch.laps.push(whose);
+        if lap + 1 == watch.timed.start {
+            watch.timeline = Some(Timeline::start(&watch.exec, watch.about)?);
+        }
+        if watch.timed.contains(&lap)
+            && let Some(timeline) = &mut watch.timeline
+        {
+            timeline.lap()?;
+            watch.laps.push(whose);
+        }
         let memory = watch.exec.reset_peak();
         let counted = watch.exec.take_executed().map(|c| Flops {
             matmul: c.matrix_flops.values().map(|n| u128::from(*n)).sum(),

@@ -157,7 +157,7 @@ fn freed_and_foreign_values_are_named_errors() {
 #[test]
 fn costs_are_listed_by_module() {
     let (exec, params) = (Exec::cpu(), params());
-    let mut tape = Tape::with_params(&exec, &params).watched(0).unwrap();
+    let mut tape = Tape::with_params(&exec, &params).watched(0..usize::MAX, 0).unwrap();
     let x = tape.input(&random(&[4, 6], 1)).unwrap();
     let y = tape
         .in_module("blocks.0", |tape| {

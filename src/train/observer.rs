@@ -32,11 +32,11 @@ pub enum Event<'a> {
         /// What plan and budgets leave after it.
         left: Left,
     },
-    /// The step before was watched; its [`Event::Step`] comes next.
+    /// The steps before were watched; the last one's [`Event::Step`] comes next.
     Profiled {
-        /// What it spent.
+        /// What each spent.
         profile: &'a StepProfile,
-        /// What it did.
+        /// What the last one did.
         report: &'a StepReport,
     },
     /// A validation goes on.

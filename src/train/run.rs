@@ -13,6 +13,7 @@ use crate::train::checkpoint::CheckpointStore;
 use crate::train::config::TrainingConfig;
 use crate::train::evaluation::Evaluation;
 use crate::train::observer::{Event, Observer};
+use crate::train::profile::Watch;
 use crate::train::resume;
 use crate::train::schedule::Schedule;
 use crate::train::stop::{Stop, StopReason};
@@ -117,14 +118,26 @@ pub struct Run<'a, M: Model> {
     pub position: Position,
     /// Who listens.
     pub observer: &'a mut dyn Observer,
-    /// Whether the step that is to be watched has been.
-    pub is_profiled: bool,
+    /// Who follows the steps that are to be watched.
+    pub profiling: Profiling,
 }
 
 impl<M: Model> std::fmt::Debug for Run<'_, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Run({}, {:?})", self.name, self.position)
     }
+}
+
+/// How far the profile of a run is.
+#[derive(Debug, Default)]
+pub enum Profiling {
+    /// It has not begun, if there will be one.
+    #[default]
+    Ahead,
+    /// Some of its steps are over.
+    Begun(Box<Watch>),
+    /// It has been shown.
+    Done,
 }
 
 /// Whether to go on after a part of a run.
@@ -240,7 +253,8 @@ where
                 micro.push(batch?);
             }
             let rate = schedule.rate(self.trainer.progress().step);
-            let report = self.step(&micro, rate)?;
+            let left = shape.total_steps.saturating_sub(self.trainer.progress().step);
+            let report = self.step(&micro, rate, left)?;
             self.position.batch += accumulation;
             self.meter.step(report.cost.model().flops.total(), shape.samples_per_step as u64, began);
             let (epoch, spent) = (self.position.epoch, self.meter.spent());
@@ -250,16 +264,25 @@ where
         Ok(Next::GoOn)
     }
 
-    /// One step; the one that the configuration names, or the first after it, is watched.
-    fn step(&mut self, micro: &[M::Batch], rate: f64) -> Result<StepReport> {
+    /// One step, of `left`; those from the one on that the configuration names, or the first after it, are watched.
+    fn step(&mut self, micro: &[M::Batch], rate: f64, left: u64) -> Result<StepReport> {
         let profiler = &self.config.flops_profiler;
         let is_due = self.trainer.progress().step + 1 >= profiler.profile_step;
-        if !profiler.enabled || !is_due || self.is_profiled {
-            return self.trainer.step(micro, rate);
+        let mut watch = match std::mem::replace(&mut self.profiling, Profiling::Done) {
+            Profiling::Begun(watch) => watch,
+            Profiling::Ahead if profiler.enabled && is_due => Box::new(self.trainer.watch(micro.len(), left)?),
+            other => {
+                self.profiling = other;
+                return self.trainer.step(micro, rate);
+            }
+        };
+        let report = self.trainer.watched_step(micro, rate, &mut watch)?;
+        if watch.is_done() {
+            let profile = self.trainer.profile(*watch, &report)?;
+            self.observer.event(&Event::Profiled { profile: &profile, report: &report })?;
+        } else {
+            self.profiling = Profiling::Begun(watch);
         }
-        self.is_profiled = true;
-        let (report, profile) = self.trainer.profiled_step(micro, rate)?;
-        self.observer.event(&Event::Profiled { profile: &profile, report: &report })?;
         Ok(report)
     }
 

@@ -1,5 +1,6 @@
 //! One optimiser step: gradients of some micro-batches, their norm, the update; the same bits every time.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -182,7 +183,7 @@ impl<M: Model> Trainer<M> {
     /// before any parameter has changed (with a loss scale an overflow skips the step instead); whatever the model's
     /// forward pass reports.
     pub fn step(&mut self, micro_batches: &[M::Batch], learning_rate: f64) -> Result<StepReport> {
-        self.step_watched(micro_batches, learning_rate, &mut None)
+        self.step_watched(micro_batches, learning_rate, None)
     }
 
     /// The same step, and what it spent: the same numbers, a little later.
@@ -194,18 +195,57 @@ impl<M: Model> Trainer<M> {
         micro_batches: &[M::Batch],
         learning_rate: f64,
     ) -> Result<(StepReport, StepProfile)> {
-        let mut watch = Some(Watch::start(&self.exec, micro_batches.len(), self.laps)?);
-        let report = self.step_watched(micro_batches, learning_rate, &mut watch)?;
-        let watch = watch.ok_or_else(|| Error::argument("step: nobody watched it"))?;
-        let update = if report.is_skipped { [Cost::ZERO; 2] } else { update_cost(&self.update, &self.model) };
-        Ok((report, watch.finish(&self.model, &self.exec, report.step, update)?))
+        let mut watch = self.watch_over(micro_batches.len(), 1)?;
+        let report = self.watched_step(micro_batches, learning_rate, &mut watch)?;
+        let profile = self.profile(watch, &report)?;
+        Ok((report, profile))
+    }
+
+    /// What watches the next steps, of `passes` micro-batches each and at most `steps`: one, or, on a device whose marks take
+    /// time, several, each of which tells a part of its times and is hardly slower than others.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn watch(&self, passes: usize, steps: u64) -> Result<Watch> {
+        self.watch_over(passes, Watch::parts(&self.exec, self.laps, steps))
+    }
+
+    /// The same over `parts` steps, whatever the device.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn watch_over(&self, passes: usize, parts: usize) -> Result<Watch> {
+        Watch::start(&self.exec, passes, self.laps, parts)
+    }
+
+    /// A step that `watch` follows: the same numbers.
+    ///
+    /// # Errors
+    /// As [`step`](Trainer::step).
+    pub fn watched_step(
+        &mut self,
+        micro_batches: &[M::Batch],
+        learning_rate: f64,
+        watch: &mut Watch,
+    ) -> Result<StepReport> {
+        watch.begin(&self.exec)?;
+        self.step_watched(micro_batches, learning_rate, Some(watch))
+    }
+
+    /// What was seen; `last` is of the last step.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn profile(&self, watch: Watch, last: &StepReport) -> Result<StepProfile> {
+        let update = if last.is_skipped { [Cost::ZERO; 2] } else { update_cost(&self.update, &self.model) };
+        watch.finish(&self.model, &self.exec, last.step, update)
     }
 
     fn step_watched(
         &mut self,
         micro_batches: &[M::Batch],
         learning_rate: f64,
-        watch: &mut Option<Watch>,
+        mut watch: Option<&mut Watch>,
     ) -> Result<StepReport> {
         let start = Instant::now();
         if micro_batches.is_empty() {
@@ -214,17 +254,17 @@ impl<M: Model> Trainer<M> {
         let step = self.progress.step + 1;
         let scale = self.loss_scale.scale;
         self.grads.clear();
-        let (losses, cost) = self.passes(micro_batches, scale, watch)?;
-        watch.iter_mut().try_for_each(Watch::lap)?;
+        let (losses, cost) = self.passes(micro_batches, scale, watch.as_deref_mut())?;
+        watch.as_deref_mut().map_or(Ok(()), Watch::lap)?;
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
         let mut found = norm.find(&self.exec, &self.grads.settled()?.flat())?;
         for loss in &losses {
             found.also(&self.exec, loss)?;
         }
-        watch.iter_mut().try_for_each(Watch::lap)?;
+        watch.as_deref_mut().map_or(Ok(()), Watch::lap)?;
         // The device decides whether it updates: what is not finite leaves all as it is.
         self.apply(learning_rate, &found)?;
-        watch.iter_mut().try_for_each(Watch::lap)?;
+        watch.as_deref_mut().map_or(Ok(()), Watch::lap)?;
         // The only place where a step waits for its device: all of it is done now.
         let measured = found.read()?;
         let loss = mean_loss(step, &losses)?;
@@ -255,7 +295,7 @@ impl<M: Model> Trainer<M> {
         &mut self,
         micro_batches: &[M::Batch],
         scale: f64,
-        watch: &mut Option<Watch>,
+        mut watch: Option<&mut Watch>,
     ) -> Result<(Vec<Tensor>, StepCost)> {
         let (mut losses, mut cost) = (Vec::with_capacity(micro_batches.len()), StepCost::default());
         let params = self.model.params().arena();
@@ -265,12 +305,12 @@ impl<M: Model> Trainer<M> {
             let pass =
                 Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
             let share = (scale / micro_batches.len() as f64) as f32;
-            let laps = watch.is_some().then_some(self.laps);
-            let (loss, profile) = on.pass(batch, &pass, share, &mut self.grads, laps)?;
+            let timed = watch.as_ref().map(|w| w.timed());
+            let (loss, profile) = on.pass(batch, &pass, share, &mut self.grads, timed)?;
             losses.push(loss);
             cost += profile.total();
             self.laps = profile.laps();
-            if let Some(watch) = watch {
+            if let Some(watch) = &mut watch {
                 watch.pass(profile);
             }
         }
@@ -390,14 +430,14 @@ impl<M: Model> On<'_, M> {
         pass: &Pass,
         seed: f32,
         grads: &mut Grads,
-        watched: Option<usize>,
+        timed: Option<(Range<usize>, usize)>,
     ) -> Result<(Tensor, Profile)> {
         let mut tape = Tape::with_params(self.exec, self.model.params().arena());
         if let Some(shadow) = self.shadow {
             tape = tape.with_shadow(shadow)?;
         }
-        if let Some(laps) = watched {
-            tape = tape.watched(laps)?;
+        if let Some((timed, about)) = timed {
+            tape = tape.watched(timed, about)?;
         }
         let loss = self.model.loss(&mut tape, batch, pass)?;
         tape.backward(loss, seed, grads)?;
@@ -446,9 +486,10 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
     let mut shadow = Shadow::new(exec, &layout, compute)?;
     let pass = Pass { train: true, compute, seed: config.seed, number: 0 };
     let shadow = shadow.as_mut().map(|s| s.of(exec, model.params().arena())).transpose()?;
-    let (_, profile) = On { model, exec, shadow }.pass(batch, &pass, 1.0, &mut grads, Some(0))?;
+    let (_, profile) = On { model, exec, shadow }.pass(batch, &pass, 1.0, &mut grads, Some((0..usize::MAX, 0)))?;
     let cost = profile.total();
-    let mut watch = Watch::start(exec, 1, 0)?;
+    let mut watch = Watch::start(exec, 1, 0, 1)?;
+    watch.begin(exec)?;
     let peak_bytes = profile.peak_bytes().max(exec.memory().peak);
     watch.pass(profile);
     let update = update_cost(&rule, model);

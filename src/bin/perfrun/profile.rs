@@ -100,7 +100,7 @@ impl<O: Observer> Profiler<O> {
         let folder = log_folder(&self.config);
         let file = |name: &str| folder.join(format!("flops_profile.{name}"));
         let page = self.args.html.clone().unwrap_or_else(|| file("html"));
-        let title = format!("{}: what step {} spent", self.config.experiment.name, profile.step);
+        let title = format!("{}: what {} spent", self.config.experiment.name, profile.when());
         write_page(profile, &title, &page)?;
         let run = Run { batch_size: self.config.training.batch_size, step_seconds: report.seconds };
         let text = config.output_file.clone().unwrap_or_else(|| file("txt"));
@@ -116,8 +116,8 @@ impl<O: Observer> Profiler<O> {
         };
         shown.map_err(Error::io("write", Path::new("standard output")))?;
         let files = [&page, &text, &file("json")].map(|p| p.display().to_string()).join(", ");
-        self.to.event(&Event::Notice(&format!("profile of step {}: {files}", profile.step)))?;
-        if profile.step == 1 {
+        self.to.event(&Event::Notice(&format!("profile of {}: {files}", profile.when())))?;
+        if profile.step == 1 && profile.steps == 1 {
             let say = "step 1 is a cold one: --flops-profile=3 has the times of a warm step";
             self.to.event(&Event::Notice(say))?;
         }
@@ -132,7 +132,7 @@ const TERMINAL_DEPTH: usize = 2;
 pub(crate) fn print(profile: &StepProfile, counts: &[Count], depth: usize) -> std::io::Result<()> {
     let totals = profile.totals();
     let took = profile.seconds.map_or(String::new(), |s| format!(", {}", seconds(s)));
-    output::line(format!("step {} on {}, products in {}{took}", profile.step, profile.device, profile.dtype))?;
+    output::line(format!("{} on {}, products in {}{took}", profile.when(), profile.device, profile.dtype))?;
     output::line(format!(
         "model FLOPs     {} ({} in products) and {} special; with what is recomputed {}",
         flops(totals.model.total() as f64),

@@ -10,6 +10,8 @@ mod tree;
 
 pub use tree::{Node, Sum};
 
+use std::ops::Range;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -116,6 +118,8 @@ pub struct Module {
 pub struct StepProfile {
     /// Which step, from 1; 0 for a plan.
     pub step: u64,
+    /// Steps from it on whose times are here, a part of each.
+    pub steps: usize,
     /// The device's own name.
     pub device: String,
     /// Number type of matrix products.
@@ -143,26 +147,64 @@ pub struct StepProfile {
 /// Parts of a step: the passes, the norm, the update.
 const PARTS: usize = 3;
 
-/// Follows a step while it runs.
+/// Steps over which times are taken where a mark takes time: each then has so few that it is hardly slower than others.
+const MOST_PARTS: u64 = 8;
+
+/// Follows steps while they run. Counts are those of each; of its times each step tells a part.
 #[derive(Debug)]
 pub struct Watch {
+    parts: usize,
+    /// Laps of a pass, as far as they are known.
+    laps: usize,
+    passes: usize,
+    steps: Vec<Watched>,
+}
+
+/// What is seen of one step.
+#[derive(Debug)]
+struct Watched {
     timeline: Timeline,
     passes: Vec<Profile>,
 }
 
 impl Watch {
-    /// Begins, before a step of `passes` tapes of about `laps` laps each: what it needs is made here and not in the step.
+    /// Prepares to follow `parts` steps of `passes` tapes of about `laps` laps each: what they need is made here and not in them.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn start(exec: &Exec, passes: usize, laps: usize) -> Result<Watch> {
-        Timeline::reserve(exec, 1 + passes, PARTS + passes * laps)?;
-        Ok(Watch { timeline: Timeline::start(exec, PARTS)?, passes: Vec::with_capacity(passes) })
+    pub fn start(exec: &Exec, passes: usize, laps: usize, parts: usize) -> Result<Watch> {
+        let parts = parts.max(1);
+        Timeline::reserve(exec, parts * (1 + passes), parts * PARTS + passes * laps)?;
+        Ok(Watch { parts, laps, passes, steps: Vec::with_capacity(parts) })
+    }
+
+    /// How many steps to follow on this device, of those that are left, if passes have about `laps` laps.
+    pub fn parts(exec: &Exec, laps: usize, steps: u64) -> usize {
+        if laps > 0 && Timeline::takes_time(exec) { steps.clamp(1, MOST_PARTS) as usize } else { 1 }
+    }
+
+    /// Begins a step.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn begin(&mut self, exec: &Exec) -> Result<()> {
+        let timeline = Timeline::start(exec, PARTS)?;
+        self.steps.push(Watched { timeline, passes: Vec::with_capacity(self.passes) });
+        Ok(())
+    }
+
+    /// The laps whose times this step tells, and about how many these are.
+    pub fn timed(&self) -> (Range<usize>, usize) {
+        let part = self.steps.len().saturating_sub(1);
+        let [first, end] = [part, part + 1].map(|n| self.laps * n / self.parts);
+        (first..if part + 1 < self.parts { end } else { usize::MAX }, end - first)
     }
 
     /// Takes note of a micro-batch.
     pub fn pass(&mut self, profile: Profile) {
-        self.passes.push(profile);
+        if let Some(step) = self.steps.last_mut() {
+            step.passes.push(profile);
+        }
     }
 
     /// Ends a part of the step: the passes, the norm, the update.
@@ -170,20 +212,32 @@ impl Watch {
     /// # Errors
     /// What the device reports.
     pub fn lap(&mut self) -> Result<()> {
-        self.timeline.lap()
+        self.steps.last_mut().map_or(Ok(()), |step| step.timeline.lap())
     }
 
-    /// What was seen, when the step is over.
+    /// Whether all steps are over.
+    pub fn is_done(&self) -> bool {
+        self.steps.len() >= self.parts
+    }
+
+    /// What was seen, when the last step, number `step`, is over. The time of the step is the mean of all.
     ///
     /// # Errors
     /// What the device reports.
     pub fn finish<M: Model>(self, model: &M, exec: &Exec, step: u64, update: [Cost; 2]) -> Result<StepProfile> {
-        let laps = self.timeline.seconds()?;
-        let lap = |i: usize| laps.get(i).copied().unwrap_or(0.0);
-        let mut passes = self.passes;
-        passes.iter_mut().try_for_each(Profile::settle)?;
+        let count = self.steps.len();
+        let (mut laps, mut passes) = ([0.0; PARTS], Vec::<Profile>::new());
+        for watched in self.steps {
+            let seconds = watched.timeline.seconds()?;
+            laps.iter_mut().zip(seconds).for_each(|(sum, s)| *sum += s / count as f64);
+            let mut seen = watched.passes;
+            seen.iter_mut().try_for_each(Profile::settle)?;
+            // Counts and memory are those of the last; times are of all.
+            passes.iter().zip(&mut seen).for_each(|(earlier, pass)| pass.add_times(earlier));
+            passes = seen;
+        }
         let mut profile = StepProfile::of(model, exec, &passes);
-        profile.step = step;
+        (profile.step, profile.steps) = ((step + 1).saturating_sub(count as u64), count);
         profile.seconds = (!exec.is_plan()).then(|| laps.iter().sum());
         let usage = exec.memory();
         let flat = Spec::f32([usize::try_from(profile.parameters).unwrap_or(usize::MAX)])?;
@@ -199,7 +253,7 @@ impl Watch {
                 algorithm: cost.flops,
                 executed: None,
                 bytes: cost.bytes,
-                seconds: lap(i + 1),
+                seconds: laps[i + 1],
                 peak_bytes: usage.peak,
                 live_bytes: usage.now,
             });
@@ -238,6 +292,7 @@ impl StepProfile {
         let heaviest = uses.iter().max_by_key(|u| u.cost.forward.flops.matmul);
         StepProfile {
             step: 0,
+            steps: 1,
             device: exec.name(),
             dtype: heaviest.map_or(String::new(), |u| u.result.dtype().to_string()),
             parameters: model.params().count(),
@@ -249,6 +304,14 @@ impl StepProfile {
             peak_bytes: passes.iter().map(Profile::peak_bytes).max().unwrap_or(0),
             uses,
             peaks: None,
+        }
+    }
+
+    /// `step 9`, or `steps 9 to 16`.
+    pub fn when(&self) -> String {
+        match self.steps {
+            0 | 1 => format!("step {}", self.step),
+            n => format!("steps {} to {}", self.step, self.step + n as u64 - 1),
         }
     }
 
@@ -302,7 +365,7 @@ impl StepProfile {
         let [mfu, mfu_datasheet] = self.mfu();
         let [hfu, hfu_datasheet] = self.hfu();
         json!({
-            "step": self.step, "device": self.device, "dtype": self.dtype, "parameters": self.parameters,
+            "step": self.step, "steps": self.steps, "device": self.device, "dtype": self.dtype, "parameters": self.parameters,
             "micro_batches": self.micro_batches, "model": flops_json(totals.model),
             "algorithm": flops_json(totals.algorithm), "executed": totals.executed.map(flops_json),
             "optimiser": flops_json(totals.optimiser), "bytes": number(totals.bytes), "seconds": self.seconds,

@@ -17,7 +17,7 @@ use crate::train::config::RunConfig;
 use crate::train::evaluation::Evaluation;
 use crate::train::observer::{Event, Observer};
 use crate::train::resume::{self, Resume, RunState};
-use crate::train::run::{Outcome, Position, Run};
+use crate::train::run::{Outcome, Position, Profiling, Run};
 use crate::train::stop::Stop;
 use crate::train::trainer::{StepPlan, Trainer, plan_step};
 use crate::train::weather::Scores;
@@ -139,7 +139,7 @@ impl Session {
             meter,
             position: self.position,
             observer,
-            is_profiled: false,
+            profiling: Profiling::Ahead,
         };
         run.run(&mut |trainer, progress| {
             evaluate(trainer.model(), trainer.exec(), &trainer.eval_pass(), &valid, batch, workers, progress)
