@@ -287,6 +287,42 @@ fn a_step_that_is_watched_does_the_same_and_says_where_its_time_went() {
 }
 
 #[test]
+fn times_of_several_steps_make_one_profile_with_the_counts_of_one() {
+    let config = tiny();
+    let micro = [batch(&config, 2, 0), batch(&config, 2, 7)];
+    let (mut trainer, mut other) = (trainer(&config), trainer(&config));
+    // Laps are known of a step that was.
+    let first = [trainer.step(&micro, 1e-3).unwrap(), other.step(&micro, 1e-3).unwrap()];
+    assert_eq!(first[0].loss, first[1].loss);
+    let mut watch = trainer.watch_over(2, 3).unwrap();
+    let mut last = None;
+    for number in 2..5 {
+        assert!(!watch.is_done(), "before step {number}");
+        let report = trainer.watched_step(&micro, 1e-3, &mut watch).unwrap();
+        let plain = other.step(&micro, 1e-3).unwrap();
+        assert_eq!((report.step, report.loss, report.grad_norm), (number, plain.loss, plain.grad_norm));
+        last = Some(report);
+    }
+    assert!(watch.is_done());
+    let profile = trainer.profile(watch, &last.unwrap()).unwrap();
+    assert_eq!((profile.step, profile.steps, profile.when().as_str()), (2, 3, "steps 2 to 4"));
+    assert!(profile.rows.iter().all(|r| r.seconds > 0.0), "every row was timed in one of the steps");
+    let (report, whole) = other.profiled_step(&micro, 1e-3).unwrap();
+    assert_eq!((whole.steps, whole.when()), (1, format!("step {}", report.step)));
+    assert_eq!(profile.totals(), whole.totals());
+    let counts = |p: &perfrun::train::profile::StepProfile| -> Vec<_> {
+        p.rows.iter().map(|r| (r.module.clone(), r.room, r.pass, r.calls, r.model, r.bytes)).collect()
+    };
+    assert_eq!(counts(&profile), counts(&whole));
+    // A CPU's clock costs nothing: all times are of one step.
+    assert!({
+        let mut watch = trainer.watch(2, 100).unwrap();
+        trainer.watched_step(&micro, 1e-3, &mut watch).unwrap();
+        watch.is_done()
+    });
+}
+
+#[test]
 fn two_profiles_in_one_process_say_the_same() {
     // The original counts attention twice the second time.
     let config = tiny();
