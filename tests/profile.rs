@@ -310,7 +310,7 @@ fn times_of_several_steps_make_one_profile_with_the_counts_of_one() {
     let (report, whole) = other.profiled_step(&micro, 1e-3).unwrap();
     assert_eq!((whole.steps, whole.when()), (1, format!("step {}", report.step)));
     assert_eq!(profile.totals(), whole.totals());
-    let counts = |p: &perfrun::train::profile::StepProfile| -> Vec<_> {
+    let counts = |p: &StepProfile| -> Vec<_> {
         p.rows.iter().map(|r| (r.module.clone(), r.room, r.pass, r.calls, r.model, r.bytes)).collect()
     };
     assert_eq!(counts(&profile), counts(&whole));
