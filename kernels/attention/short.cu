@@ -6,7 +6,7 @@
 //           keys, then 16 keys or queries at a time; grid [heads of all samples / each], with a gradient of the bias [H * shares];
 //           shared memory: q, k, v (y over q); backward q, dy, k, v and the gradients of the scores; tokens rounded up to 16
 // paths     one: 16-byte copies (cp.async on NVIDIA) into swizzled rows; ldmatrix reads eight of them without a conflict
-//           on Hopper small.sm90.cu takes what it can: up to 144 tokens, d of 64
+//           on Hopper small.sm90.cu takes what it can: up to 144 tokens, d of 64; on AMD long.cu what is no window and fills its tiles
 // matrix    HMMA on sm_80, sm_90a for bf16 and f16; MFMA on gfx90a, gfx942 for bf16 and f16
 // traffic   fwd q, k, v, y once: 8 d bytes a token and head, [2048, 144, 8, 64] is 1.21 GB, 0.284 ms at 4.26 TB/s; bwd q, k, v, y, dy, dq,
 //           dk, dv once: 16 d bytes, 0.57 ms. A window of 144, d = 64 reads 162 KB out of shared memory forward (1,300 clocks of 128 B,
@@ -14,6 +14,8 @@
 // order     keys ascending, queries ascending, samples ascending: same input, same bits; no atomics
 // occupancy sm_90 at d = 64, 144 tokens: fwd 4 blocks of 55 KB and 3 warps, bwd 2 blocks of 113 KB and 6 warps: 3 warps of 168
 //           registers on each quarter of a multiprocessor
+//           gfx90a, gfx942: 64 KB are one block of a window of 144, d = 64, with 3 waves for 4 SIMDs: queries in registers would leave
+//           room for nothing more, as keys and values alone take 37 KB
 // budget    sm_80 255 registers, sm_90a 232, gfx90a 256, gfx942 256; no spills
 // source    Dao et al. 2022, algorithms 1 and 4; the maximum is renewed only when it grows by 2^8: Zadouri et al. 2025
 
