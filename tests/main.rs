@@ -21,6 +21,8 @@ mod profile;
 mod rooms;
 mod scale;
 mod sherlock_data;
+mod sherlock_import;
+mod sherlock_malformed;
 mod signals;
 mod slurm;
 mod source;

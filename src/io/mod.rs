@@ -9,10 +9,13 @@ pub mod atomic;
 pub mod bytes;
 pub mod hdf5;
 pub mod mmap;
+pub mod nifti;
 pub mod npy;
 pub mod page;
+pub mod png;
 pub mod pt;
 pub mod safetensors;
 pub mod stored;
+pub mod wav;
 
 pub use stored::{StoredDtype, TensorView};

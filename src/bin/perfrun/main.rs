@@ -17,6 +17,7 @@ mod device;
 mod doctor;
 mod eval;
 mod forecaster;
+mod import;
 mod outcome;
 mod output;
 mod pace;

@@ -100,19 +100,40 @@ impl SherlockDataset {
     fn fmri(&self, places: &[(usize, usize)]) -> Result<Tensor> {
         let recording = &self.recording;
         let spec = Spec::f32([places.len(), recording.sizes.voxels])?;
-        filled(spec, places, |(subject, tr), out| {
-            if !recording.is_cross_subject() {
-                return recording.brains.get(subject).map_or(Ok(()), |brain| brain.read(tr, out));
-            }
-            let mut sums = vec![0.0_f64; out.len()];
-            for brain in &recording.brains {
-                brain.read(tr, out)?;
-                sums.iter_mut().zip(&*out).for_each(|(sum, &x)| *sum += f64::from(x));
-            }
-            let n = recording.brains.len().max(1) as f64;
-            out.iter_mut().zip(&sums).for_each(|(x, sum)| *x = (sum / n) as f32);
-            Ok(())
-        })
+        let is_one = !recording.is_cross_subject();
+        filled(spec, places, |(subject, tr), out| recording.answer(is_one.then_some(subject), tr, out))
+    }
+}
+
+impl Recording {
+    /// The answer of a subject at `tr`, or the mean of all; z-scored if the recording is.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such subject or TR, or if `out` does not hold a voxel each; [`Error::Data`] for
+    /// numbers that are not finite.
+    pub fn brain(&self, subject: Option<usize>, tr: usize, out: &mut [f32]) -> Result<()> {
+        let place = |id: usize| {
+            self.brains
+                .iter()
+                .position(|b| b.id == id)
+                .ok_or_else(|| Error::argument(format!("subject: expected one of {:?}, found {id}", self.subjects())))
+        };
+        self.answer(subject.map(place).transpose()?, tr, out)
+    }
+
+    /// As [`brain`](Recording::brain), the subject by its place.
+    fn answer(&self, subject: Option<usize>, tr: usize, out: &mut [f32]) -> Result<()> {
+        if let Some(subject) = subject {
+            return self.brains.get(subject).map_or(Ok(()), |brain| brain.read(tr, out));
+        }
+        let mut sums = vec![0.0_f64; out.len()];
+        for brain in &self.brains {
+            brain.read(tr, out)?;
+            sums.iter_mut().zip(&*out).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        let n = self.brains.len().max(1) as f64;
+        out.iter_mut().zip(&sums).for_each(|(x, sum)| *x = (sum / n) as f32);
+        Ok(())
     }
 }
 

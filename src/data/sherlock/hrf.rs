@@ -91,6 +91,18 @@ impl Response {
         out
     }
 
+    /// As [`convolve`](Response::convolve), from f64 to f64.
+    pub(super) fn convolve_f64(&self, stimulus: &[f64], width: usize) -> Vec<f64> {
+        let rows = stimulus.len() / width.max(1);
+        let mut out = vec![0.0; stimulus.len()];
+        for (t, row) in out.chunks_exact_mut(width.max(1)).enumerate() {
+            for (at, h) in self.places(t, rows) {
+                row.iter_mut().zip(stimulus.iter().skip(at * width)).for_each(|(y, x)| *y += h * x);
+            }
+        }
+        out
+    }
+
     fn convolve_row(&self, stimulus: &[f32], width: usize, t: usize, rows: usize, out: &mut [f32]) {
         // Few numbers at once, so that the sums stay in the nearest cache while the taps pass over them.
         const BLOCK: usize = 512;

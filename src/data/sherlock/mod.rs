@@ -14,9 +14,13 @@ mod batch;
 pub mod config;
 mod dataset;
 pub mod hrf;
+pub mod import;
 mod manifest;
+pub mod prediction;
 mod recording;
 mod statistics;
+pub mod synthetic;
+pub mod validate;
 
 pub use batch::{Batch, Sizes, Stimulus};
 pub use config::SherlockDataConfig;

@@ -9,6 +9,7 @@ use super::align::Aligned;
 use super::config::{All, Mode, Subjects};
 use super::dataset::SherlockDataset;
 use super::hrf::Response;
+use super::import::Mask;
 use super::manifest::{MANIFEST, Manifest};
 use super::statistics::VoxelStatistics;
 use super::{SherlockDataConfig, Sizes};
@@ -83,6 +84,7 @@ impl Recording {
         let files = Files::open(config, &manifest, &mut faults);
         let sizes = files.check(expected, &mut faults);
         let trs = files.common_trs(config, &mut faults);
+        check_mask(config, &manifest, sizes, &mut faults);
         faults.into_result(Error::Data)?;
         let (Some(sizes), [Some(video), Some(audio), Some(text)]) = (sizes, files.stimuli) else {
             // What is missing was a fault.
@@ -224,6 +226,22 @@ impl Files {
             ));
         }
         config.max_trs.map_or(least.rows(), |n| n.min(least.rows())).max(2)
+    }
+}
+
+/// A mask places as many voxels as the brains have.
+fn check_mask(config: &SherlockDataConfig, manifest: &Manifest, sizes: Option<Sizes>, faults: &mut Faults) {
+    let (Some(name), Some(sizes)) = (&manifest.mask, sizes) else { return };
+    let path = config.data_dir.join(name);
+    match Mask::read(&path) {
+        Ok(mask) if mask.voxels() == sizes.voxels => {}
+        Ok(mask) => faults.push(format!(
+            "{}: expected {} voxels that are not 0, one a column of the brains, found {}",
+            path.display(),
+            sizes.voxels,
+            mask.voxels()
+        )),
+        Err(e) => faults.absorb(e),
     }
 }
 

@@ -57,7 +57,7 @@ impl Default for Moments {
 
 impl Moments {
     /// Of one channel at one step.
-    pub(super) fn of_plane(plane: &[f32], step: usize, channel: usize) -> Moments {
+    pub(in crate::data) fn of_plane(plane: &[f32], step: usize, channel: usize) -> Moments {
         let mut m = Moments::default();
         let finite = || plane.iter().copied().filter(|x| x.is_finite());
         let sum: f64 = finite().map(f64::from).sum();
@@ -78,7 +78,7 @@ impl Moments {
     }
 
     /// Adds what comes after.
-    pub(super) fn merge(&mut self, after: &Moments) {
+    pub(in crate::data) fn merge(&mut self, after: &Moments) {
         let total = self.count + after.count;
         if after.count > 0 {
             let distance = after.mean - self.mean;

@@ -277,6 +277,33 @@ pub fn write_f64(path: &Path, existing: Existing, shape: &[usize], values: &[f64
     write(path, existing, shape, values)
 }
 
+/// Writes an array of `<f4` row by row, so that it need not fit in memory: `fill` makes the next place of the first axis.
+///
+/// # Errors
+/// [`Error::Shape`] if `shape` has no axis or is too large; as [`write_f32`]; the error of `fill`.
+pub fn write_rows(
+    path: &Path,
+    existing: Existing,
+    shape: &[usize],
+    mut fill: impl FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let fits = shape.iter().try_fold(size_of::<f32>(), |n, &d| n.checked_mul(d)).is_some();
+    let Some((&rows, inner)) = shape.split_first().filter(|_| fits) else {
+        return Err(Error::shape(format!("{}: expected axes that fit this machine, found {shape:?}", path.display())));
+    };
+    let lengths: Vec<u64> = shape.iter().map(|&d| d as u64).collect();
+    let mut row = vec![0.0_f32; inner.iter().product()];
+    write_atomic(path, existing, |file| {
+        let options = npyz::WriteOptions::new().default_dtype().shape(&lengths).writer(file);
+        let mut writer = options.begin_nd().map_err(Error::io("write", path))?;
+        for i in 0..rows {
+            fill(i, &mut row)?;
+            writer.extend(row.iter().copied()).map_err(Error::io("write", path))?;
+        }
+        writer.finish().map_err(Error::io("write", path))
+    })
+}
+
 fn write<T: npyz::AutoSerialize + Copy>(path: &Path, existing: Existing, shape: &[usize], values: &[T]) -> Result<()> {
     let expected = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
     if expected != Some(values.len()) {
@@ -323,6 +350,13 @@ mod tests {
         write_f64(&path, Existing::Replace, &[], &[0.1]).unwrap();
         assert_eq!(read(&path).unwrap().to_f64(), [0.1]);
         assert_eq!(std::fs::read(&path).unwrap().len() % 64, 8);
+        let counted = |i: usize, row: &mut [f32]| {
+            row.fill(i as f32);
+            Ok(())
+        };
+        write_rows(&path, Existing::Replace, &[2, 3], counted).unwrap();
+        assert_eq!(read(&path).unwrap().into_f32(), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        assert!(write_rows(&path, Existing::Replace, &[], counted).is_err());
     }
 
     #[test]
