@@ -28,9 +28,9 @@ struct Patches {
 };
 
 // Division of numbers below 2^16 by one that stays.
-struct Divisor {
+struct SmallDivisor {
     u32 by, magic;
-    DEVICE explicit Divisor(u32 by) : by(by), magic(0xffffffffu / by + 1) {}
+    DEVICE explicit SmallDivisor(u32 by) : by(by), magic(0xffffffffu / by + 1) {}
     DEVICE u32 quotient(u32 n) const { return by == 1 ? n : (u32)(((u64)n * magic) >> 32); }
 };
 
@@ -38,14 +38,16 @@ struct PatchTile {
     i64 image, token;  // the first number on both sides
     u32 first;         // the first row, counted through all channels, where features are [c][p][q]
     u32 rows, tokens;
-    Divisor by_p;
+    u32 line;          // the row of the image, where a tile has all channels of one
+    SmallDivisor by_p;
     DEVICE explicit PatchTile(const Patches& s) : by_p(s.p) {
         u32 rest = block_x() / s.strips, left = (block_x() - rest * s.strips) * s.tokens;
         u32 line = rest / s.slabs, slab = rest - line * s.slabs, b = line / s.h, i = line - b * s.h, across = s.width / s.q;
         first = s.channels_last ? 0 : slab * s.rows;
         rows = s.channels_last ? s.c : (u32)least(s.rows, (i64)s.c * s.p - first);
         tokens = (u32)least(s.tokens, across - left);
-        image = (i64)b * s.c * s.plane + (i64)(i * s.p + (s.channels_last ? slab : 0)) * s.width + (i64)left * s.q;
+        this->line = i * s.p + (s.channels_last ? slab : 0);
+        image = (i64)b * s.c * s.plane + (i64)this->line * s.width + (i64)left * s.q;
         token = ((i64)line * across + left) * s.features + (s.channels_last ? slab * s.q * s.c : first * s.q);
     }
     DEVICE u32 channel(const Patches& s, u32 row) const { return s.channels_last ? row : by_p.quotient(first + row); }
@@ -108,7 +110,7 @@ struct RowSpot {
 };
 template <int W> struct RowSpots {
     u32 across, count;
-    Divisor by_across, by_q;
+    SmallDivisor by_across, by_q;
     DEVICE RowSpots(const Patches& s, const PatchTile& t)
         : across(t.tokens * s.q / W), count(t.rows * (t.tokens * s.q / W)), by_across(t.tokens * s.q / W), by_q(s.q) {}
     DEVICE RowSpot at(u32 k) const {
@@ -181,10 +183,39 @@ DEVICE void leave_rows(X* y, const T* room, const Patches& s, const PatchTile& t
     }
 }
 
+// Every number of the tile beside that of another image: `of.row(channel)(number of a token, number of the image)` is what the token gets,
+// if `of` says so.
+template <class Way, class Of> DEVICE void meet_rows(T* room, const f32* x, const Patches& s, const PatchTile& t, Of& of) {
+    constexpr int G = Way::G, W = Way::W;
+    RowSpots<W> spots(s, t);
+    for (u32 first = thread(); first < spots.count; first += PATCH_PACKS * PATCH_THREADS) {
+        Pack<f32, W> taken[PATCH_PACKS];
+        RowSpot spot[PATCH_PACKS];
+#pragma unroll
+        for (int k = 0; k < PATCH_PACKS; ++k) {
+            if (first + k * PATCH_THREADS >= spots.count) break;
+            spot[k] = spots.at(first + k * PATCH_THREADS);
+            taken[k] = load_once<f32, W>(x + t.image + t.place(s, spot[k].row) + spot[k].column);
+        }
+#pragma unroll
+        for (int k = 0; k < PATCH_PACKS; ++k) {
+            if (first + k * PATCH_THREADS >= spots.count) break;
+            auto of_row = of.row(t.channel(s, spot[k].row));
+            along_row<Way>(s, t.rows, spot[k], [&](int i, u32 at) {
+                Pack<T, G> p = *(const Pack<T, G>*)(room + at);
+                T v[G];
+#pragma unroll
+                for (int g = 0; g < G; ++g) v[g] = of_row(number_of(p, g), number_of(taken[k], i + g));
+                if constexpr (Of::WRITES) *(Pack<T, G>*)(room + at) = pack_of(v);
+            });
+        }
+    }
+}
+
 // Packs of W numbers of the tile's tokens, which lie in shared memory in pieces of V.
 template <int W> struct TokenSpots {
     u32 packs, count;
-    Divisor by_packs;
+    SmallDivisor by_packs;
     DEVICE TokenSpots(const Patches& s, const PatchTile& t)
         : packs(t.rows * s.q / W), count(t.tokens * (t.rows * s.q / W)), by_packs(t.rows * s.q / W) {}
 };
@@ -242,6 +273,32 @@ template <typename X> DEVICE int row_way(const X* image, const Patches& s, const
     return s.q % W == 0 && s.pitch % W == 0 ? 1 : s.q % WORD == 0 && s.pitch % WORD == 0 ? 2 : 3;
 }
 
+DEVICE void take_all_tokens(T* room, const T* x, const Patches& s, const PatchTile& t) {
+    switch (token_way(x, s, t)) {
+    case 3: take_tokens<WIDE<T>, WIDE<T>>(room, x, s, t); break;
+    case 2: take_tokens<WORD, WIDE<T>>(room, x, s, t); break;
+    case 1: take_tokens<WORD, WORD>(room, x, s, t); break;
+    default: take_tokens<1, 1>(room, x, s, t);
+    }
+}
+DEVICE void leave_all_tokens(T* y, const T* room, const Patches& s, const PatchTile& t, int add) {
+    switch (token_way(y, s, t)) {
+    case 3: leave_tokens<WIDE<T>, WIDE<T>>(y, room, s, t, add); break;
+    case 2: leave_tokens<WORD, WIDE<T>>(y, room, s, t, add); break;
+    case 1: leave_tokens<WORD, WORD>(y, room, s, t, add); break;
+    default: leave_tokens<1, 1>(y, room, s, t, add);
+    }
+}
+// The same where channels come last.
+template <class Of> DEVICE void meet_all_rows(T* room, const f32* x, const Patches& s, const PatchTile& t, Of& of) {
+    constexpr int W = WIDE<f32>;
+    switch (row_way(x, s, t)) {
+    case 4: meet_rows<RowWay<1, W, true>>(room, x, s, t, of); break;
+    case 3: meet_rows<RowWay<1, W, false>>(room, x, s, t, of); break;
+    default: meet_rows<RowWay<1, 1, false>>(room, x, s, t, of);
+    }
+}
+
 // `map.row(channel)(number of the image)` as tokens.
 template <typename X, class Map> DEVICE void image_to_tokens(T* y, const X* x, const Patches& s, int add, T* room, Map map) {
     constexpr int W = WIDE<X>;
@@ -254,24 +311,14 @@ template <typename X, class Map> DEVICE void image_to_tokens(T* y, const X* x, c
     default: take_rows<RowWay<1, 1, false>>(room, x, s, t, map);
     }
     block_sync();
-    switch (token_way(y, s, t)) {
-    case 3: leave_tokens<WIDE<T>, WIDE<T>>(y, room, s, t, add); break;
-    case 2: leave_tokens<WORD, WIDE<T>>(y, room, s, t, add); break;
-    case 1: leave_tokens<WORD, WORD>(y, room, s, t, add); break;
-    default: leave_tokens<1, 1>(y, room, s, t, add);
-    }
+    leave_all_tokens(y, room, s, t, add);
 }
 
 // `map.row(channel)(number of a token)` as an image.
 template <typename X, class Map> DEVICE void tokens_to_image(X* y, const T* x, const Patches& s, int add, T* room, Map map) {
     constexpr int W = WIDE<X>;
     PatchTile t(s);
-    switch (token_way(x, s, t)) {
-    case 3: take_tokens<WIDE<T>, WIDE<T>>(room, x, s, t); break;
-    case 2: take_tokens<WORD, WIDE<T>>(room, x, s, t); break;
-    case 1: take_tokens<WORD, WORD>(room, x, s, t); break;
-    default: take_tokens<1, 1>(room, x, s, t);
-    }
+    take_all_tokens(room, x, s, t);
     block_sync();
     switch (row_way(y, s, t)) {
     case 1: leave_rows<RowWay<W, W, false>>(y, room, s, t, add, map); break;

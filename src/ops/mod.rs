@@ -43,7 +43,9 @@ pub mod movement;
 pub mod mul;
 pub mod pad;
 pub mod patch_embed;
+pub mod patch_embed_history;
 pub mod patch_unembed;
+pub mod patch_unembed_error;
 pub mod patchify;
 pub mod permute;
 pub mod reduce;
@@ -92,7 +94,9 @@ pub static ROOMS: &[&Room] = &[
     &mul::ROOM,
     &pad::ROOM,
     &patch_embed::ROOM,
+    &patch_embed_history::ROOM,
     &patch_unembed::ROOM,
+    &patch_unembed_error::ROOM,
     &patchify::ROOM,
     &permute::ROOM,
     &reduce::ROOM,

@@ -16,7 +16,7 @@ use crate::ops::operator::{
 use crate::ops::patchify::{FeatureOrder, Patches, Patchify};
 use crate::ops::unpatchify::Unpatchify;
 use crate::scalar::Scalar;
-use crate::tensor::{Dtype, Spec, Tensor, View, expect_dtype, expect_rank, expect_shape};
+use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype, expect_rank, expect_shape};
 
 /// Maps every token to the numbers of a patch, puts the patches side by side, and undoes the normalisation of each channel.
 ///
@@ -55,7 +55,7 @@ pub struct PatchUnembed {
 }
 
 const NAME: &str = "patch_unembed";
-const PRODUCT: Matmul = Matmul { transpose_w: true, activation: Activation::None };
+pub(super) const PRODUCT: Matmul = Matmul { transpose_w: true, activation: Activation::None };
 const ORDER: FeatureOrder = FeatureOrder::RowColumnChannel;
 /// Work of one number that is scaled, as [`threads`](crate::backend::cpu::threads) counts it.
 const WORK: usize = 12;
@@ -88,14 +88,14 @@ impl<'s, T> Named<'s, T> {
 
 impl PatchUnembed {
     /// Patches, tokens and features of inputs that `infer` has accepted.
-    fn size(&self, x: &Spec, weight: &Spec) -> (Patches, usize, usize) {
+    pub(super) fn size(&self, x: &Spec, weight: &Spec) -> (Patches, usize, usize) {
         let (b, features) = (x.shape().first().map_or(0, |b| *b), weight.shape().first().map_or(0, |f| *f));
         let c = features / self.patch.iter().product::<usize>().max(1);
         let patches = Patches { b, c, grid: self.grid, patch: self.patch, order: ORDER };
         (patches, b * self.grid[0] * self.grid[1], features)
     }
 
-    fn tiling(patches: Patches, features: usize, dtype: Dtype) -> Result<Option<Tiling>> {
+    pub(super) fn tiling(patches: Patches, features: usize, dtype: Dtype) -> Result<Option<Tiling>> {
         let tiling = Tiling::new(patches, dtype);
         if tiling.is_none() && patches.b * patches.grid[0] * patches.grid[1] * features > 0 {
             return Err(Error::too_large(NAME, "P·Q·C", format!("{:?}·{}", patches.patch, patches.c)));
@@ -194,12 +194,26 @@ impl Operator for PatchUnembed {
             let args = &mut [Arg::Out(y), Arg::Scratch(&tokens), mean, std, arg];
             return FWD.launch(gpu, dtype, tiling.launch(NAME)?, args);
         }
-        let mut image = exec.alloc(y.spec().with_dtype(dtype))?;
+        self.field(exec, &tokens.view(), n.statistics, patches, y)
+    }
+}
+
+impl PatchUnembed {
+    /// On the CPU: patches side by side, in the units of the data.
+    pub(super) fn field(
+        &self,
+        exec: &Exec,
+        tokens: &View<'_>,
+        statistics: Option<[&View<'_>; 2]>,
+        patches: Patches,
+        y: &mut ViewMut<'_>,
+    ) -> Result<()> {
+        let mut image = exec.alloc(y.spec().with_dtype(tokens.spec().dtype()))?;
         if let Some(to) = image.view_mut() {
             let back = Unpatchify { grid: self.grid, patch: self.patch, order: ORDER };
-            back.forward(exec, Forward { x: &[tokens.view()], y: &mut [to], saved: &mut [] })?;
+            back.forward(exec, Forward { x: &[tokens.clone()], y: &mut [to], saved: &mut [] })?;
         }
-        let statistics = numbers(n.statistics)?;
+        let statistics = numbers(statistics)?;
         let plane = y.spec().shape()[2..].iter().product();
         by_channel(&image.view(), patches, plane, Some(Out::of(y, plane)?), |c, v| match &statistics {
             Some([mean, std]) => v * std[c] + mean[c],
@@ -277,7 +291,7 @@ impl Differentiable for PatchUnembed {
 
 impl PatchUnembed {
     /// The gradient of the patches, in their type.
-    fn dtokens(
+    pub(super) fn dtokens(
         &self,
         exec: &Exec,
         dy: &View<'_>,
@@ -311,7 +325,7 @@ impl PatchUnembed {
     }
 
     /// Calls `visit(number of the image, channel, token, feature)` for every number of the image.
-    fn each(patches: Patches, features: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
+    pub(super) fn each(patches: Patches, features: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
         let plane: usize = patches.grid.iter().chain(&patches.patch).product();
         patches.pairs(&mut |image, at| visit(image, image / plane % patches.c, at / features, at % features));
     }
