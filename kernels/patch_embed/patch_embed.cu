@@ -7,7 +7,7 @@
 // order     every number alone: same input, same bits
 // budget    sm_80 64 registers, sm_90a 64, gfx90a 64, gfx942 64; no spills
 // measured  H200, 2026-11-22, bf16, with statistics, forward: [4, 20, 720, 1440] by 8 to 768 0.336 ms, of which 0.136 here, PyTorch eager in
-//           the same run 4.61; by 16 to 384 0.247, PyTorch 1.49; [32, 73, 128, 256] by 8 to 768 0.300, PyTorch 1.27
+//           the same run 4.61; by 16 to 384 0.247, PyTorch 1.49; [32, 73, 128, 256] by 8 to 768 0.300, PyTorch 1.27; LADDER.md
 // source    Dosovitskiy et al. 2021, section 3.1
 
 #include "common/math.cuh"

@@ -1,6 +1,6 @@
 //! Launches of the passes between images and matrices of patches.
 
-use super::{NAME, Size, Statistics, product_sm90};
+use super::{NAME, Size, Statistics};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
 use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
@@ -12,7 +12,7 @@ const SOURCE: Source = crate::source!("patch_embed/patch_embed.cu");
 static GATHER: Kernel = Kernel::new(SOURCE, "patch_embed_fwd_gather");
 static DX: Kernel = Kernel::new(SOURCE, "patch_embed_bwd_dx");
 
-pub(super) const KERNELS: &[Unit] = &[Unit::floats(SOURCE), product_sm90::UNIT];
+pub(super) const KERNELS: &[Unit] = &[Unit::floats(SOURCE)];
 
 /// Writes the normalised patches of `x` to `tokens`.
 pub(super) fn gather(gpu: &Gpu, tokens: &Tensor, x: &View<'_>, statistics: Statistics<'_, '_>, s: Size) -> Result<()> {

@@ -3,7 +3,6 @@
 mod cases;
 mod launch;
 mod passes;
-mod product_sm90;
 
 use crate::backend::Exec;
 use crate::backend::gpu::kernel::Arg;
@@ -193,12 +192,6 @@ impl Operator for PatchEmbed {
         let statistics =
             Statistics { mean: mean.and_then(|at| io.x.get(at)), std: mean.and_then(|at| io.x.get(at + 1)) };
         let position = position.and_then(|at| io.x.get(at));
-        if let Some(gpu) = exec.gpu() {
-            let operands = product_sm90::Operands { x, weight, bias, statistics, position };
-            if let Some(product) = product_sm90::Product::of(gpu, s, &operands, y)? {
-                return product.launch(gpu, &operands, y);
-            }
-        }
         let dtype = weight.spec().dtype();
         let tokens = passes::tokens(exec, x, statistics, s, dtype)?;
         let x = [tokens.view(), weight.reshape(s.matrix())?, bias.clone()];
