@@ -11,7 +11,7 @@ use perfrun::data::weather::synthetic::SyntheticWeather;
 use perfrun::error::Result;
 use perfrun::models::weather_vit::config::{Head, WeatherVitConfig};
 use perfrun::train::budget::{Clock, Exhausted, SystemClock};
-use perfrun::train::config::{LrSchedule, Precision, RunConfig, TrainingConfig};
+use perfrun::train::config::{LrSchedule, MomentPrecision, Precision, RunConfig, TrainingConfig};
 use perfrun::train::observer::{Event, Observer};
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome;
@@ -111,23 +111,44 @@ fn the_loss_falls_by_a_third_in_a_hundred_and_twenty_steps() {
 fn a_run_stopped_after_any_step_and_resumed_ends_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     write_data(&dir.path().join("data"));
-    let whole = config(dir.path(), "same");
-    run(&whole);
-    let want = bytes_of(&whole, "final_checkpoint");
-    std::fs::remove_dir_all(checkpoint_folder(&whole)).unwrap();
-    for at in 0..12 {
+    resumes_with_the_same_bytes(&config(dir.path(), "same"), 0..12);
+}
+
+#[test]
+fn moments_that_are_rounded_at_random_are_resumed_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    write_data(&dir.path().join("data"));
+    let (mut narrow, mut wide) = (config(dir.path(), "narrow"), config(dir.path(), "wide"));
+    narrow.training.precision = Precision::Bf16;
+    wide.training.precision = Precision::Bf16;
+    narrow.training.moments = MomentPrecision::Bf16Stochastic;
+    resumes_with_the_same_bytes(&narrow, [1, 6]);
+    for (a, b) in run(&narrow).iter().zip(run(&wide)) {
+        assert!((a - b).abs() < 0.02 * b, "{a} with narrow moments, {b} with wide ones");
+    }
+    let mut changed = narrow;
+    changed.training.moments = MomentPrecision::Fp32;
+    let error = run_with(&changed, &Resume::Latest, &Stop::new(), |_| {}).unwrap_err().to_string();
+    assert!(error.contains("set training.moments as it was"), "{error}");
+}
+
+fn resumes_with_the_same_bytes(whole: &RunConfig, stops: impl IntoIterator<Item = u64>) {
+    run(whole);
+    let want = bytes_of(whole, "final_checkpoint");
+    std::fs::remove_dir_all(checkpoint_folder(whole)).unwrap();
+    for at in stops {
         let stop = Stop::new();
-        let outcome = run_with(&whole, &Resume::Never, &stop, |e| match e {
+        let outcome = run_with(whole, &Resume::Never, &stop, |e| match e {
             Event::Started { .. } if at == 0 => stop.request(),
             Event::Step { report, .. } if report.step == at => stop.request(),
             _ => {}
         });
         assert_eq!(outcome.unwrap(), Outcome::Stopped(StopReason::Request), "at step {at}");
-        let outcome = run_with(&whole, &Resume::Latest, &Stop::new(), |_| {});
+        let outcome = run_with(whole, &Resume::Latest, &Stop::new(), |_| {});
         assert_eq!(outcome.unwrap(), Outcome::Finished);
-        let got = bytes_of(&whole, "final_checkpoint");
+        let got = bytes_of(whole, "final_checkpoint");
         assert!(got == want, "stopped after step {at}: the final checkpoint differs");
-        std::fs::remove_dir_all(checkpoint_folder(&whole)).unwrap();
+        std::fs::remove_dir_all(checkpoint_folder(whole)).unwrap();
     }
 }
 

@@ -191,9 +191,11 @@ DEVICE u32 cluster_size() {
     return blocks;
 }
 // All threads of the cluster arrive, and see what the others wrote before. No block may end while another reads its memory.
+DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 DEVICE void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    cluster_arrive();
+    cluster_wait();
 }
 // A number at the same place in the shared memory of another block.
 DEVICE float load_from(u32 rank, const float* p) {

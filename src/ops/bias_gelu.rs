@@ -136,7 +136,8 @@ impl BiasGelu {
             args.extend(self.args(spec)?.into_iter().chain([Arg::I32(add)]));
             return BWD_DX.launch(gpu, dtype, launch::flat(OP, dtype, 2, spec.len())?, &mut args);
         };
-        let sums = ColumnSums::new(gpu, dtype, 1, rows, c);
+        // A processor has three blocks, or two, at once.
+        let sums = ColumnSums::with_blocks(gpu, 6, dtype, 1, rows, c);
         let mut partial = sums.scratch(gpu)?;
         let mut args = vec![to, Arg::Out(&mut partial), Arg::In(x), Arg::In(bias), Arg::In(dy)];
         args.extend(sums.args(OP)?.into_iter().chain([self.is_tanh(), Arg::I32(add)]));

@@ -175,7 +175,9 @@ fn bad_cases() -> Vec<BadCase> {
 }
 
 fn bench_cases() -> Vec<Case> {
-    vec![Case::new(Cast { to: Dtype::Bf16 }, [Input::new("x", [4050, 1536])])]
+    // The second is more than caches hold.
+    let shapes = [[4050, 1536], [65_536, 1024]];
+    shapes.map(|shape| Case::new(Cast { to: Dtype::Bf16 }, [Input::new("x", shape)])).to_vec()
 }
 
 #[cfg(test)]

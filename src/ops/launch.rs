@@ -118,7 +118,19 @@ impl ColumnSums {
     /// Over `rows` rows of `width` numbers in `dtype`, for each of `matrices` matrices.
     pub(super) fn new(gpu: &Gpu, dtype: Dtype, matrices: usize, rows: usize, width: usize) -> ColumnSums {
         // Four blocks for every processor keep it busy.
-        ColumnSums::over(gpu.driver().info().processors as usize * 4, dtype, matrices, rows, width)
+        ColumnSums::with_blocks(gpu, 4, dtype, matrices, rows, width)
+    }
+
+    /// The same with about `each` blocks for every processor: a multiple of those that it has at once.
+    pub(super) fn with_blocks(
+        gpu: &Gpu,
+        each: usize,
+        dtype: Dtype,
+        matrices: usize,
+        rows: usize,
+        width: usize,
+    ) -> ColumnSums {
+        ColumnSums::over(gpu.driver().info().processors as usize * each, dtype, matrices, rows, width)
     }
 
     fn over(blocks: usize, dtype: Dtype, matrices: usize, rows: usize, width: usize) -> ColumnSums {
@@ -334,8 +346,8 @@ impl Held {
         };
         let teams = THREADS as usize / lanes;
         let blocks = rows.div_ceil(teams * LEAST_WALK).min(processors.max(1) * resident);
-        // The next turn of x and dy; two of them where a thread has one pack alone. AMD has them in registers.
-        let turns = if packs == 1 { 3 } else { 2 };
+        // The next turn of x and dy; two of them where a thread has few packs. AMD has them in registers.
+        let turns = if packs < 3 { 3 } else { 2 };
         let shared = if warp == 32 { (turns * 2 * packs * 16) as u32 * THREADS } else { 0 };
         let step = Some(blocks * teams);
         Some(Held { packs: packs as i64, lanes, threads: THREADS, blocks, step, shared, dtype, rows, c })

@@ -1,5 +1,6 @@
 //! The launches.
 
+use super::whole::{self, Whole};
 use super::{BIAS, BatchNorm, MEAN, Size, Statistics, VAR, WEIGHT, X};
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::compile::Source;
@@ -10,7 +11,7 @@ use crate::ops::launch::{self, Pieces};
 use crate::ops::operator::{Backward, Forward, GradSlot};
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut};
 
-const OP: &str = "batch_norm";
+pub(super) const OP: &str = "batch_norm";
 pub(super) const SOURCE: Source = crate::source!("batch_norm/batch_norm.cu");
 static FWD_PARTIAL: Kernel = Kernel::new(SOURCE, "batch_norm_fwd_partial");
 static FWD_STATS: Kernel = Kernel::new(SOURCE, "batch_norm_fwd_stats");
@@ -59,16 +60,23 @@ pub(super) fn forward(op: &BatchNorm, gpu: &Gpu, io: Forward<'_>) -> Result<()> 
         return normalise(gpu, s, y, [x, weight, bias], (running_mean, &rstd.view()));
     };
     let ([y, new_mean, new_var], [mean, rstd]) = (io.y, io.saved) else { return Err(wrong_operands(OP)) };
+    let (m, n) = (f64::from(momentum), s.n() as f64);
+    let rates = [f64::from(op.eps), 1.0 - m, m, m * n / (n - 1.0)].map(|v| Arg::F32(v as f32));
+    if let Some(whole) = Whole::of(gpu, s, dtype, 1, &[x, y]) {
+        let mut args = vec![Arg::Out(y), Arg::Out(new_mean), Arg::Out(new_var), Arg::Out(mean), Arg::Out(rstd)];
+        args.extend([x, weight, bias, running_mean, running_var].map(|x| Arg::In(x)));
+        args.extend(whole.args()?.into_iter().chain(rates));
+        return whole::FWD.launch(gpu, dtype, whole.launch()?, &mut args);
+    }
     let pieces = Pieces::new(OP, dtype, s.channels, s.n())?;
     let (mut means, mut squares) = (pieces.scratch(gpu)?, pieces.scratch(gpu)?);
     let mut args = vec![Arg::Out(&mut means), Arg::Out(&mut squares), Arg::In(x)];
     args.extend(s.axes(&pieces)?);
     FWD_PARTIAL.launch(gpu, dtype, pieces.launch(OP)?, &mut args)?;
-    let (m, n) = (f64::from(momentum), s.n() as f64);
     let mut args = vec![Arg::Out(new_mean), Arg::Out(new_var), Arg::Out(&mut *mean), Arg::Out(&mut *rstd)];
     args.extend([Arg::In(running_mean), Arg::In(running_var), Arg::In(&means), Arg::In(&squares)]);
     args.extend([s.by_channel()?, pieces.count(), pieces.each()]);
-    args.extend([f64::from(op.eps), 1.0 - m, m, m * n / (n - 1.0)].map(|v| Arg::F32(v as f32)));
+    args.extend(rates);
     FWD_STATS.launch(gpu, dtype, launch::warps(OP, gpu, s.channels)?, &mut args)?;
     normalise(gpu, s, y, [x, weight, bias], (&mean.as_view(), &rstd.as_view()))
 }
@@ -263,19 +271,27 @@ impl Pass<'_> {
         self.kept(old_var, d_var, momentum)?;
         let Some((dx, add)) = launch::slot(dx) else { return Err(wrong_operands(OP)) };
         let (mean, rstd) = self.statistics()?;
-        let (pieces, [sums, products]) = self.sums_of_pieces(x)?;
-        let (mut shift, mut slope) = (self.s.scratch(self.gpu)?, self.s.scratch(self.gpu)?);
         let (m, n) = (f64::from(momentum), self.s.n() as f64);
+        let shares = [n, m / n, 2.0 * m / (n - 1.0)].map(|v| Arg::F32(v as f32));
         let (mut args, mut adds) = (Vec::new(), Vec::new());
         for to in [launch::slot(dweight), launch::slot(dbias)] {
             adds.push(Arg::I32(to.as_ref().map_or(0, |(_, add)| *add)));
             args.push(to.map_or(Arg::Null, |(to, _)| Arg::Out(to)));
         }
+        if let Some(whole) = Whole::of(self.gpu, self.s, self.dtype, 2, &[x, &self.dy, &*dx]) {
+            args.insert(0, Arg::Out(dx));
+            args.extend([x, weight, mean, rstd, &self.dy].map(|x| Arg::In(x)));
+            args.extend([d_mean, d_var].map(|d| d.map_or(Arg::Null, |d| Arg::In(d))));
+            args.extend(whole.args()?.into_iter().chain(shares).chain([Arg::I32(add)]).chain(adds));
+            return whole::BWD.launch(self.gpu, self.dtype, whole.launch()?, &mut args);
+        }
+        let (pieces, [sums, products]) = self.sums_of_pieces(x)?;
+        let (mut shift, mut slope) = (self.s.scratch(self.gpu)?, self.s.scratch(self.gpu)?);
         args.extend([Arg::Out(&mut shift), Arg::Out(&mut slope), Arg::In(&sums), Arg::In(&products)]);
         args.extend([Arg::In(weight), Arg::In(rstd)]);
         args.extend([d_mean, d_var].map(|d| d.map_or(Arg::Null, |d| Arg::In(d))));
         args.extend([self.s.by_channel()?, pieces.each()]);
-        args.extend([n, m / n, 2.0 * m / (n - 1.0)].map(|v| Arg::F32(v as f32)));
+        args.extend(shares);
         args.extend(adds);
         BWD_CHANNELS.launch(self.gpu, self.dtype, launch::warps(OP, self.gpu, self.s.channels)?, &mut args)?;
         let mut args = vec![Arg::Out(dx), Arg::In(x), Arg::In(weight), Arg::In(mean), Arg::In(rstd)];

@@ -4,6 +4,7 @@ mod cases;
 mod cpu;
 mod launch;
 mod reference;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -79,7 +80,7 @@ pub enum Statistics {
 impl Arity<5> for BatchNorm {}
 
 /// Sizes of one application: samples, channels, numbers of a channel in a sample.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Size {
     batch: usize,
     channels: usize,
@@ -210,7 +211,7 @@ pub static ROOM: Room = Room {
     name: "batch_norm",
     about: "every channel to mean 0 and variance 1 over the batch, scaled and shifted",
     dtypes: &Dtype::FLOATS,
-    kernels: &[Unit::floats(launch::SOURCE)],
+    kernels: &[Unit::floats(launch::SOURCE), Unit::floats(whole::SOURCE)],
     cases: cases::cases,
     bad_cases: cases::bad_cases,
     bench_cases: cases::bench_cases,

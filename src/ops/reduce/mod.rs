@@ -358,6 +358,9 @@ fn bench_cases() -> Vec<Case> {
         case([16_200, 384], &[0], Reduction::Sum),
         case([4, 4050, 384], &[1], Reduction::Mean),
         case([16_200, 384], &[1], Reduction::Mean),
+        // More than caches hold.
+        case([131_072, 1024], &[0], Reduction::Sum),
+        case([131_072, 1024], &[1], Reduction::Mean),
     ]
 }
 
