@@ -297,7 +297,7 @@ extern __shared__ uint4 held_memory[];
 // copies and reads its own packs, or, where copies are loads, in registers.
 template <int TENSORS> struct RowsAhead {
     static constexpr int W = WIDE<T>;
-    static constexpr int TURNS = PACKS < 3 ? 3 : 2;
+    static constexpr int TURNS = PACKS == 1 ? 3 : 2;
     const T* from[TENSORS];
     const HeldTeam& team;
     i64 rows;

@@ -346,8 +346,8 @@ impl Held {
         };
         let teams = THREADS as usize / lanes;
         let blocks = rows.div_ceil(teams * LEAST_WALK).min(processors.max(1) * resident);
-        // The next turn of x and dy; two of them where a thread has few packs. AMD has them in registers.
-        let turns = if packs < 3 { 3 } else { 2 };
+        // The next turn of x and dy; two of them where a thread has one pack alone. AMD has them in registers.
+        let turns = if packs == 1 { 3 } else { 2 };
         let shared = if warp == 32 { (turns * 2 * packs * 16) as u32 * THREADS } else { 0 };
         let step = Some(blocks * teams);
         Some(Held { packs: packs as i64, lanes, threads: THREADS, blocks, step, shared, dtype, rows, c })
