@@ -24,14 +24,17 @@ struct Request {
     seconds: f64,
 }
 
-/// Answers every line with one measurement; the operands of the last case stay, so that asking again costs nothing but the runs.
+/// Cases whose operands stay: an update and the norm before it are asked for in turns.
+const KEPT: usize = 2;
+
+/// Answers every line with one measurement; the operands of the last cases stay, so that asking again costs nothing but the runs.
 ///
 /// # Errors
 /// A line that is no request or asks for what is not there: its number, and what was expected.
 pub(crate) fn answer(s: &Setting, cases: &[(&'static Room, Case, Vec<Dtype>)]) -> anyhow::Result<Outcome> {
     // Makes the one who asks wait until rates are measured.
     output::json(&s.rates)?;
-    let mut made: Option<(usize, Dtype, Bench<'_>)> = None;
+    let mut made: Vec<(usize, Dtype, Bench<'_>)> = Vec::new();
     for (number, line) in std::io::stdin().lock().lines().enumerate() {
         let fault = |words: String| Error::argument(format!("bench: line {} of the requests: {words}", number + 1));
         let asked: Request = serde_json::from_str(&line?).map_err(|e| fault(e.to_string()))?;
@@ -51,13 +54,13 @@ pub(crate) fn answer(s: &Setting, cases: &[(&'static Room, Case, Vec<Dtype>)]) -
             let Request { room, case, pass, .. } = asked;
             return Err(fault(format!("{words}, found {} {case} of {room} in {dtype}", pass.name())).into());
         };
-        if made.as_ref().is_none_or(|(index, made_in, _)| (*index, *made_in) != (at, dtype)) {
-            // The old operands go before the new ones come.
-            drop(made.take());
-            made = Some((at, dtype, Bench::prepare(room, case, dtype, &s.exec, s.rotate)?));
+        if !made.iter().any(|(index, made_in, _)| (*index, *made_in) == (at, dtype)) {
+            // The oldest operands go before new ones come.
+            made.drain(..made.len().saturating_sub(KEPT - 1));
+            made.push((at, dtype, Bench::prepare(room, case, dtype, &s.exec, s.rotate)?));
         }
         let effort = Effort { seconds: asked.seconds, warm_up_seconds: asked.seconds / 5.0, ..s.effort };
-        if let Some((_, _, bench)) = &mut made {
+        if let Some((_, _, bench)) = made.iter_mut().find(|(index, made_in, _)| (*index, *made_in) == (at, dtype)) {
             output::json(&bench.measure(asked.pass, effort, s.rates.flops(dtype), s.rates.copy_bytes_per_s)?)?;
         }
         print_notices(&s.exec);

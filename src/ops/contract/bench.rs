@@ -151,7 +151,12 @@ impl<'a> Bench<'a> {
         let out = self.case.operator().infer(&specs.iter().collect::<Vec<_>>())?;
         let inputs = self.case.x.iter().enumerate();
         let x = inputs.map(|(i, input)| self.exec.import(&input.tensor(self.dtype, 0, i)?)).collect::<Result<_>>()?;
-        let zeros = |s: &Spec| self.exec.import(&Tensor::zeros(s.clone()));
+        // There, and not copied from here: results may be gigabytes.
+        let zeros = |s: &Spec| -> Result<Tensor> {
+            let mut zeros = self.exec.alloc(s.clone())?;
+            zeros.view_mut().map_or(Ok(()), |mut view| view.zero())?;
+            Ok(zeros)
+        };
         let random = |(i, s): (usize, &Spec)| {
             let stream = Stream::of(0xd1, &[0, i as u64]);
             let numbers = drawn(s.len(), |k| stream.signed(k));
