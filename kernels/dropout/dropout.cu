@@ -7,7 +7,8 @@
 // order     every number alone: same input, same bits
 // budget    sm_80 48 registers, sm_90a 48, gfx90a 48, gfx942 48; no spills
 // measured  H200, 2026-11-22, bf16, 65536 x 768: 54 us, 88 % of the copy rate (a copy of that size 51); before, with 4 packs a thread and
-//           every product of Philox for every block, 58 us; what limits it are the integer products
+//           every product of Philox for every block, 58 us; what limits it are the integer products; 2026-11-23 with room for 6 blocks
+//           53.9 us, 89 %, for 8, which had 32 registers, 54.2
 // source    Srivastava et al. 2014, section 10 (the inverted form)
 
 #include "common/elementwise.cuh"
@@ -38,13 +39,13 @@ struct Dropped {
     DEVICE float factor(u32 word) const { return word >= least ? scale : 0.0f; }
 };
 
-extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 8)
+extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 6)
     dropout_fwd(T* y, const T* x, i64 n, i64 seed, i64 stream, int reach, float scale) {
     follow();
     map_packs(true, y, 0, n, Dropped(seed, stream, reach, scale), x);
 }
 
-extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 8)
+extern "C" __global__ void __launch_bounds__(FLAT_THREADS, 6)
     dropout_bwd_dx(T* dx, const T* dy, i64 n, i64 seed, i64 stream, int reach, float scale, int add_dx) {
     follow();
     // Apart, so that setting has forward's code.
