@@ -41,7 +41,11 @@ impl Whole {
     pub(super) fn of(gpu: &Gpu, s: Size, dtype: Dtype, tensors: usize, operands: &[&dyn Operand]) -> Option<Whole> {
         let info = gpu.driver().info();
         let begins = operands.iter().all(|o| o.address().is_some_and(|at| at.is_multiple_of(PACK as u64)));
-        if info.arch == Arch::SM_90A && begins { Whole::over(info.processors as usize, s, dtype, tensors) } else { None }
+        if info.arch == Arch::SM_90A && begins {
+            Whole::over(info.processors as usize, s, dtype, tensors)
+        } else {
+            None
+        }
     }
 
     fn over(processors: usize, s: Size, dtype: Dtype, tensors: usize) -> Option<Whole> {
