@@ -292,7 +292,7 @@ impl Profile {
         unmasked: impl FnOnce() -> Option<OpFlops>,
     ) -> Result<()> {
         let masked = OpFlops { forward: Flops::ZERO, backward: cost.backward.flops, recomputed: cost.recomputed };
-        let unmasked = self.watch.is_some().then(|| unmasked().unwrap_or(masked)).unwrap_or_default();
+        let unmasked = if self.watch.is_some() { unmasked().unwrap_or(masked) } else { OpFlops::default() };
         let id = self.row(at.module, at.op, at.result);
         let row = &mut self.rows[id];
         row.cost.backward += cost.backward;

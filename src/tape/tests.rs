@@ -202,7 +202,7 @@ fn rounded(params: &Arena, shadow: Option<&Arena>) -> (Vec<f32>, u64, StepCost) 
     let x = body(&mut tape, x).unwrap();
     let mut grads = Grads::new(&exec, params.layout()).unwrap();
     tape.backward_from(vec![(x, random(&[4, 6], 2))], Some(&mut grads), &[]).unwrap();
-    let casts = tape.profile().rows().into_iter().filter(|r| r.op == "cast" && r.result.dtype() == Dtype::Bf16);
+    let casts = tape.profile().rows().iter().filter(|r| r.op == "cast" && r.result.dtype() == Dtype::Bf16);
     let calls = casts.map(|r| r.calls).sum();
     (grads.settled().unwrap().flat().to_f32().unwrap(), calls, tape.cost())
 }

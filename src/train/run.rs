@@ -202,6 +202,10 @@ where
                 break outcome;
             }
         };
+        if let Profiling::Begun(_) = self.profiling {
+            let say = "the run ended before the steps of its profile: --flops-profile=STEP may name an earlier one";
+            self.observer.event(&Event::Notice(say))?;
+        }
         self.position.is_finished = outcome == Outcome::Finished;
         self.save("final_checkpoint")?;
         self.observer.event(&Event::Ended { outcome: &outcome, spent: &self.meter.spent() })?;

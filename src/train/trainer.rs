@@ -264,7 +264,7 @@ impl<M: Model> Trainer<M> {
         watch.as_deref_mut().map_or(Ok(()), Watch::lap)?;
         // The device decides whether it updates: what is not finite leaves all as it is.
         self.apply(learning_rate, &found)?;
-        watch.as_deref_mut().map_or(Ok(()), Watch::lap)?;
+        watch.map_or(Ok(()), Watch::lap)?;
         // The only place where a step waits for its device: all of it is done now.
         let measured = found.read()?;
         let loss = mean_loss(step, &losses)?;
