@@ -20,6 +20,7 @@ mod planted_faults;
 mod profile;
 mod rooms;
 mod scale;
+mod sherlock;
 mod sherlock_data;
 mod sherlock_import;
 mod sherlock_malformed;

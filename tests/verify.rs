@@ -226,7 +226,7 @@ fn what_is_unknown_is_a_miss_with_its_name() {
         .cannot_run("kind: expected op, optimizer or model");
     Draft::of("op-conv1d").attr("dims", json!(3)).cannot_run("dims of 1 or 2 with a size each, found 3 and [31]");
     let model = Draft::of("model-weather_vit_bilinear");
-    model.attr("model", json!("oracle")).cannot_run("model: expected weather_vit, found `oracle`");
+    model.attr("model", json!("oracle")).cannot_run("model: expected weather_vit or sherlock, found `oracle`");
 }
 
 #[test]

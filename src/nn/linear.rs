@@ -34,6 +34,16 @@ impl Linear {
         Ok(Linear { weight, bias })
     }
 
+    /// A linear map from `k` to `n` numbers with bias, both starting as PyTorch's do: uniform below `1/√k`.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::error::Error::Config) if a name is taken.
+    pub fn uniform(scope: &mut Scope<'_>, k: usize, n: usize) -> Result<Linear> {
+        let weight = scope.param("weight", [n, k], Init::fan_in(k))?;
+        let bias = scope.param("bias", [n], Init::fan_in(k))?;
+        Ok(Linear { weight, bias: Some(bias) })
+    }
+
     /// Applies the map, then `activation`.
     ///
     /// # Errors

@@ -5,6 +5,9 @@
 //! loops over one table.
 
 mod attention;
+mod batch_norm;
+mod buffers;
+mod conv;
 mod dropout;
 mod init;
 mod linear;
@@ -14,12 +17,15 @@ mod params;
 mod patch;
 
 pub use attention::{SelfAttention, SelfAttentionShape};
+pub use batch_norm::BatchNorm;
+pub use buffers::Buffers;
+pub use conv::{Conv1d, Conv2d, ConvShape};
 pub use dropout::{DropPath, Dropout};
 pub use init::Init;
 pub use linear::{Linear, cast};
 pub use mlp::{Between, Mlp};
 pub use norm::{Norm, NormKind};
-pub use params::{Builder, Params, Scope};
+pub use params::{Builder, Entry, Params, Scope};
 pub use patch::{GridHead, PatchEmbed};
 
 use crate::rng::Stream;

@@ -39,6 +39,17 @@ impl Param {
     }
 }
 
+/// A buffer: its place in the arena of buffers, numbers that training passes renew and nobody differentiates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Buffer(pub(crate) u32);
+
+impl Buffer {
+    /// The buffer's place in the arena.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Where a value's numbers are.
 #[derive(Debug)]
 enum Home {
@@ -48,6 +59,8 @@ enum Home {
     Given(Tensor),
     /// In the arena of parameters.
     Param(usize),
+    /// In the arena of buffers.
+    Buffer(usize),
     /// In the arena of what parameters are in a narrower type.
     Shadow(usize),
     /// Freed.
@@ -117,6 +130,11 @@ pub struct Tape<'p> {
     shadow: Option<&'p Arena>,
     /// The value of each parameter that has been read.
     param_vars: Vec<Option<Var>>,
+    buffers: Option<&'p Arena>,
+    /// What buffers shall hold after this pass.
+    renewed: Vec<(Buffer, Tensor)>,
+    /// Numbers that the caller may want to read beside the loss.
+    noted: Vec<(&'static str, Tensor)>,
     values: Vec<Value>,
     nodes: Vec<Node>,
     segments: Vec<Segment>,
@@ -134,6 +152,9 @@ impl<'p> Tape<'p> {
             params: None,
             shadow: None,
             param_vars: Vec::new(),
+            buffers: None,
+            renewed: Vec::new(),
+            noted: Vec::new(),
             values: Vec::new(),
             nodes: Vec::new(),
             segments: Vec::new(),
@@ -150,6 +171,13 @@ impl<'p> Tape<'p> {
         tape.param_vars = vec![None; params.layout().specs().len()];
         tape.params = Some(params);
         tape
+    }
+
+    /// The same tape over these buffers too.
+    #[must_use]
+    pub fn with_buffers(mut self, buffers: &'p Arena) -> Tape<'p> {
+        self.buffers = Some(buffers);
+        self
     }
 
     /// The same tape, with the parameters in another type beside them: [`apply_or_recall`](Tape::apply_or_recall) takes what is
@@ -235,6 +263,47 @@ impl<'p> Tape<'p> {
         Ok(var)
     }
 
+    /// The value of a buffer.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the tape has no such buffer.
+    pub fn buffer(&mut self, b: Buffer) -> Result<Var> {
+        let i = b.index();
+        let spec = self.buffers.and_then(|a| a.layout().specs().get(i)).cloned();
+        let spec = spec.ok_or_else(|| Error::argument(format!("tape: no buffer {i}")))?;
+        self.push_value(spec, Home::Buffer(i), false)
+    }
+
+    /// Asks that the buffer hold `x` after this pass: whoever owns it reads [`Tape::renewed`].
+    ///
+    /// # Errors
+    /// As [`Tape::tensor`].
+    pub fn renew(&mut self, b: Buffer, x: Var) -> Result<()> {
+        let value = self.tensor(x)?;
+        self.renewed.push((b, value));
+        Ok(())
+    }
+
+    /// What buffers shall hold after this pass.
+    pub fn renewed(&self) -> &[(Buffer, Tensor)] {
+        &self.renewed
+    }
+
+    /// Keeps the scalar `x` under `name` for whoever reports on the pass; it outlives the backward pass.
+    ///
+    /// # Errors
+    /// As [`Tape::tensor`].
+    pub fn note(&mut self, name: &'static str, x: Var) -> Result<()> {
+        let value = self.tensor(x)?;
+        self.noted.push((name, value));
+        Ok(())
+    }
+
+    /// The numbers that were noted, in order.
+    pub fn noted(&self) -> &[(&'static str, Tensor)] {
+        &self.noted
+    }
+
     /// Runs `op` on `x` and records it.
     ///
     /// The number of inputs is part of the operator's type, so a missing input does not compile; neither does an operator
@@ -303,6 +372,7 @@ impl<'p> Tape<'p> {
                 // The arena is borrowed, not shared, so a parameter's reshape is a copy.
                 self.exec.copy(&view.reshape(spec.shape())?)?
             }
+            Home::Buffer(_) => self.exec.copy(&self.value(x)?.reshape(shape)?)?,
             Home::Gone => return Err(gone(x)),
         };
         let wants = self.value_of(x)?.wants;
@@ -332,6 +402,7 @@ impl<'p> Tape<'p> {
         match &self.value_of(x)?.home {
             Home::Computed(t) | Home::Given(t) => Ok(t.view()),
             Home::Param(i) => self.params.and_then(|p| p.view(*i)).ok_or_else(|| gone(x)),
+            Home::Buffer(i) => self.buffers.and_then(|p| p.view(*i)).ok_or_else(|| gone(x)),
             Home::Shadow(i) => self.shadow.and_then(|s| s.view(*i)).ok_or_else(|| gone(x)),
             Home::Gone => Err(gone(x)),
         }

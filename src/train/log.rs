@@ -50,16 +50,22 @@ impl Observer for MetricsLog {
                 "total_steps": shape.total_steps, "steps_done": done, "perfrun": env!("CARGO_PKG_VERSION"),
             }),
             Event::Notice(text) => json!({"event": "notice", "text": text}),
-            Event::Step { report, epoch, spent, .. } if report.step.is_multiple_of(self.every) || report.is_skipped => {
+            Event::Step { report, noted, epoch, spent, .. }
+                if report.step.is_multiple_of(self.every) || report.is_skipped =>
+            {
                 let (model, algorithm) = (report.cost.model(), report.cost.algorithm());
-                json!({
+                let mut line = json!({
                     "event": "step", "step": report.step, "epoch": epoch, "loss": number(report.loss),
                     "grad_norm": number(report.grad_norm), "learning_rate": report.learning_rate,
                     "loss_scale": report.loss_scale, "skipped": report.is_skipped, "seconds": report.seconds,
                     "model_flops": model.flops.total() as f64, "matmul_flops": model.flops.matmul as f64,
                     "algorithm_flops": algorithm.flops.total() as f64, "spent_flops": spent.flops as f64,
                     "spent_samples": spent.samples,
-                })
+                });
+                for (name, value) in *noted {
+                    line[*name] = number(*value);
+                }
+                line
             }
             Event::Validated { step, epoch, evaluation, is_best } => {
                 let mut line = json!({
@@ -76,7 +82,9 @@ impl Observer for MetricsLog {
                 "event": "end", "outcome": outcome.to_string(), "spent_flops": spent.flops as f64,
                 "spent_samples": spent.samples,
             }),
-            Event::Step { .. } | Event::Profiled { .. } | Event::Validating { .. } => return Ok(()),
+            Event::Step { .. } | Event::Profiled { .. } | Event::Validating { .. } | Event::EpochEnded { .. } => {
+                return Ok(());
+            }
         };
         let mut line = line;
         line["time"] = json!(wall_seconds());
@@ -149,7 +157,7 @@ impl TensorBoard {
 impl Observer for TensorBoard {
     fn event(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
-            Event::Step { report, epoch, spent, .. } if report.step.is_multiple_of(self.every) => {
+            Event::Step { report, noted, epoch, spent, .. } if report.step.is_multiple_of(self.every) => {
                 let scalars = [
                     ("train/loss", report.loss),
                     ("train/learning_rate", report.learning_rate),
@@ -159,7 +167,9 @@ impl Observer for TensorBoard {
                     ("train/seconds", report.seconds),
                     ("train/spent_flops", spent.flops as f64),
                 ];
-                self.scalars(report.step, scalars.map(|(tag, v)| (tag.to_owned(), v)))
+                let noted = noted.iter().map(|(name, v)| (format!("train/{name}"), *v));
+                let all: Vec<_> = scalars.map(|(tag, v)| (tag.to_owned(), v)).into_iter().chain(noted).collect();
+                self.scalars(report.step, all)
             }
             Event::Validated { step, evaluation, .. } => {
                 let loss = std::iter::once(("val/loss".to_owned(), evaluation.loss));
@@ -177,7 +187,7 @@ fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-fn varint(out: &mut Vec<u8>, mut x: u64) {
+pub(super) fn varint(out: &mut Vec<u8>, mut x: u64) {
     while x >= 0x80 {
         out.push(x as u8 | 0x80);
         x >>= 7;
@@ -185,7 +195,7 @@ fn varint(out: &mut Vec<u8>, mut x: u64) {
     out.push(x as u8);
 }
 
-fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
+pub(super) fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
     varint(out, field << 3 | wire);
 }
 
@@ -194,7 +204,7 @@ fn double(out: &mut Vec<u8>, field: u64, x: f64) {
     out.extend(x.to_le_bytes());
 }
 
-fn bytes(out: &mut Vec<u8>, field: u64, data: &[u8]) {
+pub(super) fn bytes(out: &mut Vec<u8>, field: u64, data: &[u8]) {
     key(out, field, 2);
     varint(out, data.len() as u64);
     out.extend(data);

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::train::budget::{Left, Spent};
 use crate::train::evaluation::Evaluation;
 use crate::train::profile::StepProfile;
-use crate::train::run::{Outcome, RunShape};
+use crate::train::run::{EpochRecord, Outcome, RunShape};
 use crate::train::trainer::StepReport;
 
 /// Something that happened.
@@ -25,6 +25,8 @@ pub enum Event<'a> {
     Step {
         /// What it did.
         report: &'a StepReport,
+        /// What the model noted beside its loss, by name.
+        noted: &'a [(&'static str, f64)],
         /// The epoch it belongs to, from 0.
         epoch: u64,
         /// Budgets.
@@ -56,6 +58,13 @@ pub enum Event<'a> {
         evaluation: &'a Evaluation,
         /// Whether no earlier validation was better.
         is_best: bool,
+    },
+    /// An epoch has ended, after its validation if it has one; nothing of it is saved yet.
+    EpochEnded {
+        /// What it came to.
+        record: &'a EpochRecord,
+        /// The run's size.
+        shape: &'a RunShape,
     },
     /// A checkpoint has been published and verified.
     Saved {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::error::{Error, Faults, Result};
 use crate::io::{StoredDtype, TensorView};
 use crate::models::Model;
-use crate::nn::Params;
+use crate::nn::{Entry, Params};
 use crate::tensor::{Arena, Dtype};
 use crate::train::checkpoint::{Checkpoint, CheckpointStore, SaveRequest, Saved};
 use crate::train::loss_scale::LossScale;
@@ -33,6 +33,12 @@ pub struct RunState {
     pub loss_scale: LossScale,
     /// The configuration of the run.
     pub config: Value,
+    /// All names of the model's state in its own order, if some are not parameters: the file of weights sorts by type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<String>,
+    /// Those of them that nobody trains: running statistics and counters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buffers: Vec<String>,
 }
 
 /// Where to go on from.
@@ -71,6 +77,59 @@ fn tensors<'a>(arena: &'a Arena, names: &'a [String]) -> Result<Vec<TensorView<'
     Ok(out)
 }
 
+/// What a model's state looks like: every name with its shape, in order.
+pub(super) fn shapes(params: &Params) -> Vec<(String, Vec<usize>)> {
+    let (own, buffers) = (params.arena().layout().specs(), params.buffers().arena().layout().specs());
+    let shape = |entry| match entry {
+        Entry::Param(p) => own[p.index()].shape().to_vec(),
+        Entry::Buffer(b) => buffers[b.index()].shape().to_vec(),
+        Entry::Counter(_) => Vec::new(),
+    };
+    params.entries().map(|(name, entry)| (name.to_owned(), shape(entry))).collect()
+}
+
+/// A model's state in host memory.
+struct HostState {
+    params: Option<Arena>,
+    buffers: Option<Arena>,
+    /// Counters as they are stored.
+    counters: Vec<u8>,
+}
+
+impl HostState {
+    fn of(params: &Params) -> Result<HostState> {
+        let buffers = params.buffers();
+        let counters = buffers.counters().flat_map(|(_, n)| n.to_le_bytes()).collect();
+        Ok(HostState {
+            params: params.arena().copied_to_host()?,
+            buffers: if buffers.is_empty() { None } else { buffers.arena().copied_to_host()? },
+            counters,
+        })
+    }
+
+    /// The tensors of `params`, whose state this is, under `entries`, their names and shapes.
+    fn tensors<'a>(&'a self, params: &'a Params, entries: &'a [(String, Vec<usize>)]) -> Result<Vec<TensorView<'a>>> {
+        let own = self.params.as_ref().unwrap_or(params.arena());
+        let buffers = self.buffers.as_ref().unwrap_or(params.buffers().arena());
+        let missing = |name: &str| Error::argument(format!("{name}: no such tensor in the arena"));
+        let mut out = Vec::with_capacity(entries.len());
+        for ((name, shape), (_, entry)) in entries.iter().zip(params.entries()) {
+            let view = match entry {
+                Entry::Param(p) => own.view(p.index()),
+                Entry::Buffer(b) => buffers.view(b.index()),
+                Entry::Counter(i) => {
+                    let bytes = self.counters.get(8 * i..8 * i + 8).ok_or_else(|| missing(name))?;
+                    out.push(TensorView::new(name, StoredDtype::I64, shape, bytes)?);
+                    continue;
+                }
+            };
+            let view = view.ok_or_else(|| missing(name))?;
+            out.push(TensorView::new(name, StoredDtype::F32, shape, view.bytes()?)?);
+        }
+        Ok(out)
+    }
+}
+
 /// Saves trainer and position under `name`.
 ///
 /// # Errors
@@ -88,9 +147,12 @@ pub fn save<M: Model>(
     let (first, second) = (moment_names(MOMENTS[0]), moment_names(MOMENTS[1]));
     let Moments { exp_avg, exp_avg_sq } = trainer.moments();
     let (exp_avg_host, exp_avg_sq_host) = (exp_avg.copied_to_host()?, exp_avg_sq.copied_to_host()?);
-    let params_host = params.arena().copied_to_host()?;
+    let host = HostState::of(params)?;
+    let entries = shapes(params);
     let mut optimizer = tensors(exp_avg_host.as_ref().unwrap_or(exp_avg), &first)?;
     optimizer.extend(tensors(exp_avg_sq_host.as_ref().unwrap_or(exp_avg_sq), &second)?);
+    let is_param = |(_, entry): &(&str, Entry)| matches!(entry, Entry::Param(_));
+    let buffers: Vec<String> = params.entries().filter(|e| !is_param(e)).map(|(n, _)| n.to_owned()).collect();
     let state = RunState {
         format: FORMAT,
         perfrun: env!("CARGO_PKG_VERSION").to_owned(),
@@ -98,9 +160,11 @@ pub fn save<M: Model>(
         position: position.clone(),
         loss_scale: trainer.loss_scale(),
         config: config.clone(),
+        entries: if buffers.is_empty() { Vec::new() } else { entries.iter().map(|(n, _)| n.clone()).collect() },
+        buffers,
     };
     let state = serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("state.json: {e}")))?;
-    let weights = tensors(params_host.as_ref().unwrap_or(params.arena()), &names)?;
+    let weights = host.tensors(params, &entries)?;
     store.save(name, &SaveRequest { step: trainer.progress().step, weights, optimizer, state: &state })
 }
 
@@ -122,14 +186,23 @@ pub fn state_of(checkpoint: &Checkpoint) -> Result<RunState> {
 /// # Errors
 /// [`Error::Checkpoint`] with every tensor that is missing, unexpected or of another shape; nothing is overwritten then.
 pub fn load_weights(params: &mut Params, checkpoint: &Checkpoint) -> Result<()> {
-    let specs: Vec<(String, Vec<usize>)> = params
-        .iter()
-        .zip(params.arena().layout().specs())
-        .map(|((_, name), spec)| (name.to_owned(), spec.shape().to_vec()))
-        .collect();
-    checkpoint.check_weights(specs.iter().map(|(n, s)| (n.as_str(), s.as_slice())))?;
-    let names: Vec<String> = specs.into_iter().map(|(n, _)| n).collect();
-    fill(params.arena_mut(), checkpoint.weights(), &names, checkpoint.path())
+    let entries = shapes(params);
+    checkpoint.check_weights(entries.iter().map(|(n, s)| (n.as_str(), s.as_slice())))?;
+    let counters: Vec<String> = params.buffers().counters().map(|(n, _)| n.to_owned()).collect();
+    let mut counts = Vec::with_capacity(counters.len());
+    for name in counters {
+        let found = checkpoint.weights().get(&name);
+        let count = found.filter(|t| t.dtype() == StoredDtype::I64).and_then(|t| t.to_f64().next());
+        let count = count.filter(|n| (0.0..9e15).contains(n)).ok_or_else(|| {
+            Error::checkpoint(format!("{}: {name}: expected a count, an I64", checkpoint.path().display()))
+        })?;
+        counts.push((name, count as u64));
+    }
+    let names: Vec<String> = params.iter().map(|(_, n)| n.to_owned()).collect();
+    fill(params.arena_mut(), checkpoint.weights(), &names, checkpoint.path())?;
+    let names: Vec<String> = params.buffers().iter().map(|(_, n)| n.to_owned()).collect();
+    fill(params.buffers_mut().arena_mut(), checkpoint.weights(), &names, checkpoint.path())?;
+    counts.into_iter().try_for_each(|(name, count)| params.buffers_mut().set_counter(&name, count))
 }
 
 /// Restores a trainer from a checkpoint and says where its run is.
@@ -197,9 +270,47 @@ pub fn find(store: &CheckpointStore, resume: &Resume) -> Result<(Option<Checkpoi
     }
 }
 
+/// As [`find`]; and a new run finds no checkpoints of an earlier one.
+///
+/// # Errors
+/// As [`find`]; [`Error::Checkpoint`] if a new run would mix its checkpoints with those of an earlier one.
+pub fn find_or_fresh(store: &CheckpointStore, resume: &Resume) -> Result<(Option<Checkpoint>, Vec<String>)> {
+    let found = find(store, resume)?;
+    if found.0.is_none() && store.dir().exists() && !store.list()?.is_empty() {
+        return Err(Error::checkpoint(format!(
+            "{}: holds checkpoints of an earlier run; continue it with --resume, or choose another --run-name",
+            store.dir().display()
+        )));
+    }
+    Ok(found)
+}
+
+/// Restores a trainer from a checkpoint under the configuration `kept`: where its run is, and lines about what has changed.
+///
+/// # Errors
+/// As [`restore`] and [`compare_configs`].
+pub fn go_on<M: Model>(
+    trainer: &mut Trainer<M>,
+    checkpoint: &Checkpoint,
+    kept: &Value,
+) -> Result<(Position, Vec<String>)> {
+    let RunState { config: old, position, .. } = restore(trainer, checkpoint)?;
+    let mut notices = vec![format!("{}: resumed after step {}", checkpoint.path().display(), trainer.progress().step)];
+    notices.extend(compare_configs(&old, kept)?);
+    Ok((position, notices))
+}
+
 /// Keys whose change makes a resumed run another run: its checkpoints would mean something else.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 18] = [
     "/model",
+    "/loss",
+    "/data/subjects",
+    "/data/apply_hrf",
+    "/data/hrf_alignment",
+    "/data/reconstruct",
+    "/data/normalize_fmri",
+    "/data/max_trs",
+    "/data/train_fraction",
     "/data/sequence_length",
     "/data/dt",
     "/data/data_subset",

@@ -1,6 +1,7 @@
 //! A whole run: epochs of steps, validations, checkpoints, and the ways to end. Every decision is taken between steps and
 //! is a function of what a checkpoint keeps, so a run that was stopped anywhere and goes on ends with the same bytes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,53 @@ pub struct Position {
     pub spent: Spent,
     /// Whether all planned steps and the last validation are done.
     pub is_finished: bool,
+    /// What the steps of the epoch that is going on found.
+    #[serde(default)]
+    pub sums: Sums,
+    /// The epochs that are done.
+    #[serde(default)]
+    pub history: Vec<EpochRecord>,
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Steps.
+    pub steps: u64,
+    /// By name, in the order of the first step.
+    pub sums: Vec<(String, f64)>,
+}
+
+/// What an epoch came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Epochs done with it.
+    pub epoch: u64,
+    /// Means over its steps by name, the loss among them, and `lr`, the learning rate after it.
+    pub train: BTreeMap<String, f64>,
+    /// What the validation after it found by name; `None` if there was none.
+    pub val: Option<BTreeMap<String, f64>>,
+}
+
+impl Sums {
+    /// Takes note of a step: of what its model noted, else of its loss.
+    fn add(&mut self, noted: &[(&'static str, f64)], loss: f64) {
+        let alone = [("loss", loss)];
+        let noted = if noted.is_empty() { &alone } else { noted };
+        // A number that no file can hold stays out.
+        for (name, value) in noted.iter().filter(|(_, v)| v.is_finite()) {
+            match self.sums.iter_mut().find(|(n, _)| n == name) {
+                Some((_, sum)) => *sum += value,
+                None => self.sums.push(((*name).to_owned(), *value)),
+            }
+        }
+        self.steps += 1;
+    }
+
+    fn means(&self) -> BTreeMap<String, f64> {
+        let steps = self.steps.max(1) as f64;
+        self.sums.iter().map(|(name, sum)| (name.clone(), sum / steps)).collect()
+    }
 }
 
 /// How a run ended.
@@ -177,18 +225,18 @@ where
         })
     }
 
-    /// Runs to the end, whichever comes first, and leaves a `final_checkpoint`.
+    /// Runs to the end, whichever comes first, and leaves a `final_checkpoint`. Says how and where it ended.
     ///
     /// # Errors
     /// Whatever a step, a validation or a save reports; checkpoints made before stay whole.
-    pub fn run(mut self, validate: &mut Validate<'_, M>) -> Result<Outcome> {
+    pub fn run(mut self, validate: &mut Validate<'_, M>) -> Result<(Outcome, Position)> {
         let shape = self.shape()?;
         let schedule = Schedule::new(self.config, shape.total_steps, shape.steps_per_epoch);
         self.observer.event(&Event::Started { shape: &shape, done: self.trainer.progress().step })?;
         if let Some(outcome) = self.is_over(&shape) {
             self.observer.event(&Event::Notice("nothing is left to do: raise epochs or max_steps to go on"))?;
             self.observer.event(&Event::Ended { outcome: &outcome, spent: &self.meter.spent() })?;
-            return Ok(outcome);
+            return Ok((outcome, self.position));
         }
         self.position.is_finished = false;
         if self.meter.budget().is_timed() {
@@ -198,7 +246,7 @@ where
             if let Next::End(outcome) = self.epoch(&shape, &schedule)? {
                 break outcome;
             }
-            if let Next::End(outcome) = self.end_of_epoch(&shape, validate)? {
+            if let Next::End(outcome) = self.end_of_epoch(&shape, &schedule, validate)? {
                 break outcome;
             }
         };
@@ -209,7 +257,7 @@ where
         self.position.is_finished = outcome == Outcome::Finished;
         self.save("final_checkpoint")?;
         self.observer.event(&Event::Ended { outcome: &outcome, spent: &self.meter.spent() })?;
-        Ok(outcome)
+        Ok((outcome, self.position))
     }
 
     /// Whether the checkpoint that the run goes on from was its end.
@@ -263,7 +311,9 @@ where
             self.meter.step(report.cost.model().flops.total(), shape.samples_per_step as u64, began);
             let (epoch, spent) = (self.position.epoch, self.meter.spent());
             let left = self.meter.left(shape.total_steps.saturating_sub(report.step));
-            self.observer.event(&Event::Step { report: &report, epoch, spent: &spent, left })?;
+            let noted = self.trainer.noted();
+            self.position.sums.add(noted, report.loss);
+            self.observer.event(&Event::Step { report: &report, noted, epoch, spent: &spent, left })?;
         }
         Ok(Next::GoOn)
     }
@@ -291,11 +341,11 @@ where
     }
 
     /// Validation, early stopping, checkpoints; then the next epoch, or the end.
-    fn end_of_epoch(&mut self, shape: &RunShape, validate: &mut Validate<'_, M>) -> Result<Next> {
+    fn end_of_epoch(&mut self, shape: &RunShape, schedule: &Schedule, validate: &mut Validate<'_, M>) -> Result<Next> {
         let epochs_done = self.position.epoch + 1;
         let step = self.trainer.progress().step;
         let is_last = step >= shape.total_steps;
-        let mut is_best = false;
+        let (mut is_best, mut found) = (false, None);
         let due = |every: usize| is_last || epochs_done.is_multiple_of(every as u64);
         if due(self.config.validate_every) {
             // After it come the last save and perhaps those of the epoch and of the best.
@@ -306,7 +356,7 @@ where
                 return Ok(Next::End(ended.unwrap_or_else(reason)));
             };
             let threshold = self.position.best.map(|b| b - self.config.early_stopping_min_delta);
-            is_best = threshold.is_none_or(|t| evaluation.loss < t);
+            is_best = !evaluation.loss.is_nan() && threshold.is_none_or(|t| evaluation.loss < t);
             if is_best {
                 self.position.best = Some(evaluation.loss);
                 self.position.since_best = 0;
@@ -315,7 +365,9 @@ where
             }
             let event = Event::Validated { step, epoch: epochs_done, evaluation: &evaluation, is_best };
             self.observer.event(&event)?;
+            found = Some(evaluation);
         }
+        self.record(shape, schedule.rate(step), found)?;
         // `max_steps` may end a run inside an epoch: that epoch is not done.
         let is_whole = self.position.batch >= shape.steps_per_epoch * self.config.gradient_accumulation as u64;
         if is_whole {
@@ -336,6 +388,21 @@ where
             return Ok(Next::End(Outcome::EarlyStopped));
         }
         Ok(Next::GoOn)
+    }
+
+    /// Closes the book of an epoch, the last one perhaps before its end.
+    fn record(&mut self, shape: &RunShape, lr: f64, evaluation: Option<Evaluation>) -> Result<()> {
+        let sums = std::mem::take(&mut self.position.sums);
+        let mut train = sums.means();
+        train.insert("lr".to_owned(), lr);
+        let val = evaluation.map(|found| {
+            let loss = std::iter::once(("loss".to_owned(), found.loss));
+            loss.chain(found.metrics).filter(|(_, v)| v.is_finite()).collect()
+        });
+        let record = EpochRecord { epoch: self.position.epoch + 1, train, val };
+        self.observer.event(&Event::EpochEnded { record: &record, shape })?;
+        self.position.history.push(record);
+        Ok(())
     }
 
     /// A validation; `None` if it was interrupted: it then belongs to the run that goes on from here, the position stays.

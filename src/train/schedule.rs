@@ -7,8 +7,13 @@ use crate::train::config::{LrSchedule, TrainingConfig};
 pub struct Schedule {
     kind: LrSchedule,
     peak: f64,
+    /// Where a cosine ends.
+    floor: f64,
     warmup: u64,
+    /// Part of the peak at which the warm-up starts; without, its first step is one part of it.
+    start: Option<f64>,
     total: u64,
+    steps_per_epoch: u64,
     /// Steps between two drops, and the factor of one.
     drop: (u64, f64),
 }
@@ -16,12 +21,17 @@ pub struct Schedule {
 impl Schedule {
     /// The schedule of a run of `total` steps, `steps_per_epoch` of them in an epoch.
     pub fn new(config: &TrainingConfig, total: u64, steps_per_epoch: u64) -> Schedule {
+        let steps_per_epoch = steps_per_epoch.max(1);
+        let epochs = steps_per_epoch.saturating_mul(config.warmup_epochs as u64);
         Schedule {
             kind: config.lr_schedule,
             peak: config.learning_rate,
-            warmup: config.warmup_steps,
+            floor: config.min_lr,
+            warmup: config.warmup_steps.saturating_add(epochs),
+            start: config.warmup_start_factor,
             total,
-            drop: (steps_per_epoch.max(1).saturating_mul(config.lr_step_epochs as u64).max(1), config.lr_step_factor),
+            steps_per_epoch,
+            drop: (steps_per_epoch.saturating_mul(config.lr_step_epochs as u64).max(1), config.lr_step_factor),
         }
     }
 
@@ -32,21 +42,46 @@ impl Schedule {
 
     /// The learning rate of step `step`, counted from 0.
     pub fn rate(&self, step: u64) -> f64 {
+        if self.kind == LrSchedule::CosinePerEpoch {
+            return self.rate_per_epoch(step / self.steps_per_epoch);
+        }
         if step < self.warmup {
-            return self.peak * (step + 1) as f64 / self.warmup as f64;
+            return self.rising(step);
         }
         match self.kind {
             LrSchedule::Constant => self.peak,
-            LrSchedule::Cosine => {
-                let span = self.total.saturating_sub(self.warmup).max(1);
-                let done = (step - self.warmup).min(span) as f64 / span as f64;
-                0.5 * self.peak * (1.0 + (std::f64::consts::PI * done).cos())
-            }
+            LrSchedule::Cosine | LrSchedule::CosinePerEpoch => self.falling(self.peak, step - self.warmup),
             LrSchedule::Step => {
                 let drops = i32::try_from(step / self.drop.0).unwrap_or(i32::MAX);
                 self.peak * self.drop.1.powi(drops)
             }
         }
+    }
+
+    /// Step `step` of the warm-up.
+    fn rising(&self, step: u64) -> f64 {
+        let warmup = self.warmup.max(1) as f64;
+        match self.start {
+            None => self.peak * (step + 1) as f64 / warmup,
+            Some(start) => self.peak * (start + (1.0 - start) * step as f64 / warmup),
+        }
+    }
+
+    /// `done` steps down the cosine from `top`.
+    fn falling(&self, top: f64, done: u64) -> f64 {
+        let span = self.total.saturating_sub(self.warmup).max(1);
+        let done = done.min(span) as f64 / span as f64;
+        self.floor + 0.5 * (top - self.floor) * (1.0 + (std::f64::consts::PI * done).cos())
+    }
+
+    /// Warm-up and cosine moved by a step each epoch, although they are as long as the run has steps.
+    fn rate_per_epoch(&self, epoch: u64) -> f64 {
+        let warmup = self.warmup.div_ceil(self.steps_per_epoch);
+        if epoch < warmup {
+            return self.rising(epoch);
+        }
+        let reached = if warmup == 0 { self.peak } else { self.rising(warmup) };
+        self.falling(reached, epoch - warmup)
     }
 }
 
@@ -85,5 +120,38 @@ mod tests {
     fn steps_halve_every_two_epochs_of_three() {
         let s = schedule(LrSchedule::Step);
         assert_eq!((s.rate(5), s.rate(6), s.rate(12)), (2.0, 1.0, 0.5));
+    }
+
+    /// 195 steps an epoch, 5 epochs of warm-up, 100 epochs: the Sherlock trainer's own numbers.
+    fn sherlock(kind: LrSchedule) -> Schedule {
+        let config = TrainingConfig {
+            lr_schedule: kind,
+            learning_rate: 1e-4,
+            warmup_steps: 0,
+            warmup_epochs: 5,
+            warmup_start_factor: Some(0.1),
+            min_lr: 1e-6,
+            ..TrainingConfig::default()
+        };
+        Schedule::new(&config, 19_500, 195)
+    }
+
+    #[test]
+    fn a_warm_up_of_epochs_starts_at_its_factor_and_the_cosine_ends_at_its_floor() {
+        let s = sherlock(LrSchedule::Cosine);
+        assert_eq!(s.warmup(), 975);
+        for (step, want) in [(0, 1e-5), (1, 1.009_230_769e-5), (195, 2.8e-5), (975, 1e-4), (19_500, 1e-6)] {
+            let got = s.rate(step);
+            assert!((got - want).abs() < 1e-14, "{step}: {got:e}");
+        }
+    }
+
+    #[test]
+    fn a_cosine_that_moves_once_an_epoch_never_leaves_its_warm_up() {
+        let s = sherlock(LrSchedule::CosinePerEpoch);
+        for (epoch, want) in [(0, 1e-5), (1, 1.009_230_769e-5), (5, 1.046_153_8e-5), (99, 1.046e-5)] {
+            let got = s.rate(195 * epoch + 7);
+            assert!((got - want).abs() < 2e-9, "{epoch}: {got:e}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::ops::adamw::{AdamW, Clock, MomentStorage, Updated};
 use crate::ops::global_norm::{Found, GlobalNorm};
 use crate::ops::operator::{Mask, Operator};
 use crate::rng::Stream;
-use crate::tape::{Grads, Profile, StepCost, Tape};
+use crate::tape::{Buffer, Grads, Profile, StepCost, Tape};
 use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View};
 use crate::train::config::{MomentPrecision, Precision, TrainingConfig};
 use crate::train::loss_scale::LossScale;
@@ -36,6 +36,8 @@ pub struct Trainer<M> {
     /// The updates of `progress` where they run; made by the first step.
     clock: Option<Clock>,
     loss_scale: LossScale,
+    /// What the model noted in the last step, the mean over its micro-batches.
+    noted: Vec<(&'static str, f64)>,
     /// Laps of the last pass: the next will have as many.
     laps: usize,
 }
@@ -128,6 +130,7 @@ impl<M: Model> Trainer<M> {
             progress: Progress::default(),
             clock: None,
             loss_scale: LossScale::new(config),
+            noted: Vec::new(),
             laps: 0,
         })
     }
@@ -163,6 +166,11 @@ impl<M: Model> Trainer<M> {
         self.progress = progress;
         self.clock = None;
         self.loss_scale = loss_scale;
+    }
+
+    /// What the model noted in the last step beside its loss, by name: means over its micro-batches.
+    pub fn noted(&self) -> &[(&'static str, f64)] {
+        &self.noted
     }
 
     /// The device.
@@ -254,7 +262,7 @@ impl<M: Model> Trainer<M> {
         let step = self.progress.step + 1;
         let scale = self.loss_scale.scale;
         self.grads.clear();
-        let (losses, cost) = self.passes(micro_batches, scale, watch.as_deref_mut())?;
+        let (losses, noted, cost) = self.passes(micro_batches, scale, watch.as_deref_mut())?;
         watch.as_deref_mut().map_or(Ok(()), Watch::lap)?;
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
         let mut found = norm.find(&self.exec, &self.grads.settled()?.flat())?;
@@ -268,6 +276,7 @@ impl<M: Model> Trainer<M> {
         // The only place where a step waits for its device: all of it is done now.
         let measured = found.read()?;
         let loss = mean_loss(step, &losses)?;
+        self.noted = means(&noted, micro_batches.len())?;
         let is_skipped = !measured.finite;
         if is_skipped && !self.loss_scale.skips() {
             return Err(self.not_finite(step));
@@ -290,31 +299,35 @@ impl<M: Model> Trainer<M> {
         Ok(StepReport { step, loss, grad_norm, learning_rate, loss_scale: scale, is_skipped, seconds, cost, update })
     }
 
-    /// Forward and backward of every micro-batch: losses, which are not waited for, and cost.
+    /// Forward and backward of every micro-batch: losses and notes, which are not waited for, and cost. Buffers hold what the
+    /// last pass found.
     fn passes(
         &mut self,
         micro_batches: &[M::Batch],
         scale: f64,
         mut watch: Option<&mut Watch>,
-    ) -> Result<(Vec<Tensor>, StepCost)> {
+    ) -> Result<(Vec<Tensor>, Vec<Note>, StepCost)> {
         let (mut losses, mut cost) = (Vec::with_capacity(micro_batches.len()), StepCost::default());
+        let mut noted = Vec::new();
         let params = self.model.params().arena();
         let shadow = self.shadow.as_mut().map(|s| s.of(&self.exec, params)).transpose()?;
-        let on = On { model: &self.model, exec: &self.exec, shadow };
         for (i, batch) in micro_batches.iter().enumerate() {
             let pass =
                 Pass { train: true, compute: self.compute, seed: self.seed, number: self.progress.passes + i as u64 };
             let share = (scale / micro_batches.len() as f64) as f32;
+            let on = On { model: &self.model, exec: &self.exec, shadow };
             let timed = watch.as_ref().map(|w| w.timed());
-            let (loss, profile) = on.pass(batch, &pass, share, &mut self.grads, timed)?;
-            losses.push(loss);
-            cost += profile.total();
-            self.laps = profile.laps();
+            let done = on.pass(batch, &pass, share, &mut self.grads, timed)?;
+            self.model.params_mut().buffers_mut().renew(&done.renewed)?;
+            losses.push(done.loss);
+            noted.extend(done.noted);
+            cost += done.profile.total();
+            self.laps = done.profile.laps();
             if let Some(watch) = &mut watch {
-                watch.pass(profile);
+                watch.pass(done.profile);
             }
         }
-        Ok((losses, cost))
+        Ok((losses, noted, cost))
     }
 
     fn apply(&mut self, lr: f64, found: &Found) -> Result<()> {
@@ -415,6 +428,30 @@ fn mean_loss(step: u64, losses: &[Tensor]) -> Result<f64> {
     Ok(sum / losses.len() as f64)
 }
 
+/// A number that a model noted, which is not waited for.
+type Note = (&'static str, Tensor);
+
+/// What a pass leaves.
+struct Done {
+    loss: Tensor,
+    noted: Vec<Note>,
+    renewed: Vec<(Buffer, Tensor)>,
+    profile: Profile,
+}
+
+/// The mean of what `passes` passes noted under each name, in the order of the first.
+fn means(noted: &[Note], passes: usize) -> Result<Vec<(&'static str, f64)>> {
+    let mut means: Vec<(&'static str, f64)> = Vec::new();
+    for (name, value) in noted {
+        let value = f64::from(value.item()?) / passes as f64;
+        match means.iter_mut().find(|(n, _)| n == name) {
+            Some((_, sum)) => *sum += value,
+            None => means.push((name, value)),
+        }
+    }
+    Ok(means)
+}
+
 /// What a pass runs with.
 struct On<'a, M> {
     model: &'a M,
@@ -431,8 +468,9 @@ impl<M: Model> On<'_, M> {
         seed: f32,
         grads: &mut Grads,
         timed: Option<(Range<usize>, usize)>,
-    ) -> Result<(Tensor, Profile)> {
-        let mut tape = Tape::with_params(self.exec, self.model.params().arena());
+    ) -> Result<Done> {
+        let params = self.model.params();
+        let mut tape = Tape::with_params(self.exec, params.arena()).with_buffers(params.buffers().arena());
         if let Some(shadow) = self.shadow {
             tape = tape.with_shadow(shadow)?;
         }
@@ -441,7 +479,8 @@ impl<M: Model> On<'_, M> {
         }
         let loss = self.model.loss(&mut tape, batch, pass)?;
         tape.backward(loss, seed, grads)?;
-        Ok((tape.tensor(loss)?, tape.into_profile()))
+        let (noted, renewed) = (tape.noted().to_vec(), tape.renewed().to_vec());
+        Ok(Done { loss: tape.tensor(loss)?, noted, renewed, profile: tape.into_profile() })
     }
 }
 
@@ -486,7 +525,8 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
     let mut shadow = Shadow::new(exec, &layout, compute)?;
     let pass = Pass { train: true, compute, seed: config.seed, number: 0 };
     let shadow = shadow.as_mut().map(|s| s.of(exec, model.params().arena())).transpose()?;
-    let (_, profile) = On { model, exec, shadow }.pass(batch, &pass, 1.0, &mut grads, Some((0..usize::MAX, 0)))?;
+    let Done { profile, .. } =
+        On { model, exec, shadow }.pass(batch, &pass, 1.0, &mut grads, Some((0..usize::MAX, 0)))?;
     let cost = profile.total();
     let mut watch = Watch::start(exec, 1, 0, 1)?;
     watch.begin(exec)?;

@@ -72,6 +72,14 @@ impl Console {
     }
 }
 
+/// Metrics that the line of a validation shows, where they are found.
+const SAID: [(&str, &str); 4] = [
+    ("weighted_rmse", "weighted RMSE"),
+    ("acc", "ACC"),
+    ("fmri_correlation", "fMRI correlation"),
+    ("fmri_voxel_correlation", "by voxel over time"),
+];
+
 fn bar(template: &str, len: u64) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(len).with_style(style)
@@ -82,7 +90,7 @@ impl Observer for Console {
         match event {
             Event::Started { shape, done } => self.start(shape, *done),
             Event::Notice(text) => self.say(&format!("notice: {text}")),
-            Event::Step { report, epoch, spent, left } => {
+            Event::Step { report, epoch, spent, left, .. } => {
                 let mut message = format!(
                     "epoch {} loss {:.4} norm {:.3} lr {:.2e}",
                     epoch + 1,
@@ -110,7 +118,7 @@ impl Observer for Console {
                 self.steps.set_position(report.step);
             }
             // Who was asked for the profile shows it.
-            Event::Profiled { .. } => {}
+            Event::Profiled { .. } | Event::EpochEnded { .. } => {}
             Event::Validating { done, total } => {
                 let bars = &self.bars;
                 let bar =
@@ -122,13 +130,12 @@ impl Observer for Console {
                     bar.finish_and_clear();
                     self.bars.remove(&bar);
                 }
-                let get = |name| evaluation.get(name).unwrap_or(f64::NAN);
-                let mut line = format!(
-                    "epoch {epoch}, step {step}: validation loss {:.4}, weighted RMSE {:.4}, ACC {:.4}",
-                    evaluation.loss,
-                    get("weighted_rmse"),
-                    get("acc")
-                );
+                let mut line = format!("epoch {epoch}, step {step}: validation loss {:.4}", evaluation.loss);
+                for (name, said) in SAID {
+                    if let Some(value) = evaluation.get(name) {
+                        line += &format!(", {said} {value:.4}");
+                    }
+                }
                 if let Some(ratio) = evaluation.get("ratio_to_persistence") {
                     line += &format!(", {ratio:.3} of persistence's error");
                 }

@@ -1,6 +1,6 @@
 //! `perfrun train`: the trainer, with everything that a queue and a person need around it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -8,20 +8,23 @@ use perfrun::backend::Exec;
 use perfrun::data::weather::synthetic::SyntheticWeather;
 use perfrun::error::Error;
 use perfrun::train::budget::{Exhausted, SystemClock};
-use perfrun::train::config::{LoggingBackend, RunConfig};
+use perfrun::train::config::{LoggingBackend, RunConfig, SherlockRun};
 use perfrun::train::log::{MetricsLog, TensorBoard};
 use perfrun::train::observer::{Event, Observer, Observers};
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome as End;
+use perfrun::train::sherlock;
 use perfrun::train::stop::Stop;
+use perfrun::train::wandb::Wandb;
 use perfrun::train::weather::{Session, log_folder};
 
 use crate::config::ConfigArgs;
 use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::outcome::Outcome;
-use crate::output::Progress;
+use crate::output::{self, Progress};
 use crate::profile::{self, ProfileArgs, Profiler};
+use crate::units;
 
 /// Flags of `perfrun train`.
 #[derive(Debug, Args)]
@@ -49,7 +52,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", overrides_with = "num_nodes")]
     num_nodes: Option<usize>,
     /// Go on from this checkpoint, or without a path from the newest one that verifies
-    #[arg(long, value_name = "PATH", num_args = 0..=1, alias = "resume-from-checkpoint")]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, alias = "resume-from-checkpoint", alias = "resume-from")]
     resume: Option<Option<PathBuf>>,
     /// Go on from the newest checkpoint that verifies, or start a run that has none yet: for jobs that a queue restarts
     #[arg(long = "continue", conflicts_with = "resume")]
@@ -97,46 +100,122 @@ pub(crate) struct TrainArgs {
 impl TrainArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let start = Instant::now();
+        if let Some(run) = self.sherlock()? {
+            return self.train_sherlock(&run, start);
+        }
         let config = self.load()?;
         let exec = self.device.open_to_compute()?;
         if self.synth {
             synthesise(&config)?;
         }
-        let resume = match &self.resume {
-            None if self.go_on => Resume::LatestIfAny,
-            None => Resume::Never,
-            Some(None) => Resume::Latest,
-            Some(Some(path)) => Resume::From(path.clone()),
-        };
+        let resume = self.resume();
         // Before the model fills the device's memory.
         let peaks = if config.training.flops_profiler.enabled { profile::peaks(&exec, &config) } else { None };
         let mut session = Session::open(&config, &exec, &resume)?;
-        if let Some(moment) = self.stop_at {
-            session = session.within(seconds_until(moment)? + start.elapsed().as_secs_f64());
+        if let Some(seconds) = self.part_seconds(start)? {
+            session = session.within(seconds);
         }
         if self.dry_run {
             return crate::plan::show(&config, self.json, (None, None), &self.profile);
         }
-        let stop_file = self.stop_file.clone().unwrap_or_else(|| log_folder(&config).join("stop"));
-        if stop_file.exists() {
-            let file = stop_file.display();
-            return Err(Error::argument(format!("{file}: the stop file exists already; remove it to train")).into());
-        }
-        let stop = Stop::new().on_file(stop_file).on_signals()?;
+        let stop = self.stop(&log_folder(&config))?;
         let observers = FirstUse { to: observers(&config)?, exec: exec.clone(), start, is_said: false };
         let mut observers =
             Profiler { to: observers, args: self.profile, as_json: self.json, peaks, config: config.clone() };
         let outcome = session.run(&stop, Box::new(SystemClock::since(start)), &mut observers)?;
-        let is_end = self.budget_is_end && matches!(outcome, End::Exhausted(Exhausted::Flops | Exhausted::Time));
-        Ok(if outcome.is_resumable() && !is_end { Outcome::Stopped } else { Outcome::Done })
+        Ok(TrainArgs::exit(self.budget_is_end, &outcome))
+    }
+
+    fn resume(&self) -> Resume {
+        match &self.resume {
+            None if self.go_on => Resume::LatestIfAny,
+            None => Resume::Never,
+            Some(None) => Resume::Latest,
+            Some(Some(path)) => Resume::From(path.clone()),
+        }
+    }
+
+    /// What a queue leaves this process, counted from `start`.
+    fn part_seconds(&self, start: Instant) -> anyhow::Result<Option<f64>> {
+        let left = self.stop_at.map(seconds_until).transpose()?;
+        Ok(left.map(|left| left + start.elapsed().as_secs_f64()))
+    }
+
+    /// Signals and the stop file, by default in the folder of the logs.
+    fn stop(&self, logs: &Path) -> anyhow::Result<Stop> {
+        let stop_file = self.stop_file.clone().unwrap_or_else(|| logs.join("stop"));
+        if stop_file.exists() {
+            let file = stop_file.display();
+            return Err(Error::argument(format!("{file}: the stop file exists already; remove it to train")).into());
+        }
+        Ok(Stop::new().on_file(stop_file).on_signals()?)
+    }
+
+    fn exit(budget_is_end: bool, outcome: &End) -> Outcome {
+        let is_end = budget_is_end && matches!(outcome, End::Exhausted(Exhausted::Flops | Exhausted::Time));
+        if outcome.is_resumable() && !is_end { Outcome::Stopped } else { Outcome::Done }
+    }
+
+    /// The run, if the configuration is one of the Sherlock autoencoder.
+    fn sherlock(&self) -> anyhow::Result<Option<SherlockRun>> {
+        let args = self.config_args();
+        Ok(if args.is_sherlock() { Some(args.load_sherlock(&self.overrides())?) } else { None })
+    }
+
+    fn train_sherlock(&self, run: &SherlockRun, start: Instant) -> anyhow::Result<Outcome> {
+        let exec = self.device.open_to_compute()?;
+        let mut session = sherlock::Session::open(run, &exec, &self.resume())?;
+        if let Some(seconds) = self.part_seconds(start)? {
+            session = session.within(seconds);
+        }
+        if self.dry_run {
+            let plan = sherlock::plan(run)?;
+            let step = plan.cost.model().flops.total();
+            output::line(format!(
+                "{}: {} parameters, {} FLOPs a step of {} samples, {:.1} GiB at most",
+                run.experiment.name,
+                plan.parameters,
+                units::flops(step as f64),
+                run.training.batch_size,
+                plan.peak_bytes as f64 / f64::from(1 << 30)
+            ))?;
+            return Ok(Outcome::Done);
+        }
+        let logs = &run.training.log_dir;
+        let stop = self.stop(logs)?;
+        let mut all = Observers::new();
+        all.push(Console::new(&run.training));
+        // A closed pipe must not end a run.
+        all.push(sherlock::TrainingLog::open(run, &session, |line| drop(output::line(line)))?);
+        all.push(MetricsLog::open(logs, run.training.log_frequency)?);
+        if run.monitor.use_tensorboard {
+            all.push(TensorBoard::create(logs, run.training.log_frequency)?);
+        }
+        if run.monitor.use_wandb {
+            let (project, name) = (&run.monitor.wandb_project, &run.experiment.name);
+            let wandb = Wandb::create(logs, project, name, &serde_json::to_value(run)?, run.training.log_frequency)?;
+            all.event(&Event::Notice(&format!("send to Weights & Biases: wandb sync {}", wandb.folder().display())))?;
+            all.push(wandb);
+        }
+        if run.monitor.save_pt {
+            all.push(sherlock::PtFiles::default());
+        }
+        let mut observers = FirstUse { to: all, exec: exec.clone(), start, is_said: false };
+        let history = session.run(&stop, Box::new(SystemClock::since(start)), &mut observers)?;
+        Ok(TrainArgs::exit(self.budget_is_end, &history.outcome))
     }
 
     fn load(&self) -> anyhow::Result<RunConfig> {
+        Ok(self.config_args().load_with(&self.overrides())?)
+    }
+
+    /// Which configuration, its name given in either way.
+    fn config_args(&self) -> ConfigArgs {
         let mut args = self.config.clone();
         if let Some(name) = &self.name {
             args.config_name = Some(name.clone());
         }
-        Ok(args.load_with(&self.overrides())?)
+        args
     }
 
     /// Flags that stand for keys of the configuration; the flag wins.

@@ -69,7 +69,7 @@ impl WeatherVit {
     ///
     /// # Errors
     /// [`Error::Config`] with every fault of the configuration; what `alloc` returns.
-    pub fn new(config: &WeatherVitConfig, alloc: impl FnOnce(Layout) -> Result<Arena>) -> Result<WeatherVit> {
+    pub fn new(config: &WeatherVitConfig, alloc: impl Fn(Layout) -> Result<Arena>) -> Result<WeatherVit> {
         let mut faults = Faults::new();
         config.validate(&mut faults);
         faults.into_result(Error::Config)?;

@@ -27,7 +27,7 @@ pub enum Contents {
 /// [`Error::Argument`] for another ending; [`Error::Checkpoint`] with everything that the optimizer's layout of PyTorch
 /// needs and the checkpoint has not; [`Error::Data`] if `out` exists and `existing` refuses; [`Error::Io`].
 pub fn export(checkpoint: &Checkpoint, out: &Path, contents: Contents, existing: Existing) -> Result<()> {
-    let weights: Vec<_> = checkpoint.weights().tensors().collect();
+    let weights = in_order(checkpoint);
     match out.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => {
             write_atomic(out, existing, |file| safetensors::write(file, out, &weights, &pt_metadata()))
@@ -46,6 +46,21 @@ pub fn export(checkpoint: &Checkpoint, out: &Path, contents: Contents, existing:
             out.display()
         ))),
     }
+}
+
+/// Names that `state.json` lists under `key`.
+fn listed<'c>(checkpoint: &'c Checkpoint, key: &str) -> Vec<&'c str> {
+    let list = checkpoint.state().get(key).and_then(Json::as_array);
+    list.map(|names| names.iter().filter_map(Json::as_str).collect()).unwrap_or_default()
+}
+
+/// The weights in the model's order: that of the file, unless the state says another.
+fn in_order(checkpoint: &Checkpoint) -> Vec<TensorView<'_>> {
+    let order = listed(checkpoint, "entries");
+    let place = |t: &TensorView<'_>| order.iter().position(|n| *n == t.name()).unwrap_or(order.len());
+    let mut weights: Vec<_> = checkpoint.weights().tensors().collect();
+    weights.sort_by_key(place);
+    weights
 }
 
 fn counted(checkpoint: &Checkpoint, pointer: &str) -> Option<u64> {
@@ -70,13 +85,42 @@ fn everything<'a>(checkpoint: &'a Checkpoint, weights: &[TensorView<'a>], step: 
     if let Some(config) = checkpoint.state().get("config") {
         entries.push((Key::from("config"), plain(config)));
     }
+    let at = |pointer: &str| checkpoint.state().pointer(pointer).filter(|v| !v.is_null());
+    if let Some(best) = at("/position/best") {
+        entries.push((Key::from("best_val_loss"), plain(best)));
+    }
+    if let Some(history) = at("/position/history").and_then(Json::as_array) {
+        for (key, part) in [("train_history", "train"), ("val_history", "val")] {
+            let epochs = history.iter().filter_map(|epoch| epoch.get(part)).filter(|v| !v.is_null());
+            entries.push((Key::from(key), Value::List(epochs.map(plain).collect())));
+        }
+    }
+    if at("/loss_scale/window").and_then(Json::as_u64).is_some_and(|window| window > 0) {
+        entries.push((Key::from("scaler_state_dict"), scaler(checkpoint)));
+    }
     Ok(Value::Dict(entries))
+}
+
+/// The state dict of `torch.amp.GradScaler`.
+fn scaler<'a>(checkpoint: &Checkpoint) -> Value<'a> {
+    let number = |key: &str| checkpoint.state().pointer(&format!("/loss_scale/{key}")).and_then(Json::as_f64);
+    let float = |key: &str| Value::Float(number(key).unwrap_or(f64::NAN));
+    let int = |key: &str| Value::Int(number(key).unwrap_or(0.0) as i64);
+    dict(vec![
+        ("scale".into(), float("scale")),
+        ("growth_factor".into(), float("growth")),
+        ("backoff_factor".into(), float("backoff")),
+        ("growth_interval".into(), int("window")),
+        ("_growth_tracker".into(), int("good_steps")),
+    ])
 }
 
 /// The state dict of `torch.optim.AdamW` over the parameters in the model's order.
 fn adamw<'a>(checkpoint: &'a Checkpoint, weights: &[TensorView<'a>], step: &'a [u8]) -> Result<Value<'a>> {
     let mut faults = Faults::new();
     let at = checkpoint.path().display();
+    let buffers = listed(checkpoint, "buffers");
+    let weights: Vec<_> = weights.iter().filter(|w| !buffers.contains(&w.name())).collect();
     let mut states = Vec::new();
     for (index, weight) in weights.iter().enumerate() {
         let mut moment = |kind: &str| {

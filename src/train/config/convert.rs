@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::training::{LoggingBackend, LrSchedule, MomentPrecision, Precision};
 use super::value::{Node, Value, quote};
 use super::{Strategy, suggest};
+use crate::data::sherlock::config::{All, HrfAlignment, Mode, Reconstruct, Subjects};
 use crate::data::weather::config::{Crop, Hours};
+use crate::models::sherlock::loss::{FmriLoss, LossNormalization};
 use crate::models::weather_vit::config::{Activation, Head, Normalization};
 
 /// Why a node is not what a key needs.
@@ -151,16 +153,33 @@ impl<T: FromNode> FromNode for Option<T> {
     }
 }
 
-impl<T: FromNode> FromNode for [T; 2] {
-    fn from_node(node: &Node) -> Result<[T; 2], Wrong> {
-        let pair = match &node.value {
+impl<T: FromNode, const N: usize> FromNode for [T; N] {
+    fn from_node(node: &Node) -> Result<[T; N], Wrong> {
+        const COUNTS: [&str; 5] = ["no", "one", "two", "three", "four"];
+        let list = format!("a list of {} numbers", COUNTS.get(N).copied().unwrap_or("more"));
+        let items = match &node.value {
             Value::List(items) => items.iter().map(T::from_node).collect::<Result<Vec<T>, Wrong>>(),
             _ => Ok(Vec::new()),
         };
-        match pair.map(<[T; 2]>::try_from) {
-            Ok(Ok(pair)) => Ok(pair),
-            Ok(Err(_)) => Err(Wrong::new("a list of two numbers")),
-            Err(wrong) => Err(Wrong::new(format!("a list of two numbers, each {}", wrong.expected))),
+        match items.map(<[T; N]>::try_from) {
+            Ok(Ok(items)) => Ok(items),
+            Ok(Err(_)) => Err(Wrong::new(list)),
+            Err(wrong) => Err(Wrong::new(format!("{list}, each {}", wrong.expected))),
+        }
+    }
+}
+
+impl FromNode for Subjects {
+    fn from_node(node: &Node) -> Result<Subjects, Wrong> {
+        let expected = || Wrong::new("all, a number from 1, or a list of such numbers");
+        match &node.value {
+            Value::Text(t) if t.trim().eq_ignore_ascii_case("all") => Ok(Subjects::All(All::All)),
+            Value::Int(_) => usize::from_node(node).map(|n| Subjects::These(vec![n])).map_err(|_| expected()),
+            Value::List(items) => {
+                let numbers = items.iter().map(usize::from_node).collect::<Result<Vec<_>, Wrong>>();
+                numbers.map(Subjects::These).map_err(|_| expected())
+            }
+            _ => Err(expected()),
         }
     }
 }
@@ -220,6 +239,11 @@ macro_rules! named {
 }
 
 named!(Head { "bilinear" => Bilinear, "unpatchify" => Unpatchify });
+named!(HrfAlignment { "causal" => Causal, "centered" | "centred" => Centered });
+named!(Reconstruct { "stimulus" => Stimulus, "input" => Input });
+named!(Mode { "per_subject" => PerSubject, "cross_subject" => CrossSubject });
+named!(FmriLoss { "mse" => Mse, "mae" => Mae, "correlation" => Correlation, "pearson" => Pearson });
+named!(LossNormalization { "none" => None, "std" => Std, "variance" => Variance });
 named!(Crop { "none" => None, "top_left" => TopLeft });
 named!(Activation {
     "gelu" => Gelu, "gelu_tanh" => GeluTanh, "relu" => Relu, "silu" | "swish" => Silu, "selu" => Selu, "mish" => Mish,
@@ -229,7 +253,9 @@ named!(Activation {
 named!(Normalization { "layer" => Layer, "rms" => Rms, "group" => Group, "instance" => Instance } refused {
     "batch": "batch norm over tokens is none of the original's choices",
 });
-named!(LrSchedule { "constant" => Constant, "cosine" => Cosine, "step" => Step } refused {
+named!(LrSchedule {
+    "constant" | "none" => Constant, "cosine" => Cosine, "step" => Step, "cosine_per_epoch" => CosinePerEpoch,
+} refused {
     "linear": "use cosine: it also falls to 0",
 });
 named!(Precision {

@@ -86,6 +86,9 @@ keys! {
         "lr_step_epochs" lr_step_epochs;
         "lr_step_factor" lr_step_factor;
         "warmup_steps" warmup_steps;
+        "warmup_epochs" warmup_epochs;
+        "warmup_start_factor" warmup_start_factor;
+        "min_lr" min_lr;
         "gradient_clipping" gradient_clipping;
         "gradient_accumulation" ["gradient_accumulation_steps"] gradient_accumulation;
         "precision" ["mixed_precision"] precision;

@@ -9,6 +9,7 @@ mod keys;
 mod load;
 mod merge;
 mod schema;
+mod sherlock;
 mod show;
 mod source;
 pub mod training;
@@ -25,6 +26,7 @@ use crate::error::{Faults, Result};
 use crate::models::weather_vit::WeatherVitConfig;
 
 pub use schema::schema;
+pub use sherlock::{MonitorConfig, SherlockExperiment, SherlockRun};
 pub use show::{show, yaml};
 pub use source::ConfigSource;
 pub use training::{FlopsProfilerConfig, LoggingBackend, LrSchedule, MomentPrecision, Precision, TrainingConfig};

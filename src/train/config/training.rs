@@ -35,6 +35,12 @@ pub struct TrainingConfig {
     pub lr_step_factor: f64,
     /// Steps over which the learning rate rises from 0 in a straight line; 0 = none.
     pub warmup_steps: u64,
+    /// The same in epochs, which add to those steps.
+    pub warmup_epochs: usize,
+    /// Part of `learning_rate` at which the warm-up starts; null = its first step is one part of its length.
+    pub warmup_start_factor: Option<f64>,
+    /// Where a cosine ends.
+    pub min_lr: f64,
     /// Largest 2-norm of all gradients together; longer ones are scaled down. 0 = no clipping.
     pub gradient_clipping: f64,
     /// Forward and backward passes whose gradients are averaged into one step.
@@ -89,10 +95,13 @@ pub struct TrainingConfig {
 pub enum LrSchedule {
     /// Stays.
     Constant,
-    /// Half a cosine to 0 at the last planned step.
+    /// Half a cosine to `min_lr` at the last planned step.
     Cosine,
     /// Multiplied by `lr_step_factor` every `lr_step_epochs` epochs.
     Step,
+    /// The cosine of the Sherlock original: warm-up and cosine are as long as the run has steps and move once an epoch, so
+    /// that `learning_rate` is never reached. For comparison only.
+    CosinePerEpoch,
 }
 
 /// Number type of weights in the forward pass and of activations.
@@ -179,6 +188,9 @@ impl Default for TrainingConfig {
             lr_step_epochs: 30,
             lr_step_factor: 0.1,
             warmup_steps: 1000,
+            warmup_epochs: 0,
+            warmup_start_factor: None,
+            min_lr: 0.0,
             gradient_clipping: 1.0,
             gradient_accumulation: 1,
             precision: Precision::Bf16,
@@ -254,7 +266,7 @@ impl TrainingConfig {
     }
 
     /// Of every number with a range: key, value, whether it lies inside, and what is expected; how to mend it.
-    fn ranges(&self) -> [(&'static str, f64, bool, &'static str); 12] {
+    fn ranges(&self) -> [(&'static str, f64, bool, &'static str); 14] {
         let above_zero = |n: f64| n > 0.0 && n.is_finite();
         let from_zero = |n: f64| n >= 0.0 && n.is_finite();
         let below_one = |n: f64| (0.0..1.0).contains(&n);
@@ -270,6 +282,18 @@ impl TrainingConfig {
                 self.lr_step_factor,
                 self.lr_step_factor > 0.0 && self.lr_step_factor <= 1.0,
                 "a factor above 0 and at most 1; 0.1 is usual",
+            ),
+            (
+                "warmup_start_factor",
+                self.warmup_start_factor.unwrap_or(0.0),
+                self.warmup_start_factor.is_none_or(|n| (0.0..=1.0).contains(&n)),
+                "a factor from 0 to 1; null starts with one part of the warm-up",
+            ),
+            (
+                "min_lr",
+                self.min_lr,
+                from_zero(self.min_lr) && !(self.learning_rate > 0.0 && self.min_lr > self.learning_rate),
+                "a number of at least 0 and at most learning_rate; 0 is usual",
             ),
             (
                 "gradient_clipping",

@@ -15,6 +15,7 @@ mod models;
 mod ops;
 mod optimizer;
 mod report;
+mod sherlock;
 
 pub use case::Case;
 pub use report::{CaseReport, Summary, TensorReport};

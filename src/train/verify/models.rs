@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::sherlock::SherlockCase;
 use super::{Case, Computed};
 use crate::backend::Exec;
 use crate::data::weather::WeatherBatch;
@@ -62,7 +63,11 @@ pub(super) fn run(case: &Case, exec: &Exec, dtype: Dtype) -> Result<Vec<Computed
     }
     match case.subject() {
         "weather_vit" => case.attrs::<WeatherVitCase>()?.run(case, exec, dtype),
-        model => Err(Error::argument(format!("attrs: model: expected weather_vit, found `{}`", printable(model)))),
+        "sherlock" => case.attrs::<SherlockCase>()?.run(case, exec, dtype),
+        model => {
+            let found = printable(model);
+            Err(Error::argument(format!("attrs: model: expected weather_vit or sherlock, found `{found}`")))
+        }
     }
 }
 

@@ -75,6 +75,8 @@ impl Foreign<'_> {
             position: Position { epoch, ..Position::default() },
             loss_scale: LossScale::new(&config.training),
             config: kept(config)?,
+            entries: Vec::new(),
+            buffers: Vec::new(),
         };
         let state = serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("state.json: {e}")))?;
         found.step = Some(progress.step);

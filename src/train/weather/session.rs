@@ -16,7 +16,7 @@ use crate::train::checkpoint::CheckpointStore;
 use crate::train::config::RunConfig;
 use crate::train::evaluation::Evaluation;
 use crate::train::observer::{Event, Observer};
-use crate::train::resume::{self, Resume, RunState};
+use crate::train::resume::{self, Resume};
 use crate::train::run::{Outcome, Position, Profiling, Run};
 use crate::train::stop::Stop;
 use crate::train::trainer::{StepPlan, Trainer, plan_step};
@@ -72,22 +72,14 @@ impl Session {
         let valid = open(Split::Valid, &mut faults);
         let (Some(train), Some(valid)) = (train, valid) else { return Err(Error::Data(faults)) };
         let store = CheckpointStore::new(checkpoint_folder(config), config.training.max_checkpoints);
-        let (checkpoint, mut notices) = resume::find(&store, resume)?;
-        if checkpoint.is_none() && store.dir().exists() && !store.list()?.is_empty() {
-            return Err(Error::checkpoint(format!(
-                "{}: holds checkpoints of an earlier run; continue it with --resume, or choose another --run-name",
-                store.dir().display()
-            )));
-        }
+        let (checkpoint, mut notices) = resume::find_or_fresh(&store, resume)?;
         let mut model = WeatherVit::new(&config.network(), |layout| exec.arena(layout))?;
         model.params_mut().initialise(config.training.seed)?;
         let mut trainer = Trainer::new(model, exec, &config.training)?;
         let mut position = Position::default();
         if let Some(checkpoint) = checkpoint {
-            let RunState { config: old, position: at, .. } = resume::restore(&mut trainer, &checkpoint)?;
-            let step = trainer.progress().step;
-            notices.push(format!("{}: resumed after step {step}", checkpoint.path().display()));
-            notices.extend(resume::compare_configs(&old, &kept(config)?)?);
+            let (at, lines) = resume::go_on(&mut trainer, &checkpoint, &kept(config)?)?;
+            notices.extend(lines);
             position = at;
         }
         Ok(Session {
@@ -141,9 +133,10 @@ impl Session {
             observer,
             profiling: Profiling::Ahead,
         };
-        run.run(&mut |trainer, progress| {
+        let (outcome, _) = run.run(&mut |trainer, progress| {
             evaluate(trainer.model(), trainer.exec(), &trainer.eval_pass(), &valid, batch, workers, progress)
-        })
+        })?;
+        Ok(outcome)
     }
 }
 

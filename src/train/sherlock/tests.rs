@@ -1,0 +1,171 @@
+//! Whole runs of small models on a CPU.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::backend::Exec;
+use crate::data::Dataset;
+use crate::data::sherlock::{Batch, Sizes, Stimulus};
+use crate::error::Result;
+use crate::io::pt::PtFile;
+use crate::rng::Stream;
+use crate::tensor::{Spec, Tensor};
+use crate::train::budget::SystemClock;
+use crate::train::checkpoint::Checkpoint;
+use crate::train::config::{ConfigSource, SherlockRun};
+use crate::train::observer::{Event, Observer, Observers};
+use crate::train::resume::Resume;
+use crate::train::run::Outcome;
+use crate::train::stop::Stop;
+
+/// A film of random stimuli and a brain that is a linear function of the words, so that there is something to learn.
+struct Film {
+    sizes: Sizes,
+    from: u64,
+    samples: usize,
+}
+
+impl Dataset for Film {
+    type Batch = Batch;
+
+    fn len(&self) -> usize {
+        self.samples
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        let tensor = |spec: &Spec, part: u64| {
+            let width = spec.len() / indices.len().max(1);
+            let row = |i: &usize| {
+                let stream = Stream::of(11, &[part, self.from + *i as u64]);
+                (0..width as u64).map(move |k| stream.uniform(k)).collect::<Vec<f32>>()
+            };
+            Tensor::from_f32(spec.shape(), &indices.iter().flat_map(row).collect::<Vec<_>>())
+        };
+        let [video, audio, text] = self.sizes.stimulus(indices.len())?;
+        let input = Stimulus { video: tensor(&video, 1)?, audio: tensor(&audio, 2)?, text: tensor(&text, 3)? };
+        let words = input.text.to_f32()?;
+        let brain = words.chunks_exact(self.sizes.text).flat_map(|words| {
+            let voxel = |v: usize| {
+                let stream = Stream::of(12, &[v as u64]);
+                words.iter().zip(0..).map(|(x, k)| x * stream.signed(k)).sum::<f32>()
+            };
+            (0..self.sizes.voxels).map(voxel).collect::<Vec<_>>()
+        });
+        let fmri = Tensor::from_f32([indices.len(), self.sizes.voxels], &brain.collect::<Vec<_>>())?;
+        Ok(Batch { target: input.clone(), input, fmri })
+    }
+}
+
+/// `sherlock-tiny` below `folder`, three epochs of four steps.
+fn tiny(folder: &Path, more: &[&str]) -> SherlockRun {
+    let place = |key: &str| format!("{key}={:?}", folder.join(key).display().to_string());
+    let mut overrides = vec![place("checkpoint_dir"), place("log_dir"), "epochs=3".into(), "save_every=1".into()];
+    overrides.extend(["batch_size=4", "n_voxels=11", "num_workers=0"].map(str::to_owned));
+    overrides.extend(more.iter().map(|s| (*s).to_owned()));
+    SherlockRun::load(&ConfigSource::Embedded, Some("sherlock-tiny"), &overrides).unwrap()
+}
+
+fn session(run: &SherlockRun, resume: &Resume) -> Result<Session> {
+    let film = |from, samples| Arc::new(Film { sizes: run.model.sizes(), from, samples });
+    Session::with_data(run, &Exec::cpu(), film(0, 17), film(1000, 6), resume)
+}
+
+fn go(run: &SherlockRun, resume: &Resume, stop: &Stop, observer: &mut dyn Observer) -> History {
+    let clock = Box::new(SystemClock::default());
+    session(run, resume).unwrap().run(stop, clock, observer).unwrap()
+}
+
+/// Stops after a step.
+struct StopAt(u64, Stop);
+
+impl Observer for StopAt {
+    fn event(&mut self, event: &Event<'_>) -> Result<()> {
+        if matches!(event, Event::Step { report, .. } if report.step == self.0) {
+            self.1.request();
+        }
+        Ok(())
+    }
+}
+
+fn files(folder: &Path) -> Vec<Vec<u8>> {
+    let names = ["model.safetensors", "optimizer.safetensors"];
+    names.iter().map(|n| std::fs::read(folder.join("checkpoint_dir/final_checkpoint").join(n)).unwrap()).collect()
+}
+
+#[test]
+fn a_run_that_was_stopped_anywhere_and_goes_on_ends_with_the_same_bytes() {
+    for more in [&[][..], &["precision=fp16", "gradient_accumulation=2"][..]] {
+        let whole = tempfile::tempdir().unwrap();
+        let want = go(&tiny(whole.path(), more), &Resume::Never, &Stop::new(), &mut Observers::new());
+        assert_eq!(want.outcome, Outcome::Finished);
+        let steps: u64 = if more.is_empty() { 12 } else { 6 };
+        for at in [1, steps / 2, steps - 1] {
+            let dir = tempfile::tempdir().unwrap();
+            let stop = Stop::new();
+            let part = go(&tiny(dir.path(), more), &Resume::Never, &stop.clone(), &mut StopAt(at, stop));
+            assert!(part.outcome.is_resumable(), "{at}: {:?}", part.outcome);
+            let got = go(&tiny(dir.path(), more), &Resume::Latest, &Stop::new(), &mut Observers::new());
+            assert_eq!(got, want, "{at}");
+            assert!(files(dir.path()) == files(whole.path()), "stopped after step {at}");
+        }
+    }
+}
+
+#[test]
+fn a_run_learns_and_its_history_has_every_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = go(&tiny(dir.path(), &["epochs=12"]), &Resume::Never, &Stop::new(), &mut Observers::new());
+    assert_eq!((history.train_history.len(), history.val_history.len()), (12, 12));
+    let at = |i: usize, name: &str| history.train_history[i][name];
+    assert!(at(11, "fmri_loss") < 0.9 * at(0, "fmri_loss"), "{} {}", at(0, "fmri_loss"), at(11, "fmri_loss"));
+    for name in ["total_loss", "reconstruction_loss", "video_loss", "audio_loss", "text_loss", "fmri_loss", "lr"] {
+        assert!(history.train_history[3][name].is_finite(), "{name}");
+    }
+    for name in ["loss", "total_loss", "fmri_correlation", "fmri_r2", "fmri_voxel_correlation"] {
+        assert!(history.val_history[3][name].is_finite(), "{name}");
+    }
+    let least = history.val_history.iter().map(|v| v["loss"]).fold(f64::INFINITY, f64::min);
+    assert!(history.best_val_loss.unwrap() >= least && history.best_val_loss.unwrap() - least <= 1e-4);
+}
+
+#[test]
+fn a_run_that_does_not_improve_stops_early_and_its_counter_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    // No improvement is large enough.
+    let more = ["early_stopping_delta=1e9", "early_stopping_patience=3", "epochs=9"];
+    let stop = Stop::new();
+    let run = tiny(dir.path(), &more);
+    go(&run, &Resume::Never, &stop.clone(), &mut StopAt(10, stop));
+    let history = go(&run, &Resume::Latest, &Stop::new(), &mut Observers::new());
+    assert_eq!((history.outcome, history.val_history.len()), (Outcome::EarlyStopped, 4));
+    let best = Checkpoint::open(dir.path().join("checkpoint_dir/best_checkpoint")).unwrap();
+    assert_eq!(best.step(), 4);
+}
+
+#[test]
+fn the_log_has_the_header_and_a_line_an_epoch_and_the_pt_file_every_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = tiny(dir.path(), &["precision=fp16", "epochs=2"]);
+    let session = session(&run, &Resume::Never).unwrap();
+    let mut observers = Observers::new();
+    observers.push(TrainingLog::open(&run, &session, |_| {}).unwrap());
+    observers.push(PtFiles::default());
+    session.run(&Stop::new(), Box::new(SystemClock::default()), &mut observers).unwrap();
+    let log = std::fs::read_to_string(dir.path().join("log_dir/training.log")).unwrap();
+    let bar = "=".repeat(80);
+    let head =
+        format!("{bar}\nStarting training\n{bar}\nDevice: cpu\nDistributed: False\nWorld size: 1\nModel parameters: ");
+    assert!(log.starts_with(&head), "{log}");
+    assert!(log.contains("Train samples: 17\nVal samples: 6\nBatch size: 4\nLearning rate: 0.001\n"), "{log}");
+    assert!(log.contains("\nEpoch 2/2 | Train Loss: ") && log.contains("checkpoint_epoch_2\n"), "{log}");
+    assert!(log.contains("\nTraining complete!\nBest validation loss: "), "{log}");
+    let file = PtFile::open(&dir.path().join("checkpoint_dir/checkpoint_epoch_2.pt")).unwrap();
+    let tensors: Vec<&str> = file.tensors().map(|(name, ..)| name).collect();
+    let of = |prefix: &str| tensors.iter().filter(|n| n.starts_with(prefix)).count();
+    assert_eq!((of("model_state_dict."), of("optimizer_state_dict.state.")), (166, 300));
+    assert!(tensors.contains(&"model_state_dict.encoder.video_encoder.bn1.num_batches_tracked"));
+    assert_eq!(file.value(&["epoch"]).and_then(|v| v.as_u64()), Some(2));
+    assert_eq!(file.value(&["scaler_state_dict", "growth_interval"]).and_then(|v| v.as_u64()), Some(2000));
+    assert!(file.value(&["best_val_loss"]).is_some() && file.value(&["config", "model", "n_voxels"]).is_some());
+}
