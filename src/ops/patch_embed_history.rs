@@ -109,7 +109,7 @@ impl Folded {
             let mut part = exec.alloc(self.weight.with_shape([self.d(), self.used])?)?;
             if let Some(to) = part.view_mut() {
                 let own = Slice { axis: 1, start: v * self.used, len: self.used };
-                own.forward(exec, Forward { x: &[packed.clone()], y: &mut [to], saved: &mut [] })?;
+                own.forward(exec, Forward { x: std::slice::from_ref(&packed), y: &mut [to], saved: &mut [] })?;
             }
             let back = Backward {
                 specs: &[&row],

@@ -211,7 +211,7 @@ impl PatchUnembed {
         let mut image = exec.alloc(y.spec().with_dtype(tokens.spec().dtype()))?;
         if let Some(to) = image.view_mut() {
             let back = Unpatchify { grid: self.grid, patch: self.patch, order: ORDER };
-            back.forward(exec, Forward { x: &[tokens.clone()], y: &mut [to], saved: &mut [] })?;
+            back.forward(exec, Forward { x: std::slice::from_ref(tokens), y: &mut [to], saved: &mut [] })?;
         }
         let statistics = numbers(statistics)?;
         let plane = y.spec().shape()[2..].iter().product();
