@@ -74,9 +74,9 @@ pub fn read_segments(path: &Path) -> Result<Vec<[f64; 2]>> {
         }
         let cells: Vec<&str> = line.split([',', ';', '\t']).map(str::trim).collect();
         let numbers: Vec<Option<f64>> = cells.iter().take(2).map(|c| c.trim_matches('"').parse().ok()).collect();
-        match numbers.as_slice() {
-            &[Some(start), Some(end)] if start >= 0.0 && end > start && end < 1e7 => segments.push([start, end]),
-            &[None, None] if i == 0 => {}
+        match *numbers.as_slice() {
+            [Some(start), Some(end)] if start >= 0.0 && end > start && end < 1e7 => segments.push([start, end]),
+            [None, None] if i == 0 => {}
             _ => faults.push(format!(
                 "{show}: line {}: expected start and end in seconds, the end after the start, found {}",
                 i + 1,
