@@ -3,8 +3,7 @@
 //           lse [B, H, Nq]; spoiled [B, H, tiles of 64 queries], a byte of each for each warp; lengths [B]; seen [Nq + Nk, 2]: see common/seen.cuh
 // types     T in {bf16, f16}; scores, sums, bias, lse in f32; D a multiple of 8 from 16 to 256, not padded to a power of two
 // launch    as many blocks as multiprocessors, each walks tiles of ROWS queries; a warpgroup copies, 2 or 3 multiply
-// paths     where nothing is hidden a block of keys has no mask; a tile whose sums a hidden number may have spoiled is marked for
-//           the general kernel, which runs behind this one
+// paths     a block of keys where nothing is hidden has no mask; tiles that a hidden number may have spoiled are the general kernel's
 // maxima    a block of keys is weighed with the maxima of the blocks before, and looks for its own only where a row has none yet or a
 //           sum of weights grows large; then the warp computes its scores once more
 // matrix    HGMMA on sm_90a
