@@ -23,6 +23,7 @@ mod scale;
 mod sherlock;
 mod sherlock_data;
 mod sherlock_import;
+mod sherlock_learns;
 mod sherlock_malformed;
 mod signals;
 mod slurm;

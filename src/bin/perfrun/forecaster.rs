@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use perfrun::backend::Exec;
 use perfrun::data::weather::Split;
 use perfrun::error::{Error, Result};
 use perfrun::train::checkpoint;
+use perfrun::train::sherlock::Predictor;
 use perfrun::train::weather::Forecaster;
 
 use crate::device::DeviceArgs;
@@ -33,11 +35,28 @@ fn split(name: &str) -> Result<Split> {
 
 impl ForecasterArgs {
     pub(crate) fn open(&self) -> Result<Forecaster> {
+        let (path, exec) = self.found()?;
+        Forecaster::open(&path, &exec, self.data.as_deref())
+    }
+
+    /// The autoencoder of films, if the checkpoint is one. What cannot be found is told by [`open`](Self::open).
+    pub(crate) fn open_sherlock(&self) -> Result<Option<Predictor>> {
+        match checkpoint::resolve(&self.checkpoint) {
+            Ok((path, _)) if Predictor::is_of(&path) => {
+                let (path, exec) = self.found()?;
+                Predictor::open(&path, &exec, self.data.as_deref()).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The checkpoint's folder and the device.
+    fn found(&self) -> Result<(PathBuf, Exec)> {
         let exec = self.device.open_to_compute()?;
         let (path, passed_over) = checkpoint::resolve(&self.checkpoint)?;
         for line in passed_over {
             eprintln!("notice: {line}");
         }
-        Forecaster::open(&path, &exec, self.data.as_deref())
+        Ok((path, exec))
     }
 }

@@ -24,6 +24,7 @@ mod pace;
 mod plan;
 mod predict;
 mod profile;
+mod reconstruct;
 mod record;
 mod requests;
 mod scale;

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::forecaster::ForecasterArgs;
 use crate::outcome::Outcome;
 use crate::output;
+use crate::reconstruct::Reconstruct;
 
 /// Flags of `perfrun predict`.
 #[derive(Debug, Args)]
@@ -23,7 +24,8 @@ pub(crate) struct PredictArgs {
     /// Steps to forecast, each from the one before
     #[arg(long, value_name = "N", default_value_t = 1)]
     steps: usize,
-    /// Write all steps and channels, in the units of the files: .h5 with `fields`, or .npy
+    /// Write all steps and channels, in the units of the files: .h5 with `fields`, or .npy; of a Sherlock checkpoint, the
+    /// folder of predicted voxels, spectra and frames
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Draw forecast, target and error of one channel as SVG
@@ -41,10 +43,19 @@ pub(crate) struct PredictArgs {
     /// One JSON object with the errors of every step and channel
     #[arg(long)]
     json: bool,
+    /// Of a Sherlock checkpoint: silence these units of the bottleneck, from 0
+    #[arg(long, value_name = "UNITS", value_delimiter = ',')]
+    lesion: Vec<usize>,
+    /// Of a Sherlock checkpoint: give this subject's scanner's units, and compare with its brain
+    #[arg(long, value_name = "N")]
+    subject: Option<usize>,
 }
 
 impl PredictArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
+        if let Some(predictor) = self.source.open_sherlock()? {
+            return self.reconstruct().run(&predictor);
+        }
         self.check()?;
         let forecaster = self.source.open()?;
         let channels = forecaster.config().model.output_channels;
@@ -70,6 +81,17 @@ impl PredictArgs {
             self.print(&forecast)?
         }
         Ok(Outcome::Done)
+    }
+
+    fn reconstruct(&self) -> Reconstruct<'_> {
+        Reconstruct {
+            out: self.out.as_deref(),
+            lesion: &self.lesion,
+            subject: self.subject,
+            split: self.source.split,
+            overwrite: self.overwrite,
+            json: self.json,
+        }
     }
 
     /// What can be said before anything is computed, all of it.

@@ -1,11 +1,13 @@
 //! Runs of the Sherlock autoencoder: what a configuration opens, trains and validates, and what it writes down.
 
 mod evaluate;
+mod predict;
 mod session;
 #[cfg(test)]
 mod tests;
 mod training_log;
 
 pub use evaluate::{Brains, evaluate};
+pub use predict::{Predictor, predict};
 pub use session::{History, Session, plan};
 pub use training_log::{PtFiles, TrainingLog};
