@@ -153,9 +153,11 @@ fn plot(course: &Course) -> String {
             (course.attainable.linear, full_palette::BLUE_600, "derived: least squares on the true features"),
         ] {
             let line = LineSeries::new(level(y), colour.stroke_width(2));
-            chart.draw_series(line).unwrap().label(format!("{label}, {y:.3}")).legend(move |(x, y)| {
-                PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
-            });
+            chart
+                .draw_series(line)
+                .unwrap()
+                .label(format!("{label}, {y:.3}"))
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
         let red = full_palette::RED_600;
         let points = course.correlations.iter().enumerate().map(|(i, &y)| (i as f64 + 1.0, y.max(0.0)));
@@ -179,7 +181,11 @@ fn plot(course: &Course) -> String {
 
 fn report(name: &str, course: &Course) {
     let Attainable { ceiling, linear } = course.attainable;
-    println!("{name}: ceiling {ceiling:.4}, linear {linear:.4}, kept {:.4}, last {:.4}", course.kept(), course.correlations.last().unwrap());
+    println!(
+        "{name}: ceiling {ceiling:.4}, linear {linear:.4}, kept {:.4}, last {:.4}",
+        course.kept(),
+        course.correlations.last().unwrap()
+    );
     if let Ok(folder) = std::env::var("SHERLOCK_PLOTS") {
         std::fs::write(std::path::Path::new(&folder).join(format!("{name}.svg")), plot(course)).unwrap();
     }
@@ -242,8 +248,15 @@ fn silenced_units_are_missing_and_a_bottleneck_without_units_says_the_same_at_ev
 fn the_autoencoder_reaches_the_derived_correlation_on_longer_films() {
     for (name, snr, subjects, seed) in [("one", 1.0, 2, 0), ("noisy", 0.3, 4, 1), ("clear", 4.0, 1, 2)] {
         let film = SyntheticSherlock { voxels: 100, trs: 1500, subjects, snr, seed, ..Default::default() };
-        let experiment =
-            Experiment { film, hidden: 48, epochs: 20, batch: 64, learning_rate: 4e-3, weight_decay: 1e-2, dropout: 0.0 };
+        let experiment = Experiment {
+            film,
+            hidden: 48,
+            epochs: 20,
+            batch: 64,
+            learning_rate: 4e-3,
+            weight_decay: 1e-2,
+            dropout: 0.0,
+        };
         let course = experiment.run();
         report(name, &course);
         let Attainable { ceiling, linear } = course.attainable;

@@ -171,7 +171,8 @@ fn a_step_executes_what_it_states_on(name: &str) {
         };
         let micro = [WeatherBatch { state: fields(0.0), target: fields(0.5) }];
         let counted = || exec.take_executed().unwrap().matrix_flops.values().map(|n| u128::from(*n)).sum::<u128>();
-        (counted(), exec.count_stated(true));
+        counted();
+        exec.count_stated(true);
         let report = timed(&format!("{name} {precision:?}"), || trainer.step(&micro, 1e-3).unwrap());
         let (stated, executed) = (exec.count_stated(false), counted());
         assert_eq!(stated, Some(executed), "{precision:?}");
