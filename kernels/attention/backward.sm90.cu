@@ -46,6 +46,7 @@ constexpr int SUM_STAGES = TILE_BYTES + 2 * SUM_COUNT * 4 + 3072 <= 227 * 1024 ?
 #endif
 // What stands in one piece with the exponentials: gradients of probabilities, and the next operands, where registers suffice.
 constexpr bool JOINS = !HAS_BIAS && (D <= 64 || !HAS_DROPOUT), JOINS_MORE = D <= 64;
+constexpr bool ALL_TELL = !HAS_BIAS || D <= 64;  // a warp's lanes, that a work is done: beside a bias that takes registers which are not there
 constexpr int COPIER_REGISTERS = D <= 64 ? 56 : 24, REGISTERS = D <= 64 ? 224 : 240;
 
 struct Shared {
@@ -224,7 +225,7 @@ template <int COLUMNS> DEVICE void weigh_all(Shared& s, const Problem& of, int g
         if (s.work[ring.stage].steps < 0) return;
         weigh<COLUMNS>(s, of, ring.stage, count, group, to, bias, scale);
         __syncwarp();
-        s.work_empty[ring.stage].arrive();
+        if (ALL_TELL || lane() == 0) s.work_empty[ring.stage].arrive();
     }
 }
 
@@ -245,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             s.q_empty[i].init(256), s.dy_empty[i].init(256);
         }
         for (int i = 0; i < SUM_STAGES; ++i) s.sums_full[i].init(SECOND_COLUMNS > 0 ? 256 : 128), s.sums_empty[i].init(1);
-        for (int i = 0; i < 2; ++i) s.ds_full[i].init(256), s.work_full[i].init(1), s.work_empty[i].init(256 + 1 + SUM_STAGES);
+        for (int i = 0; i < 2; ++i) s.ds_full[i].init(256), s.work_full[i].init(1), s.work_empty[i].init((ALL_TELL ? 256 : 8) + 1 + SUM_STAGES);
         s.work_wanted.init(1);
         barrier_init_fence();
     }

@@ -243,11 +243,14 @@ impl TrainArgs {
     }
 }
 
-/// Seconds from now to a moment in seconds since 1970.
+/// How long ago the end of a job may be that still counts as its end: a program may start in the second in which it comes.
+const LATE_SECONDS: f64 = 60.0;
+
+/// Seconds from now to a moment in seconds since 1970; none where it has just been.
 pub(crate) fn seconds_until(moment: f64) -> anyhow::Result<f64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    if moment > now {
-        return Ok(moment - now);
+    if moment > now - LATE_SECONDS {
+        return Ok((moment - now).max(0.0));
     }
     let text = format!("stop-at: expected a moment after now, {now:.0}, found {moment}; leave it out for no limit");
     Err(Error::argument(text).into())
