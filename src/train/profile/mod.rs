@@ -409,7 +409,9 @@ fn pass_rows(row: &Row) -> Vec<PassRow> {
         (Pass::Backward, RowPass::Backward, row.cost.backward, row.cost.recomputed),
         (Pass::Recompute, RowPass::Rerun, row.cost.rerun, Flops::ZERO),
     ];
-    let ran = |pass, cost: Cost| pass == Pass::Forward || cost != Cost::ZERO;
+    // The forward pass of what was recalled from the shadow did not run: there is its backward pass alone.
+    let is_recalled = row.cost.forward == Cost::ZERO && row.cost.backward != Cost::ZERO;
+    let ran = |pass, cost: Cost| (pass == Pass::Forward && !is_recalled) || cost != Cost::ZERO;
     parts
         .into_iter()
         .filter(|(pass, _, cost, _)| ran(*pass, *cost))
