@@ -341,7 +341,7 @@ impl Reference for PatchUnembedError {
                 z = z.mac(x[token * d + k], weight[feature * d + k]);
             }
             tokens[at] = z + bias[feature];
-            let y = (tokens[at].stored() * std[c] + mean[c]).stored();
+            let y = tokens[at].stored() * std[c] + mean[c];
             total = total + rows[row] * channels[c] * self.difference.error(y - target[image]);
         });
         loss[0] = total / S::count(target.spec.len());
@@ -356,7 +356,7 @@ impl ReferenceGrad for PatchUnembedError {
         let share = dloss[0] / S::count(target.spec.len());
         self.each(x.spec, weight.spec, |c, image, at, row| {
             let (token, feature) = (at / features, at % features);
-            let off = (tokens[at].stored() * std[c] + mean[c]).stored() - target[image];
+            let off = tokens[at].stored() * std[c] + mean[c] - target[image];
             let own = share * rows[row] * channels[c] * std[c] * self.difference.pull(off);
             let dz = (own.stored() + dpatches[at]).stored();
             for k in 0..d {
