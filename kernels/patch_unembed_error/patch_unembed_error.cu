@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(TOTAL_THREADS)
 
 extern "C" __global__ void __launch_bounds__(PATCH_THREADS) patch_unembed_error_bwd_dtokens(
     T* dtokens, const T* tokens, const f32* target, const f32* mean, const f32* std, const f32* rows, const f32* channels,
-    const f32* dloss, Patches patches, float share, int is_absolute) {
+    const f32* dloss, Patches patches, float share, int is_absolute, int add) {
     follow();
     extern __shared__ u32 memory[];
     T* room = (T*)memory;
@@ -98,5 +98,5 @@ extern "C" __global__ void __launch_bounds__(PATCH_THREADS) patch_unembed_error_
     Pulls pulls{{mean, std, channels}, mul(mul(share, dloss[0]), rows[tile.line]), is_absolute};
     meet_all_rows(room, target, patches, tile, pulls);
     block_sync();
-    leave_all_tokens(dtokens, room, patches, tile, 0);
+    leave_all_tokens(dtokens, room, patches, tile, add);
 }

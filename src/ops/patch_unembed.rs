@@ -55,7 +55,7 @@ pub struct PatchUnembed {
 }
 
 const NAME: &str = "patch_unembed";
-pub(super) const PRODUCT: Matmul = Matmul { transpose_w: true, activation: Activation::None };
+const PRODUCT: Matmul = Matmul { transpose_w: true, activation: Activation::None };
 const ORDER: FeatureOrder = FeatureOrder::RowColumnChannel;
 /// Work of one number that is scaled, as [`threads`](crate::backend::cpu::threads) counts it.
 const WORK: usize = 12;
@@ -88,7 +88,7 @@ impl<'s, T> Named<'s, T> {
 
 impl PatchUnembed {
     /// Patches, tokens and features of inputs that `infer` has accepted.
-    pub(super) fn size(&self, x: &Spec, weight: &Spec) -> (Patches, usize, usize) {
+    fn size(&self, x: &Spec, weight: &Spec) -> (Patches, usize, usize) {
         let (b, features) = (x.shape().first().map_or(0, |b| *b), weight.shape().first().map_or(0, |f| *f));
         let c = features / self.patch.iter().product::<usize>().max(1);
         let patches = Patches { b, c, grid: self.grid, patch: self.patch, order: ORDER };
@@ -200,7 +200,7 @@ impl Operator for PatchUnembed {
 
 impl PatchUnembed {
     /// On the CPU: patches side by side, in the units of the data.
-    pub(super) fn field(
+    fn field(
         &self,
         exec: &Exec,
         tokens: &View<'_>,
@@ -291,7 +291,7 @@ impl Differentiable for PatchUnembed {
 
 impl PatchUnembed {
     /// The gradient of the patches, in their type.
-    pub(super) fn dtokens(
+    fn dtokens(
         &self,
         exec: &Exec,
         dy: &View<'_>,

@@ -7,19 +7,19 @@ use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
-use crate::ops::add::Add;
-use crate::ops::blocks::wrong_operands;
+use crate::ops::blocks::{no_gradient, wrong_operands};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
-use crate::ops::launch::{kept, length};
+use crate::ops::host;
+use crate::ops::launch::{self, kept, length};
 use crate::ops::operator::{
     Arity, Backward, Differentiable, Forward, GradSlot, Keeps, Mask, OpFlops, Operator, Outputs, RefBackward,
     RefForward, Reference, ReferenceGrad, expect_inputs,
 };
-use crate::ops::patch_unembed::{PRODUCT, PatchUnembed};
-use crate::ops::patchify::Patches;
+use crate::ops::patch_unembed::PatchUnembed;
+use crate::ops::patchify::{FeatureOrder, Patches};
 use crate::ops::totals;
 use crate::scalar::Scalar;
-use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype, expect_shape};
+use crate::tensor::{Dtype, Spec, View, ViewMut, expect_dtype, expect_rank, expect_shape};
 
 /// Which function of the difference between field and target is averaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,46 +30,44 @@ pub enum Difference {
     Absolute,
 }
 
-/// The weighted mean error of what [`PatchUnembed`] makes of tokens: the field in the units of the data exists in no memory, nor does its
-/// gradient.
+/// The weighted mean error of the field that tokens make: in the units of the data the field exists in no memory, nor does its
+/// gradient. Tokens are patches as a linear head gives them: the product of [`PatchUnembed`].
 ///
 /// ```text
-/// y as PatchUnembed with bias, mean and std      loss = 1/n · Σ rows[i] · channels[c] · error(y[b, c, i, j] − target[b, c, i, j])
+/// y[b, c, i·P + p, j·Q + q] = tokens[b, i·w + j, (p, q, c)] · std[c] + mean[c]
+/// loss = 1/n · Σ rows[i] · channels[c] · error(y[b, c, i, j] − target[b, c, i, j])
 /// ```
 ///
 /// with `error` the square or the magnitude. Weights are used as they are: the mean divides by the number of numbers.
 ///
 /// # Shapes
-/// `x [B, h·w, D]`, `weight [P·Q·C, D]`, `bias [P·Q·C]`, `mean [C]`, `std [C]`, `target [B, C, H, W]`, `rows [H]`, `channels [C]`, the last
-/// five in f32 → `loss []` in f32 and `patches [B, h·w, P·Q·C]`, the numbers of the field before `std` and `mean`, which backward reads.
-/// Only the first three inputs have a gradient.
+/// `tokens [B, h·w, P·Q·C]`, `mean [C]`, `std [C]`, `target [B, C, h·P, w·Q]`, `rows [h·P]`, `channels [C]`, all but the first in f32 →
+/// `loss []` in f32. Only the tokens have a gradient.
 ///
 /// # Units
-/// `target`, `mean`, `std` have the unit of the data, `loss` that of `error`; weights are dimensionless.
+/// `target`, `mean`, `std` have the unit of the data, `loss` that of `error`; tokens and weights are dimensionless.
 ///
 /// # Cost
-/// With `R = B·h·w`, `F = C·P·Q`: forward `2·R·F·D` matmul and `7·R·F + 1` vector; backward `2·R·F·D` matmul for each of `x` and
-/// `weight`, `R·F` vector for `bias`, `5·R·F + 1` vector once; a square is `R·F` more in both; recomputed `3·R·F` vector.
+/// With n numbers: forward `6·n + 1` vector; backward `4·n + 1` vector; a square is n more in both; recomputed `3·n` vector.
 ///
 /// # Errors
-/// As [`PatchUnembed`]; [`Error::Shape`] unless `target` is the field and has a number in it, `rows` and `channels` fit;
-/// [`Error::Argument`] if a gradient of another input than the first three is asked for.
+/// [`Error::Shape`] unless `target` is the field and has a number in it, and the others fit; [`Error::Dtype`] unless the tokens are f32,
+/// bf16 or f16 and the others f32; [`Error::Argument`] if grid or patch has no side, or a gradient of another input is asked for;
+/// [`Error::TooLarge`] if a side cannot be counted.
 ///
 /// # Source
 /// The inverse of Dosovitskiy et al. 2021, section 3.1; weights as in WeatherBench (Rasp et al. 2020), equation 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchUnembedError {
-    /// How tokens become a field.
-    pub unembed: PatchUnembed,
+    /// Patches down and across.
+    pub grid: [usize; 2],
+    /// Height and width of a patch.
+    pub patch: [usize; 2],
     /// What is averaged.
     pub difference: Difference,
 }
 
 const NAME: &str = "patch_unembed_error";
-const INPUTS: [&str; 8] = ["x", "weight", "bias", "mean", "std", "target", "rows", "channels"];
-/// Inputs that have a gradient, and those of [`PatchUnembed`].
-const PRODUCTS: usize = 3;
-const UNEMBEDS: usize = 5;
 
 const SOURCE: Source = crate::source!("patch_unembed_error/patch_unembed_error.cu");
 static SUMS: Kernel = Kernel::new(SOURCE, "patch_unembed_error_fwd_sums");
@@ -100,104 +98,40 @@ impl Difference {
     }
 }
 
-/// The constants of a field, in the order of the kernels' arguments.
-struct Field<'s, 'a> {
-    target: &'s View<'a>,
-    mean: &'s View<'a>,
-    std: &'s View<'a>,
-    rows: &'s View<'a>,
-    channels: &'s View<'a>,
-}
-
-impl<'s> Field<'s, '_> {
-    fn args(&self) -> [Arg<'s>; 5] {
-        [self.target, self.mean, self.std, self.rows, self.channels].map(|v| Arg::In(v))
-    }
-
-    /// On the CPU: calls `visit(number of the field, its weight)`.
-    fn weighed(&self, mut visit: impl FnMut(usize, f32)) -> Result<()> {
-        let (rows, channels) = (self.rows.to_f32()?, self.channels.to_f32()?);
-        let &[_, c, height, width] = self.target.spec().shape() else { return Err(wrong_operands(NAME)) };
-        for at in 0..self.target.spec().len() {
-            let (row, channel) = (at / width % height, at / (width * height) % c);
-            visit(at, rows[row] * channels[channel]);
-        }
-        Ok(())
-    }
-}
-
 impl PatchUnembedError {
-    fn patches(&self, x: &Spec, weight: &Spec) -> (Patches, [usize; 3]) {
-        let (patches, _, features) = self.unembed.size(x, weight);
-        (patches, [patches.b, patches.grid[0] * patches.grid[1], features])
+    /// The field and its patches.
+    fn cut(&self, tokens: &Spec) -> Patches {
+        let (b, features) = (tokens.shape()[0], tokens.last());
+        let c = features / self.patch.iter().product::<usize>();
+        Patches { b, c, grid: self.grid, patch: self.patch, order: FeatureOrder::RowColumnChannel }
     }
 
-    /// The field on the CPU.
-    fn field(&self, exec: &Exec, tokens: &View<'_>, of: &Field<'_, '_>, patches: Patches) -> Result<Tensor> {
-        let mut y = exec.alloc(of.target.spec().clone())?;
-        if let Some(mut to) = y.view_mut() {
-            self.unembed.field(exec, tokens, Some([of.mean, of.std]), patches, &mut to)?;
-        }
-        Ok(y)
+    /// Calls `visit(number of the tokens, of the field, channel, row)` for every number.
+    fn each(&self, tokens: &Spec, mut visit: impl FnMut(usize, usize, usize, usize)) {
+        let features = tokens.last();
+        let [height, width] = [0, 1].map(|i| self.grid[i] * self.patch[i]);
+        PatchUnembed::each(self.cut(tokens), features, |image, c, token, feature| {
+            visit(token * features + feature, image, c, image / width % height);
+        });
     }
 
-    fn launch_sums(
-        &self,
-        gpu: &Gpu,
-        loss: &ViewMut<'_>,
-        tokens: &View<'_>,
-        of: &Field<'_, '_>,
-        patches: Patches,
-    ) -> Result<()> {
-        let (dtype, features, n) = (tokens.spec().dtype(), tokens.spec().shape()[2], of.target.spec().len());
-        let Some(tiling) = PatchUnembed::tiling(patches, features, dtype)? else { return Ok(()) };
+    fn launch_forward(&self, gpu: &Gpu, x: &[View<'_>], loss: &mut ViewMut<'_>) -> Result<()> {
+        let [tokens, mean, std, target, rows, channels] = x else { return Err(wrong_operands(NAME)) };
+        let (spec, n) = (tokens.spec(), target.spec().len());
+        let Some(tiling) = PatchUnembed::tiling(self.cut(spec), spec.last(), spec.dtype())? else { return Ok(()) };
         let tiles = tiling.launch(NAME)?;
         let count = tiles.blocks() as usize;
         let sums = totals::sums(gpu, count)?;
-        let mut args = vec![Arg::Out(&sums), Arg::In(tokens)];
-        args.extend(of.args());
+        let mut args = vec![Arg::Out(&sums)];
+        args.extend([tokens, target, mean, std, rows, channels].map(|v| Arg::In(v)));
         args.extend([Arg::Bytes(bytemuck::bytes_of(&tiling.arg)), self.difference.arg()]);
-        SUMS.launch(gpu, dtype, tiles, &mut args)?;
+        SUMS.launch(gpu, spec.dtype(), tiles, &mut args)?;
         let args = &mut [Arg::Out(loss), Arg::In(&sums), length(NAME, "tiles", count)?, length(NAME, "elements", n)?];
-        FWD.launch(gpu, dtype, Launch::linear(1, totals::THREADS as u32), args)
-    }
-
-    /// The gradient of the patches.
-    fn dtokens(
-        &self,
-        exec: &Exec,
-        tokens: &View<'_>,
-        of: &Field<'_, '_>,
-        dloss: &View<'_>,
-        patches: Patches,
-    ) -> Result<Tensor> {
-        let (spec, n) = (tokens.spec(), of.target.spec().len());
-        let share = (1.0 / n as f64) as f32;
-        if let Some(gpu) = exec.gpu() {
-            let dtokens = exec.alloc(spec.clone())?;
-            let Some(tiling) = PatchUnembed::tiling(patches, spec.shape()[2], spec.dtype())? else {
-                return Ok(dtokens);
-            };
-            let mut args = vec![Arg::Scratch(&dtokens), Arg::In(tokens)];
-            args.extend(of.args());
-            args.extend([Arg::In(dloss), Arg::Bytes(bytemuck::bytes_of(&tiling.arg))]);
-            args.extend([Arg::F32(share), self.difference.arg()]);
-            DTOKENS.launch(gpu, spec.dtype(), tiling.launch(NAME)?, &mut args)?;
-            drop(args);
-            return Ok(dtokens);
-        }
-        let mut field = self.field(exec, tokens, of, patches)?;
-        let share = share * dloss.to_f32()?.iter().sum::<f32>();
-        let target = of.target.to_f32()?;
-        if let Some(mut field) = field.view_mut() {
-            let y = field.f32()?;
-            of.weighed(|at, weight| y[at] = share * weight * self.difference.pull(y[at] - target[at]))?;
-        }
-        self.unembed.dtokens(exec, &field.view(), Some(of.std), patches, spec.clone())
+        FWD.launch(gpu, spec.dtype(), Launch::linear(1, totals::THREADS as u32), args)
     }
 }
 
-impl Arity<8> for PatchUnembedError {}
+impl Arity<6> for PatchUnembedError {}
 
 impl Operator for PatchUnembedError {
     fn name(&self) -> &'static str {
@@ -205,144 +139,102 @@ impl Operator for PatchUnembedError {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Outputs> {
-        let [x, weight, .., target, rows, channels] = *expect_inputs::<8>(NAME, inputs)?;
-        let field = self.unembed.infer(&inputs[..UNEMBEDS])?;
-        let Some([b, c, height, width]) = field.y.first().and_then(|y| <[usize; 4]>::try_from(y.shape()).ok()) else {
-            return Err(wrong_operands(NAME));
-        };
-        for (name, of) in INPUTS.iter().zip(inputs).skip(UNEMBEDS) {
+        let [tokens, mean, std, target, rows, channels] = *expect_inputs::<6>(NAME, inputs)?;
+        let ([h, w], [p, q]) = (self.grid, self.patch);
+        expect_dtype(NAME, "tokens", tokens, &Dtype::FLOATS)?;
+        for (name, of) in ["mean", "std", "target", "rows", "channels"].iter().zip(&inputs[1..]) {
             expect_dtype(NAME, name, of, &[Dtype::F32])?;
         }
+        if [h, w, p, q].contains(&0) {
+            return Err(Error::argument(format!(
+                "{NAME}: grid, patch: expected 1 or more each way, found {:?}, {:?}",
+                self.grid, self.patch
+            )));
+        }
+        let &[b, c, ..] = expect_rank(NAME, "target", target, ["B", "C", "H", "W"])?;
+        let side = |axis: &str, a: usize, b: usize| {
+            a.checked_mul(b).ok_or_else(|| Error::too_large(NAME, axis, format!("{a}·{b}")))
+        };
+        let (height, width, count) = (side("H", h, p)?, side("W", w, q)?, side("h·w", h, w)?);
+        let features = side("P·Q·C", side("P·Q", p, q)?, c)?;
         expect_shape(NAME, "target", target, &[("B", b), ("C", c), ("H", height), ("W", width)])?;
+        expect_shape(NAME, "tokens", tokens, &[("B", b), ("h·w", count), ("P·Q·C", features)])?;
+        for (name, of) in [("mean", mean), ("std", std), ("channels", channels)] {
+            expect_shape(NAME, name, of, &[("C", c)])?;
+        }
         expect_shape(NAME, "rows", rows, &[("H", height)])?;
-        expect_shape(NAME, "channels", channels, &[("C", c)])?;
         if target.is_empty() {
             return Err(Error::shape(format!(
                 "{NAME}: target: expected at least one number, found {:?}",
                 target.shape()
             )));
         }
-        let (_, patches) = self.patches(x, weight);
-        Ok(Outputs { y: vec![Spec::f32([])?, x.with_shape(patches)?], saved: Vec::new() })
+        Ok(Outputs::one(Spec::f32([])?))
     }
 
     fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
-        let Some(unembeds) = x.get(..UNEMBEDS) else { return OpFlops::default() };
-        let numbers = x[5].len() as u128;
-        let is_wanted = (0..PRODUCTS).any(|i| wanted.has(i));
-        let when = |times: u128| if is_wanted { Flops::vector(times) } else { Flops::ZERO };
-        let each = 4 + u128::from(self.difference == Difference::Squared);
-        let of = self.unembed.flops(unembeds, wanted);
+        let n = x[0].len() as u128;
+        let square = u128::from(self.difference == Difference::Squared);
+        let when = |times: u128| if wanted.has(0) { Flops::vector(times) } else { Flops::ZERO };
         OpFlops {
-            forward: of.forward + Flops::vector(each * numbers + 1),
-            backward: of.backward + when(each * numbers + 1),
-            recomputed: when(3 * numbers),
+            forward: Flops::vector((6 + square) * n + 1),
+            backward: when((4 + square) * n + 1),
+            recomputed: when(3 * n),
         }
     }
 
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
-        let ([x, weight, bias, mean, std, target, rows, channels], [loss, tokens]) = (io.x, &mut *io.y) else {
-            return Err(wrong_operands(NAME));
-        };
-        let operands = [x.clone(), weight.clone(), bias.clone()];
-        PRODUCT.forward(exec, Forward { x: &operands, y: &mut [tokens.reborrow()], saved: &mut [] })?;
-        let of = Field { target, mean, std, rows, channels };
-        let (patches, _) = self.patches(x.spec(), weight.spec());
+        let [loss] = io.y else { return Err(wrong_operands(NAME)) };
         if let Some(gpu) = exec.gpu() {
-            return self.launch_sums(gpu, loss, &tokens.as_view(), &of, patches);
+            return self.launch_forward(gpu, io.x, loss);
         }
-        let field = self.field(exec, &tokens.as_view(), &of, patches)?;
-        if field.view().is_planned() {
-            return Ok(());
-        }
-        let (y, wanted) = (field.view().to_f32()?, target.to_f32()?);
+        let spec = io.x[0].spec().clone();
+        let x = io.x.iter().map(host::floats).collect::<Result<Vec<_>>>()?;
+        let [tokens, mean, std, target, rows, channels] = &x[..] else { return Err(wrong_operands(NAME)) };
         let mut total = 0.0_f64;
-        of.weighed(|at, weight| total += f64::from(weight) * f64::from(self.difference.error(y[at] - wanted[at])))?;
-        loss.f32()?.fill((total / y.len() as f64) as f32);
+        self.each(&spec, |at, image, c, row| {
+            let off = tokens[at] * std[c] + mean[c] - target[image];
+            total += f64::from(rows[row] * channels[c]) * f64::from(self.difference.error(off));
+        });
+        loss.f32()?.fill((total / target.len() as f64) as f32);
         Ok(())
     }
 }
 
 impl Differentiable for PatchUnembedError {
     fn keeps(&self, wanted: Mask) -> Keeps {
-        let mut x = if wanted.is_empty() { Mask::NONE } else { Mask::of([3, 4, 5, 6, 7]) };
-        if wanted.has(0) {
-            x = x.with(1);
-        }
-        if wanted.has(1) {
-            x = x.with(0);
-        }
-        Keeps { x, y: if wanted.is_empty() { Mask::NONE } else { Mask::of([1]) } }
+        Keeps { x: if wanted.has(0) { Mask::of([0, 1, 2, 3, 4, 5]) } else { Mask::NONE }, y: Mask::NONE }
     }
 
     fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
-        let ([dloss, dpatches], [x, weight, ..]) = (io.dy, io.specs) else { return Err(wrong_operands(NAME)) };
-        let (products, others) = io.dx.split_at_mut(PRODUCTS);
-        if others.iter().any(GradSlot::is_wanted) {
+        if io.dx.iter().skip(1).any(GradSlot::is_wanted) {
             return Err(Error::argument(format!(
                 "{NAME}: mean, std, target, rows, channels: expected constants, a gradient is asked for"
             )));
         }
-        let own = match dloss {
-            None => None,
-            Some(dloss) => {
-                let at = |i: usize| kept(NAME, io.x, i);
-                let of = Field { mean: at(3)?, std: at(4)?, target: at(5)?, rows: at(6)?, channels: at(7)? };
-                let (patches, _) = self.patches(x, weight);
-                Some(self.dtokens(exec, kept(NAME, io.y, 1)?, &of, dloss, patches)?)
-            }
-        };
-        let both;
-        let dtokens = match (&own, dpatches) {
-            (Some(own), Some(more)) => {
-                let mut sum = exec.alloc(more.spec().clone())?;
-                if let Some(y) = sum.view_mut() {
-                    Add.forward(exec, Forward { x: &[own.view(), more.clone()], y: &mut [y], saved: &mut [] })?;
-                }
-                both = sum;
-                Some(both.view())
-            }
-            (Some(own), None) => Some(own.view()),
-            (None, more) => more.clone(),
-        };
-        let mut slots: Vec<GradSlot<'_>> = products.iter_mut().map(GradSlot::reborrow).collect();
-        let product = Backward {
-            specs: &io.specs[..PRODUCTS],
-            x: &io.x[..PRODUCTS],
-            y: &[None],
-            saved: &[],
-            dy: &[dtokens],
-            dx: &mut slots,
-        };
-        PRODUCT.backward(exec, product)
-    }
-}
-
-impl PatchUnembedError {
-    /// Calls `visit(channel, number of the field, number of the patches, its row)` for every number.
-    fn each(&self, x: &Spec, weight: &Spec, mut visit: impl FnMut(usize, usize, usize, usize)) {
-        let (patches, [_, _, features]) = self.patches(x, weight);
-        let (height, width) = (patches.grid[0] * patches.patch[0], patches.grid[1] * patches.patch[1]);
-        PatchUnembed::each(patches, features, |image, c, token, feature| {
-            visit(c, image, token * features + feature, image / width % height);
-        });
+        let Some(gpu) = exec.gpu() else { return host::backward(self, io) };
+        let [dloss] = io.dy else { return Err(wrong_operands(NAME)) };
+        let Some(dloss) = dloss else { return no_gradient(io.dx) };
+        let Some((dtokens, add)) = io.dx.first_mut().and_then(launch::slot) else { return Ok(()) };
+        let (spec, n) = (io.specs[0], io.specs[3].len());
+        let Some(tiling) = PatchUnembed::tiling(self.cut(spec), spec.last(), spec.dtype())? else { return Ok(()) };
+        let mut args = vec![Arg::Out(dtokens)];
+        for i in [0, 3, 1, 2, 4, 5] {
+            args.push(Arg::In(kept(NAME, io.x, i)?));
+        }
+        args.extend([Arg::In(dloss), Arg::Bytes(bytemuck::bytes_of(&tiling.arg))]);
+        args.extend([Arg::F32((1.0 / n as f64) as f32), self.difference.arg(), Arg::I32(add)]);
+        DTOKENS.launch(gpu, spec.dtype(), tiling.launch(NAME)?, &mut args)
     }
 }
 
 impl Reference for PatchUnembedError {
     fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
-        let ([x, weight, bias, mean, std, target, rows, channels], [loss, tokens]) = (io.x, io.y) else { return };
-        let (d, features) = (x.spec.shape()[2], weight.spec.shape()[0]);
+        let ([tokens, mean, std, target, rows, channels], [loss]) = (io.x, io.y) else { return };
         let mut total = S::zero();
-        self.each(x.spec, weight.spec, |c, image, at, row| {
-            let (token, feature) = (at / features, at % features);
-            let mut z = S::zero();
-            for k in 0..d {
-                z = z.mac(x[token * d + k], weight[feature * d + k]);
-            }
-            tokens[at] = z + bias[feature];
-            let y = tokens[at].stored() * std[c] + mean[c];
-            total = total + rows[row] * channels[c] * self.difference.error(y - target[image]);
+        self.each(tokens.spec, |at, image, c, row| {
+            let off = tokens[at] * std[c] + mean[c] - target[image];
+            total = total + rows[row] * channels[c] * self.difference.error(off);
         });
         loss[0] = total / S::count(target.spec.len());
     }
@@ -350,31 +242,18 @@ impl Reference for PatchUnembedError {
 
 impl ReferenceGrad for PatchUnembedError {
     fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
-        let [x, weight, _, mean, std, target, rows, channels] = io.x else { return };
-        let ([_, tokens], [dloss, dpatches], [dx, dweight, dbias, ..]) = (io.y, io.dy, io.dx) else { return };
-        let (d, features) = (x.spec.shape()[2], weight.spec.shape()[0]);
+        let ([tokens, mean, std, target, rows, channels], [dloss], [Some(dtokens), ..]) = (io.x, io.dy, io.dx) else {
+            return;
+        };
         let share = dloss[0] / S::count(target.spec.len());
-        self.each(x.spec, weight.spec, |c, image, at, row| {
-            let (token, feature) = (at / features, at % features);
-            let off = tokens[at].stored() * std[c] + mean[c] - target[image];
-            let own = share * rows[row] * channels[c] * std[c] * self.difference.pull(off);
-            let dz = (own.stored() + dpatches[at]).stored();
-            for k in 0..d {
-                if let Some(dx) = dx {
-                    dx[token * d + k] = dx[token * d + k].mac(dz, weight[feature * d + k]);
-                }
-                if let Some(dweight) = dweight {
-                    dweight[feature * d + k] = dweight[feature * d + k].mac(dz, x[token * d + k]);
-                }
-            }
-            if let Some(dbias) = dbias {
-                dbias[feature] = dbias[feature] + dz;
-            }
+        self.each(tokens.spec, |at, image, c, row| {
+            let off = tokens[at] * std[c] + mean[c] - target[image];
+            dtokens[at] = share * rows[row] * channels[c] * std[c] * self.difference.pull(off);
         });
     }
 }
 
-/// The room. Its products are those of `matmul`.
+/// The room.
 pub static ROOM: Room = Room {
     name: NAME,
     about: "the loss of the field that tokens make, without the field",
@@ -385,52 +264,53 @@ pub static ROOM: Room = Room {
     bench_cases,
 };
 
-fn case([b, c, d]: [usize; 3], grid: [usize; 2], patch: [usize; 2], difference: Difference) -> Case {
+fn case([b, c]: [usize; 2], grid: [usize; 2], patch: [usize; 2], difference: Difference) -> Case {
     let (features, size) = (c * patch[0] * patch[1], [grid[0] * patch[0], grid[1] * patch[1]]);
     let constant = |input: Input| input.always_f32().constant();
     let positive = || Fill::Uniform(0.5, 2.0);
     let inputs = vec![
-        Input::new("x", [b, grid[0] * grid[1], d]),
-        Input::new("weight", [features, d]),
-        Input::new("bias", [features]),
+        Input::new("tokens", [b, grid[0] * grid[1], features]),
         constant(Input::new("mean", [c])),
         constant(Input::new("std", [c])).fill(positive()),
         constant(Input::new("target", [b, c, size[0], size[1]])).fill(Fill::Uniform(-4.0, 4.0)),
         constant(Input::new("rows", [size[0]])).fill(positive()),
         constant(Input::new("channels", [c])).fill(positive()),
     ];
-    Case::new(PatchUnembedError { unembed: PatchUnembed { grid, patch }, difference }, inputs)
+    Case::new(PatchUnembedError { grid, patch, difference }, inputs)
 }
 
 fn cases() -> Vec<Case> {
     use Difference::{Absolute, Squared};
     vec![
-        case([1, 1, 1], [1, 1], [1, 1], Squared),
-        case([2, 3, 5], [2, 3], [2, 5], Squared),
-        case([1, 20, 8], [2, 3], [8, 8], Squared),
-        case([2, 5, 7], [3, 4], [4, 4], Squared),
-        case([1, 69, 4], [3, 2], [2, 2], Squared),
-        case([1, 3, 8], [2, 9], [3, 3], Absolute),
-        case([2, 4, 8], [2, 4], [8, 8], Absolute),
+        case([1, 1], [1, 1], [1, 1], Squared),
+        case([2, 3], [2, 3], [2, 5], Squared),
+        case([1, 20], [2, 3], [8, 8], Squared),
+        case([2, 5], [3, 4], [4, 4], Squared),
+        case([1, 69], [3, 2], [2, 2], Squared),
+        case([1, 3], [2, 9], [3, 3], Absolute),
+        case([2, 4], [2, 4], [8, 8], Absolute),
     ]
 }
 
 fn bad_cases() -> Vec<BadCase> {
-    let op =
-        PatchUnembedError { unembed: PatchUnembed { grid: [2, 2], patch: [2, 2] }, difference: Difference::Squared };
-    let bad = |target: &[usize], rows: usize, error| {
-        let shapes: [&[usize]; 8] = [&[1, 4, 3], &[8, 3], &[8], &[2], &[2], target, &[rows], &[2]];
+    let bad = |grid, tokens: &[usize], target: &[usize], rows: usize, error| {
+        let op = PatchUnembedError { grid, patch: [2, 2], difference: Difference::Squared };
+        let shapes: [&[usize]; 6] = [tokens, &[2], &[2], target, &[rows], &[2]];
         BadCase::new(op, &shapes, error)
     };
+    let (tokens, target) = ([1, 4, 8], [1, 2, 4, 4]);
     vec![
-        bad(&[1, 2, 4, 5], 4, "target: expected [B=1, C=2, H=4, W=4], found [1, 2, 4, 5]"),
-        bad(&[1, 2, 4, 4], 3, "rows: expected [H=4], found [3]"),
+        bad([2, 2], &tokens, &[1, 2, 4, 5], 4, "target: expected [B=1, C=2, H=4, W=4], found [1, 2, 4, 5]"),
+        bad([2, 2], &[1, 4, 7], &target, 4, "tokens: expected [B=1, h·w=4, P·Q·C=8], found [1, 4, 7]"),
+        bad([2, 2], &tokens, &target, 3, "rows: expected [H=4], found [3]"),
+        bad([0, 2], &tokens, &target, 4, "grid, patch: expected 1 or more each way, found [0, 2], [2, 2]"),
+        bad([2, 2], &[0, 4, 8], &[0, 2, 4, 4], 4, "target: expected at least one number, found [0, 2, 4, 4]"),
     ]
 }
 
 fn bench_cases() -> Vec<Case> {
-    let case = |c, d, grid| case([2, c, d], grid, [8, 8], Difference::Squared);
-    vec![case(20, 192, [8, 16]), case(20, 768, [90, 180]), case(69, 768, [32, 64])]
+    let case = |c, grid| case([2, c], grid, [8, 8], Difference::Squared);
+    vec![case(20, [8, 16]), case(20, [90, 180]), case(69, [32, 64])]
 }
 
 #[cfg(test)]
