@@ -133,4 +133,20 @@ mod tests {
         silent(&command(), "", &mut found);
         assert!(found.is_empty(), "without help: {found:?}");
     }
+
+    #[test]
+    fn every_command_line_of_the_readme_is_taken() {
+        let readme = include_str!("../../../README.md");
+        let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```"));
+        let lines = blocks.flat_map(|(block, _)| block.lines());
+        let lines = lines.map(|line| line.replace("cargo run --release -- ", "perfrun "));
+        let lines: Vec<String> = lines.filter(|line| line.starts_with("perfrun ")).collect();
+        assert!(lines.len() > 20, "the README's blocks were not found");
+        for line in lines {
+            let words = line.split('#').next().unwrap_or_default().split_whitespace().map(OsString::from);
+            if let Err(e) = parse(crate::arguments::normalise(words)) {
+                panic!("{line}\n{e}");
+            }
+        }
+    }
 }

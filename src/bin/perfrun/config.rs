@@ -34,6 +34,25 @@ pub(crate) struct ConfigArgs {
     pub(crate) data: Option<PathBuf>,
 }
 
+/// The same, with the name as a plain argument too.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NamedConfigArgs {
+    /// Name of the configuration; the same as --config-name
+    #[arg(value_name = "NAME", conflicts_with = "config_name")]
+    name: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl NamedConfigArgs {
+    /// The configuration that is meant.
+    pub(crate) fn config(&self) -> ConfigArgs {
+        let mut config = self.config.clone();
+        config.config_name = config.config_name.or_else(|| self.name.clone());
+        config
+    }
+}
+
 impl SourceArgs {
     fn source(&self) -> ConfigSource {
         self.config.clone().map_or(ConfigSource::Embedded, ConfigSource::File)
@@ -92,7 +111,7 @@ pub(crate) enum ConfigCommand {
     /// The effective configuration, every key with where its value comes from
     Show(ShowArgs),
     /// List every fault of a configuration, or of all configurations of a file
-    Validate(ConfigArgs),
+    Validate(NamedConfigArgs),
     /// The JSON schema of a configuration
     Schema,
 }
@@ -111,7 +130,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: NamedConfigArgs,
     /// One JSON object of the values
     #[arg(long)]
     json: bool,
@@ -122,7 +141,7 @@ impl ConfigCommand {
         match self {
             ConfigCommand::List(args) => args.run(),
             ConfigCommand::Show(args) => args.run(),
-            ConfigCommand::Validate(args) => validate(&args),
+            ConfigCommand::Validate(args) => validate(&args.config()),
             ConfigCommand::Schema => {
                 output::pretty_json(&config::schema())?;
                 Ok(Outcome::Done)
@@ -153,8 +172,9 @@ impl ListArgs {
 
 impl ShowArgs {
     fn run(self) -> anyhow::Result<Outcome> {
-        if self.config.is_sherlock() {
-            let run = self.config.load_sherlock(&[])?;
+        let config = self.config.config();
+        if config.is_sherlock() {
+            let run = config.load_sherlock(&[])?;
             if self.json {
                 output::pretty_json(&run)?;
             } else {
@@ -162,7 +182,7 @@ impl ShowArgs {
             }
             return Ok(Outcome::Done);
         }
-        let config = self.config.load()?;
+        let config = config.load()?;
         if self.json {
             output::pretty_json(&config)?;
         } else {

@@ -9,7 +9,7 @@ use perfrun::train::trainer::StepPlan;
 use perfrun::train::weather;
 use serde_json::{Value, json};
 
-use crate::config::ConfigArgs;
+use crate::config::NamedConfigArgs;
 use crate::outcome::Outcome;
 use crate::output;
 use crate::profile::{self, ProfileArgs};
@@ -18,11 +18,8 @@ use crate::units::{bytes, flops, seconds};
 /// Flags of `perfrun plan`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// Name of the configuration; the same as --config-name
-    #[arg(value_name = "NAME", conflicts_with = "config_name")]
-    name: Option<String>,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: NamedConfigArgs,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -38,10 +35,7 @@ pub(crate) struct PlanArgs {
 
 impl PlanArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
-        let mut args = self.config.clone();
-        if let Some(name) = &self.name {
-            args.config_name = Some(name.clone());
-        }
+        let args = self.config.config();
         let positive = |what: &str, rate: Option<f64>| match rate {
             Some(r) if !(r > 0.0 && r.is_finite()) => {
                 Err(perfrun::error::Error::argument(format!("{what}: expected a rate above 0, found {r}")))

@@ -18,7 +18,7 @@ use perfrun::train::stop::Stop;
 use perfrun::train::wandb::Wandb;
 use perfrun::train::weather::{Session, log_folder};
 
-use crate::config::ConfigArgs;
+use crate::config::NamedConfigArgs;
 use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::outcome::Outcome;
@@ -29,11 +29,8 @@ use crate::units;
 /// Flags of `perfrun train`.
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
-    /// Name of the configuration; the same as --config-name
-    #[arg(value_name = "NAME", conflicts_with = "config_name")]
-    name: Option<String>,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: NamedConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Make the documented synthetic years first if the data folder is empty
@@ -158,7 +155,7 @@ impl TrainArgs {
 
     /// The run, if the configuration is one of the Sherlock autoencoder.
     fn sherlock(&self) -> anyhow::Result<Option<SherlockRun>> {
-        let args = self.config_args();
+        let args = self.config.config();
         Ok(if args.is_sherlock() { Some(args.load_sherlock(&self.overrides())?) } else { None })
     }
 
@@ -206,16 +203,7 @@ impl TrainArgs {
     }
 
     fn load(&self) -> anyhow::Result<RunConfig> {
-        Ok(self.config_args().load_with(&self.overrides())?)
-    }
-
-    /// Which configuration, its name given in either way.
-    fn config_args(&self) -> ConfigArgs {
-        let mut args = self.config.clone();
-        if let Some(name) = &self.name {
-            args.config_name = Some(name.clone());
-        }
-        args
+        Ok(self.config.config().load_with(&self.overrides())?)
     }
 
     /// Flags that stand for keys of the configuration; the flag wins.
