@@ -39,11 +39,11 @@ template <> DEVICE float widen_low<f16>(u32 word) { return widen(f16{(u16)word})
 template <> DEVICE float widen_high<f16>(u32 word) { return widen(f16{(u16)(word >> 16)}); }
 
 #ifdef ON_AMD
-// The bits of a rounded bf16, in the low half.
+// The bits of a rounded bf16, in the high half; the low half is what is left over.
 DEVICE u32 bf16_bits(float x) {
     u32 bits = bits_of(x);
-    u32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return x == x ? rounded : (bits >> 16) | 0x40u;
+    u32 rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    return x == x ? rounded : 0x7fc00000u;
 }
 #endif
 
@@ -55,7 +55,7 @@ template <> DEVICE bf16 narrow<bf16>(float x) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
     return y;
 #else
-    return bf16{(u16)bf16_bits(x)};
+    return bf16{(u16)(bf16_bits(x) >> 16)};
 #endif
 }
 template <> DEVICE f16 narrow<f16>(float x) {
@@ -76,7 +76,7 @@ template <> DEVICE u32 narrow_pair<bf16>(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
 #else
-    return bf16_bits(low) | bf16_bits(high) << 16;
+    return bf16_bits(low) >> 16 | (bf16_bits(high) & 0xffff0000u);
 #endif
 }
 template <> DEVICE u32 narrow_pair<f16>(float low, float high) {
