@@ -8,7 +8,7 @@
 //           8 C bytes a block, of which a processor has one to four; _add reads residual, writes sum; backward reads dsum, writes
 //           dresidual
 // order     fixed: same input, same bits
-// budget    sm_80 216 registers, sm_90a 216, gfx90a 264, gfx942 264; no spills
+// budget    sm_80 216 registers, sm_90a 216, gfx90a 280, gfx942 280; no spills
 // source    Ba, Kiros, Hinton 2016, section 3
 
 #include "common/held.cuh"
