@@ -125,19 +125,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
-// total = sum of dy * y: one warp a query of a head.
+// total = sum of dy * y: SHARERS lanes a query of a head, by 16 bytes where all rows begin at multiples of them.
+constexpr int SHARERS = 8;
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_total(f32* total, const T* y, const T* dy, i64 queries, i64 nq, int heads, int d) {
     follow();
-    i64 row = (i64)block_x() * WARPS + warp_id();
-    if (row >= queries) return;
+    constexpr int W = 16 / sizeof(T);
+    i64 mine = (i64)block_x() * (THREADS / SHARERS) + thread() / SHARERS, row = least(mine, queries - 1);
+    int l = thread() % SHARERS;
     // Rows are [B, H, Nq], y is [B, Nq, H, d].
     i64 rest = quotient(row, nq), i = row - rest * nq, sample = quotient(rest, heads), head = rest - sample * heads;
     i64 at = ((sample * nq + i) * heads + head) * d;
     float sum = 0.0f;
-    for (int c = lane(); c < d; c += WARP) sum = fmaf(widen(dy[at + c]), widen(y[at + c]), sum);
-    sum = warp_sum(sum);
-    if (lane() == 0) total[row] = sum;
+    if (d % W == 0 && ((u64)y | (u64)dy) % 16 == 0) {
+        for (int c = l * W; c < d; c += SHARERS * W) {
+            Pack<T, W> a = load_kept<T, W>(dy + at + c), b = load_kept<T, W>(y + at + c);
+#pragma unroll
+            for (int k = 0; k < W; ++k) sum = fmaf(a.get(k), b.get(k), sum);
+        }
+    } else {
+        for (int c = l; c < d; c += SHARERS) sum = fmaf(widen(dy[at + c]), widen(y[at + c]), sum);
+    }
+#pragma unroll
+    for (int m = SHARERS / 2; m > 0; m /= 2) sum += lane_xor(sum, m);
+    if (l == 0 && mine < queries) total[row] = sum;
 }
 
 // What the backward kernels share of a head. `inverse` is there for f32 alone: see attention_bwd_rows.

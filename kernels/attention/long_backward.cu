@@ -12,8 +12,8 @@
 // traffic   own rows once; the other side's two tensors once for 128 own rows, out of the cache
 // floor     dq apart from dk and dv is 7 products in place of 5, but there are no sums in memory, and no order that blocks wait for
 // estimate  of clocks of a warp's step, counted in the code (bf16): matrix units / vector / its block's in shared memory. gfx90a at D of
-//           128: dkv, 16 keys x 32 queries: 2048 / 930 / 2400 of two warps a SIMD; dq, 32 x 32: 3072 / 1270 / 1000. At D of 64: dkv, 32 x
-//           32: 2048 / 1200 / 640; dq 1536 / 1100 / 500. On gfx942 matrix units take half the time: dkv at D of 128 is bound by shared
+//           128: dkv, 16 keys x 32 queries: 2048 / 880 / 2400 of two warps a SIMD; dq, 32 x 32: 3072 / 780 / 1000. At D of 64: dkv, 32 x
+//           32: 2048 / 1140 / 640; dq 1536 / 740 / 500. On gfx942 matrix units take half the time: dkv at D of 128 is bound by shared
 //           memory. About 55 % of the peak for these products on gfx90a, 40 % on gfx942. Not measured. sm_80: dkv at D of
 //           128, of the whole multiprocessor: 256 / - / 288, for a fragment is used once; D of 64 and dq twice: 256 / - / 192
 // measured  with mma.sync on an H200, 2026-11-22, both kernels to FlashAttention-2 of torch 2.11 in the same run, which adds dq in no order:
@@ -65,12 +65,25 @@ DEVICE About about_query(const f32* lse, const f32* total, int i, int count) {
 
 // Probabilities from scores, in place, and the gradients of scores from those of probabilities: `about(n)` is of number n's query.
 template <typename F> DEVICE void to_slopes(Tile16& p, Tile16& dp, float factor, F about) {
+#ifdef ON_AMD
+    // Two numbers an instruction.
+    typedef float Two __attribute__((ext_vector_type(2)));
+#pragma unroll
+    for (int i = 0; i < Tile16::NUMBERS; i += 2) {
+        About a = about(i), b = about(i + 1);
+        Two x = __builtin_elementwise_fma(Two{p.v[i], p.v[i + 1]}, Two{factor, factor}, -Two{a.exponent, b.exponent});
+        Two y = {exp2_small(x.x), exp2_small(x.y)};
+        Two d = y * (Two{dp.v[i], dp.v[i + 1]} - Two{a.inner, b.inner});
+        p.v[i] = y.x, p.v[i + 1] = y.y, dp.v[i] = d.x, dp.v[i + 1] = d.y;
+    }
+#else
 #pragma unroll
     for (int i = 0; i < Tile16::NUMBERS; ++i) {
         About a = about(i);
         p.v[i] = exp2_small(fmaf(p.v[i], factor, -a.exponent));
         dp.v[i] = p.v[i] * (dp.v[i] - a.inner);
     }
+#endif
 }
 
 // What the query of a number does not see is nothing, whatever it holds: `range(n)` is of number n's query, `key(n)` its key.
@@ -166,9 +179,9 @@ extern "C" __global__ void __launch_bounds__(DKV_THREADS, DKV_OWN) __warps_at_on
     const float factor = scale * LOG2_E;
     T* value_rows = memory + Rows::NUMBERS;
     auto place = [&](int n) { return value_rows + Rows::NUMBERS + n % PLACES * 2 * Queries::NUMBERS; };
-    // What is known of each query of a step.
+    // What is known of each query of a step: two numbers beside each other; on AMD first those of all queries, then the others.
     float* stats = (float*)(value_rows + Rows::NUMBERS + PLACES * 2 * Queries::NUMBERS);
-    auto about = [&](int n, int i) { return stats + (n % PLACES * STEP + i) * 2; };
+    auto about = [&](int n, int i) { return stats + (WARP == 64 ? i : (n % PLACES * STEP + i) * 2); };
 
     // All steps: those of each head of the group.
     const Range seen{mask.first_query(k0), mask.end_query((int)least(k0 + DKV_ROWS, mask.length) - 1)};
@@ -201,7 +214,14 @@ extern "C" __global__ void __launch_bounds__(DKV_THREADS, DKV_OWN) __warps_at_on
         T *q_place = place(step), *dy_place = q_place + Queries::NUMBERS;
         if (PLACES == 1) block_sync();
         feed.end(q_place);
-        if (thread() < STEP) store<f32, 2>(about(step, thread()), carried);
+        if (thread() < STEP) {
+            float* mine = about(step, thread());
+            if constexpr (WARP == 64) {
+                mine[0] = carried[0], mine[STEP] = carried[1];
+            } else {
+                store<f32, 2>(mine, carried);
+            }
+        }
         copies_end();
         block_sync();
         if (step + 1 < steps) begin(step + 1);
@@ -235,10 +255,16 @@ extern "C" __global__ void __launch_bounds__(DKV_THREADS, DKV_OWN) __warps_at_on
                     kept = kept_of_keys(dropping, (u32)(at.sample * heads + head) * Dropping::tiles(nq) + i / 16, j);
                     keep(ds[m][t], kept, kept_scale);
                 }
+#ifdef ON_AMD
+                const float* theirs = about(step, t * 16 + other(0));
+                const Pack<f32, 4> exponents = load_kept<f32, 4>(theirs), inners = load_kept<f32, 4>(theirs + STEP);
+                to_slopes(s[m][t], ds[m][t], factor, [&](int n) { return About{exponents.get(n), inners.get(n)}; });
+#else
                 to_slopes(s[m][t], ds[m][t], factor, [&](int n) {
                     Pack<f32, 2> two = load_kept<f32, 2>(about(step, t * 16 + other(n)));
                     return About{two.get(0), two.get(1)};
                 });
+#endif
                 if (is_edge && all.last - all.first <= 1) settle(ds[m][t], range);
                 if (EXTRAS && reach) keep(s[m][t], kept, 1.0f);
                 load_rounded<T>(weight[m][t], s[m][t]);

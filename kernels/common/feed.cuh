@@ -114,6 +114,11 @@ template <typename U, int ROWS, int WIDTH, int THREADS, bool STRAIGHT, bool TURN
             r = share / PIECES, c = share % PIECES;
         }
     }
+    // Whether the i-th share of this thread is of the second tensor: where whole warps have one or the other, the same for a warp.
+    DEVICE static bool is_second(int i, u32 share) {
+        if (TENSORS == 1) return false;
+        return ALL % WARP == 0 ? warp_number() + i * (THREADS / WARP) >= ALL / WARP : share >= ALL;
+    }
     DEVICE static bool has(u32 share) { return SHARES * THREADS == TENSORS * ALL || share < TENSORS * ALL; }
 
     DEVICE void begin(U* to, const Vectors<U>& v) { begin(to, v, v); }
@@ -121,11 +126,11 @@ template <typename U, int ROWS, int WIDTH, int THREADS, bool STRAIGHT, bool TURN
 #pragma unroll
         for (int i = 0; i < SHARES; ++i) {
             u32 share = anew(thread()) + i * THREADS, r, c;
-            bool is_second = TENSORS > 1 && share >= ALL;
-            place(is_second ? share - ALL : share, r, c);
-            i64 row = is_second ? second.row : v.row;
-            int count = has(share) && c * 8 < (u32)v.d ? (is_second ? second.count : v.count) - (int)r : 0;
-            const U* from = (is_second ? second.at : v.at) + r * row + c * 8;
+            const bool other = is_second(i, share);
+            place(other ? share - ALL : share, r, c);
+            i64 row = other ? second.row : v.row;
+            int count = has(share) && c * 8 < (u32)v.d ? (other ? second.count : v.count) - (int)r : 0;
+            const U* from = (other ? second.at : v.at) + r * row + c * 8;
 #pragma unroll
             for (int k = 0; k < PACKS; ++k) {
 #pragma unroll
@@ -139,9 +144,9 @@ template <typename U, int ROWS, int WIDTH, int THREADS, bool STRAIGHT, bool TURN
         for (int i = 0; i < SHARES; ++i) {
             u32 share = anew(thread()) + i * THREADS, r, c;
             if (!has(share)) continue;
-            bool is_second = TENSORS > 1 && share >= ALL;
-            place(is_second ? share - ALL : share, r, c);
-            U* mine = is_second ? to + NUMBERS : to;
+            const bool other = is_second(i, share);
+            place(other ? share - ALL : share, r, c);
+            U* mine = other ? to + NUMBERS : to;
             if constexpr (STRAIGHT) {
 #pragma unroll
                 for (int k = 0; k < PACKS; ++k) store<U, 8>(Panel<U>(mine, WIDTH).piece(r + k, c), pack[i][k]);

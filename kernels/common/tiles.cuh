@@ -156,8 +156,14 @@ template <int R> DEVICE void store_tiles(const Vectors<T>& v, T* to, T* panel, i
     for (int i = lane(); i < R * 16 * (D / 8); i += WARP) {
         int at = r + i / (D / 8), c = i % (D / 8);
         if (at >= v.count || c * 8 >= v.d) continue;
-        float x[8];
-        load_kept<T, 8>(rows.piece(at, c)).unpack(x);
-        put<T, 8>(to + at * v.row + c * 8, x, add);
+        Pack<T, 8> pack = load_kept<T, 8>(rows.piece(at, c));
+        T* place = to + at * v.row + c * 8;
+        if (add) {
+            float x[8];
+            pack.unpack(x);
+            put<T, 8>(place, x, 1);
+        } else {
+            store<T, 8>(place, pack);
+        }
     }
 }

@@ -31,11 +31,13 @@ pub enum Class {
     Sync,
     /// Branches and exits.
     Control,
+    /// Integer arithmetic and comparison of a warp as a whole, beside its lanes: AMD's scalar unit.
+    Scalar,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 11] = [
+    pub const ALL: [Class; 12] = [
         Class::Integer,
         Class::Float,
         Class::Special,
@@ -47,6 +49,7 @@ impl Class {
         Class::Lanes,
         Class::Sync,
         Class::Control,
+        Class::Scalar,
     ];
 
     /// Its name in reports.
@@ -63,6 +66,7 @@ impl Class {
             Class::Lanes => "lanes",
             Class::Sync => "sync",
             Class::Control => "control",
+            Class::Scalar => "scalar",
         }
     }
 }

@@ -105,6 +105,8 @@ fn windows() -> Vec<Case> {
         case(image([5, 7], [3, 4], true), [1, 2, 5], true),
         case(Windows::of([4, 5, 7], [2, 2, 3], true).closed(2), [1, 2, 24], false),
         case(Windows::of([2, 3, 5], [2, 6, 2], false), [2, 1, 8], false),
+        // The same with a gradient of the bias: planes, padding, a shift, an axis whose ends meet.
+        case(Windows::of([3, 5, 7], [2, 2, 3], true).closed(2), [2, 2, 16], true),
         apart(image([8, 6], [4, 3], true), [1, 48, 48, 4, 2, 8]),
         // Aurora's windows.
         case(Windows::of([2, 9, 12], [2, 6, 12], true).closed(2), [1, 1, 16], false),

@@ -50,6 +50,8 @@ pub(super) const KERNELS: &[Unit] = &[
 ];
 
 const THREADS: u32 = 128;
+/// Lanes of a query where results are multiplied with their gradients: SHARERS of the kernels' text.
+const SHARERS: u32 = 8;
 /// Tiles through which a block looks for marked ones: MARKS of the kernels' text.
 const MARKS: u32 = 32;
 /// Numbers of a result's row that a block computes: heads up to the first have one stage of products, longer ones several.
@@ -138,7 +140,7 @@ impl<'a> Plan<'a> {
             BWD_ROWS.launch_as(gpu, &self.variant, launch, &mut args)?;
             return Ok((total, Some(inverse)));
         }
-        let blocks = u32::try_from(queries.div_ceil((THREADS / gpu.warp()) as usize));
+        let blocks = u32::try_from(queries.div_ceil((THREADS / SHARERS) as usize));
         let blocks = blocks.map_err(|_| Error::too_large("attention", "queries", queries))?;
         let (heads, d) = (to_i32("heads", g.heads)?, to_i32("head size", g.d)?);
         let args = &mut [
@@ -258,7 +260,9 @@ impl Attention {
         }));
         let operands = [q, k, v, y, dy, lse];
         let is_hoppers = g.windows.is_none() && backward_sm90::fits(&plan, gpu, &tensors);
-        let is_shorts = |short: &Short<'_>| short.has_backward() && (!is_hoppers || short.is_best_on_hopper(false));
+        let is_shorts = |short: &Short<'_>| {
+            short.has_backward() && if is_hoppers { short.is_best_on_hopper(false) } else { !short.is_left_to_long() }
+        };
         if let Some(short) = Short::of(self, gpu, g, &tensors).filter(is_shorts) {
             return short.bwd(gpu, operands, bias, plan.seen.lengths.as_ref(), io.dx);
         }

@@ -12,7 +12,7 @@ pub(super) fn class(i: &Instruction) -> Class {
             _ => Class::Control,
         },
         Format::Sop1 | Format::Sopk if is_jump(i.op) => Class::Control,
-        Format::Sop1 | Format::Sop2 | Format::Sopc | Format::Sopk => Class::Integer,
+        Format::Sop1 | Format::Sop2 | Format::Sopc | Format::Sopk => Class::Scalar,
         Format::Ds if ["ds_permute", "ds_bpermute", "ds_swizzle"].iter().any(|p| name.starts_with(p)) => Class::Lanes,
         Format::Ds => Class::Shared,
         Format::Smem | Format::Flat | Format::Global | Format::Scratch | Format::Mubuf => Class::Memory,
