@@ -67,9 +67,13 @@ struct Weigher {
                 float most = NONE;
 #pragma unroll
                 for (int t = 0; t < KT; ++t)
+#ifdef ON_AMD
+                    most = largest_number(largest_number(most, s[m][t].v[0], s[m][t].v[1]), s[m][t].v[2], s[m][t].v[3]);
+#else
 #pragma unroll
                     for (int i = 0; i < Tile16::NUMBERS; ++i)
-                        if (held(i) == n) most = larger_number(most, s[m][t].v[i]);
+                        if (held(i) == n) most = larger(most, s[m][t].v[i]);
+#endif
                 largest[m][n] = most * factor;
                 grows |= largest[m][n] > top[m][n] + 8.0f;
             }
@@ -90,12 +94,24 @@ struct Weigher {
 #pragma unroll
         for (int m = 0; m < R; ++m)
 #pragma unroll
-            for (int t = 0; t < KT; ++t)
+            for (int t = 0; t < KT; ++t) {
+#ifdef ON_AMD
+                const Two by = {factor, factor}, down = {-top[m][0], -top[m][0]};
+#pragma unroll
+                for (int i = 0; i < Tile16::NUMBERS; i += 2) {
+                    Two x = __builtin_elementwise_fma(Two{s[m][t].v[i], s[m][t].v[i + 1]}, by, down);
+                    s[m][t].v[i] = exp2_small(x.x), s[m][t].v[i + 1] = exp2_small(x.y);
+                }
+#pragma unroll
+                for (int i = 0; i < Tile16::NUMBERS; ++i) total[m][0] += s[m][t].v[i];
+#else
 #pragma unroll
                 for (int i = 0; i < Tile16::NUMBERS; ++i) {
                     s[m][t].v[i] = exp2_small(fmaf(s[m][t].v[i], factor, -top[m][held(i)]));
                     total[m][held(i)] += s[m][t].v[i];
                 }
+#endif
+            }
     }
 };
 

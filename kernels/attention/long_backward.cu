@@ -66,8 +66,6 @@ DEVICE About about_query(const f32* lse, const f32* total, int i, int count) {
 // Probabilities from scores, in place, and the gradients of scores from those of probabilities: `about(n)` is of number n's query.
 template <typename F> DEVICE void to_slopes(Tile16& p, Tile16& dp, float factor, F about) {
 #ifdef ON_AMD
-    // Two numbers an instruction.
-    typedef float Two __attribute__((ext_vector_type(2)));
 #pragma unroll
     for (int i = 0; i < Tile16::NUMBERS; i += 2) {
         About a = about(i), b = about(i + 1);

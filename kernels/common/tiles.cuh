@@ -43,14 +43,16 @@ DEVICE Range seen_by(const Mask& mask, int query) { return {mask.first(query), m
 DEVICE Range seen_by_any(const Mask& mask, int from, int to) { return {mask.first(from), mask.end(to)}; }
 DEVICE Range seen_by_all(const Mask& mask, int from, int to) { return {mask.first(to), mask.end(from)}; }
 
-// The larger that is a number. AMD's compiler would make sure first that neither is a signalling NaN.
-DEVICE float larger_number(float a, float b) {
-#ifdef ON_NVIDIA
-    return larger(a, b);
-#else
-    return __builtin_amdgcn_fmed3f(a, b, infinity());
-#endif
+#ifdef ON_AMD
+// Two numbers of a lane in one instruction.
+typedef float Two __attribute__((ext_vector_type(2)));
+// The largest that is a number: the compiler would make sure first that none is a signalling NaN.
+DEVICE float largest_number(float a, float b, float c) {
+    float most;
+    asm("v_max3_f32 %0, %1, %2, %3" : "=v"(most) : "v"(a), "v"(b), "v"(c));
+    return most;
 }
+#endif
 
 // Which tile of which head of which sample a block has. Blocks go round over the dies of MI300, each with a cache of its own: there a
 // die gets whole heads. Where later tiles are longer (`is_rising`) they come first.
