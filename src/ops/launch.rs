@@ -281,6 +281,9 @@ const FEW_THREADS: usize = 64;
 /// Rows that a team walks at least, where there are so many: fewer do not pay for what a block does once.
 const LEAST_WALK: usize = 2;
 
+/// Rows of a team from which on a walk is a long one.
+const LONG_WALK: usize = 16;
+
 fn begin_at_packs(operands: &[&dyn Operand]) -> bool {
     operands.iter().all(|o| o.address().is_some_and(|at| at % 16 == 0))
 }
@@ -338,13 +341,14 @@ impl Held {
     fn walking([processors, warp]: [usize; 2], dtype: Dtype, [rows, c]: [usize; 2]) -> Option<Held> {
         // Sums of more than 3 packs leave room for one block alone; one pack a thread is too little between two barriers.
         let (packs, lanes) = team(dtype, [rows, c], |&(each, lanes)| (each > 3, lanes > warp && each == 1, each))?;
+        let teams = THREADS as usize / lanes;
         let resident = match packs {
-            1 if dtype.bytes() == 2 => 4,
+            // A fourth block costs long walks a twentieth (Hopper, 128 columns) and saves short ones a turn.
+            1 if dtype.bytes() == 2 && rows < LONG_WALK * teams * 4 * processors => 4,
             1 => 3,
             2 | 3 => 2,
             _ => 1,
         };
-        let teams = THREADS as usize / lanes;
         let blocks = rows.div_ceil(teams * LEAST_WALK).min(processors.max(1) * resident);
         // The next turn of x and dy; two of them where a thread has one pack alone. AMD has them in registers.
         let turns = if packs == 1 { 3 } else { 2 };
@@ -482,6 +486,12 @@ mod tests {
         assert_eq!(shapes(1024), [Some((4, 32)), Some((2, 64))]);
         assert_eq!(shapes(4096), [Some((4, 128)), Some((2, 256))]);
         assert_eq!(shapes(12_288), [Some((6, 256)), Some((6, 256))]);
+    }
+
+    #[test]
+    fn short_rows_have_a_block_less_where_every_team_walks_many() {
+        let blocks = |rows| Held::walking([132, 32], Dtype::Bf16, [rows, 128]).unwrap().blocks;
+        assert_eq!([blocks(1 << 20), blocks(100_000), blocks(512)], [396, 528, 16]);
     }
 
     #[test]
