@@ -12,8 +12,8 @@
 // floor     two products: 4 D FLOPs a pair, in clocks of a multiprocessor D / 512 on A100, D / 256 on MI200, D / 512 on MI300
 // estimate  of clocks of a warp's step, counted in the code (bf16): matrix units / vector or issue / its share of shared memory.
 //           sm_80, 32 queries x 32 keys, of the whole multiprocessor: D 64: 128 / - / 64; D 128: 256 / - / 192, 8 warps
-//           gfx90a, 32 x 64, of a SIMD: D 64: 2048 / 1600 / 640; D 128: 4096 / 1810 / 1280; two or three warps a SIMD: 60 to 70 % of the
-//           peak. gfx942: D 64: 1024 / 1600 / 640, bound by exponentials and rounding; D 128: 2048 / 1810 / 1280: 40 and 55 %. Not measured
+//           gfx90a, 32 x 64, of a SIMD: D 64: 2048 / 1320 / 640; D 128: 4096 / 1460 / 1280; two or three warps a SIMD: 60 to 70 % of the
+//           peak. gfx942: D 64: 1024 / 1320 / 640, bound by exponentials and rounding; D 128: 2048 / 1460 / 1280: 45 and 60 %. Not measured
 // measured  with mma.sync on an H200, 2026-11-22, to FlashAttention-2 of torch 2.11 in the same run: D 64: 1.06 (n 1024), 1.12 (4096), 1.15
 //           (16384, 348 TFLOP/s), causal 1.10; D 128: 0.93 (2048), 0.97 (16384, 339 TFLOP/s), causal 0.98; D 96 (n 4050): 0.83
 // left      at D of 128 64 keys a step are 6 % faster on an H200, but leave an A100 one block of 4 warps; D of 96 has no reason yet
