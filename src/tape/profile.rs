@@ -107,9 +107,14 @@ impl Row {
         self.seen[pass as usize]
     }
 
+    /// What tells one use from another.
+    pub fn identity(&self) -> (&str, &'static str, &'static str, &Spec) {
+        (&self.module, self.op, self.variant, &self.result)
+    }
+
     /// Whether both are the same use.
     pub fn is_like(&self, o: &Row) -> bool {
-        (&self.module, self.op, self.variant, &self.result) == (&o.module, o.op, o.variant, &o.result)
+        self.identity() == o.identity()
     }
 
     /// Adds another one of the same use.

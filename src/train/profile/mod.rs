@@ -10,6 +10,8 @@ mod tree;
 
 pub use tree::{Node, Sum};
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use serde::Serialize;
@@ -282,10 +284,14 @@ impl StepProfile {
     /// Of the passes of one step, without norm and update.
     fn of<M: Model>(model: &M, exec: &Exec, passes: &[Profile]) -> StepProfile {
         let mut uses: Vec<Row> = Vec::new();
+        let mut places: HashMap<_, usize> = HashMap::new();
         for row in passes.iter().flat_map(Profile::rows) {
-            match uses.iter_mut().find(|u| u.is_like(row)) {
-                Some(known) => known.absorb(row),
-                None => uses.push(row.clone()),
+            match places.entry(row.identity()) {
+                Entry::Occupied(known) => uses[*known.get()].absorb(row),
+                Entry::Vacant(unknown) => {
+                    unknown.insert(uses.len());
+                    uses.push(row.clone());
+                }
             }
         }
         // The type that most products are computed in.
@@ -438,27 +444,28 @@ fn pass_rows(row: &Row) -> Vec<PassRow> {
 
 /// Every module that something ran in, and those around it, with its parameters.
 fn modules<M: Model>(model: &M, uses: &[Row]) -> Vec<Module> {
-    let mut paths = vec![String::new()];
-    for path in uses.iter().map(|u| u.module.as_str()) {
-        let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
-        for end in ends.filter(|e| *e > 0) {
-            let outer = &path[..end];
-            if !paths.iter().any(|p| p == outer) {
-                paths.push(outer.to_owned());
-            }
+    let (mut paths, mut seen) = (vec![""], HashSet::from([""]));
+    for path in uses.iter().flat_map(|u| with_outer(&u.module)) {
+        if seen.insert(path) {
+            paths.push(path);
         }
     }
-    let specs = model.params().arena().layout().specs();
-    let named: Vec<(&str, u64)> = model.params().iter().zip(specs).map(|((_, n), s)| (n, s.len() as u64)).collect();
-    let inside = |path: &str, name: &str| {
-        path.is_empty() || name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    let mut parameters: HashMap<&str, u64> = HashMap::new();
+    for ((_, name), spec) in model.params().iter().zip(model.params().arena().layout().specs()) {
+        for path in with_outer(name) {
+            *parameters.entry(path).or_default() += spec.len() as u64;
+        }
+    }
+    let module = |path: &str| Module {
+        class: model.class(path),
+        parameters: parameters.get(path).copied().unwrap_or(0),
+        path: path.to_owned(),
     };
-    paths
-        .into_iter()
-        .map(|path| Module {
-            class: model.class(&path),
-            parameters: named.iter().filter(|(n, _)| inside(&path, n)).map(|(_, count)| count).sum(),
-            path,
-        })
-        .collect()
+    paths.into_iter().map(module).collect()
+}
+
+/// A dotted path and what it lies in: of `a.b.c` the empty one, `a`, `a.b` and itself.
+fn with_outer(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
+    [""].into_iter().chain(ends.map(|end| &path[..end]).filter(|p| !p.is_empty()))
 }
