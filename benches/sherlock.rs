@@ -1,8 +1,8 @@
 //! Training steps of the Sherlock autoencoder: forward, four losses, backward, clip, AdamW, on samples that lie on the device.
 //!
 //! `cargo bench --bench sherlock -- --device cuda:0 --precision bf16 --batch 64 --steps 20` prints one JSON line; `--watched`
-//! adds where the time went, by room. `benches/baselines/torch_sherlock.py` does the same in PyTorch. Without a device a small
-//! model takes a few steps on the CPU.
+//! adds where the time went, by room; `--gradients pass|factors` and `--stochastic-moments` keep less.
+//! `benches/baselines/torch_sherlock.py` does the same in PyTorch. Without a device a small model takes a few steps on the CPU.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,7 +13,7 @@ use perfrun::models::Model;
 use perfrun::models::sherlock::{LossConfig, Sherlock, SherlockConfig};
 use perfrun::rng::Stream;
 use perfrun::tensor::{Spec, Tensor};
-use perfrun::train::config::{Precision, TrainingConfig};
+use perfrun::train::config::{GradientPrecision, MomentPrecision, Precision, TrainingConfig};
 use perfrun::train::trainer::Trainer;
 use serde_json::json;
 
@@ -79,7 +79,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     model.params_mut().initialise(0)?;
     exec.synchronize()?;
     let initialised = start.elapsed().as_secs_f64();
-    let training = TrainingConfig { precision, weight_decay: 1e-5, ..TrainingConfig::default() };
+    let is = |flag: &str| args.iter().any(|a| a == flag);
+    let training = TrainingConfig {
+        precision,
+        weight_decay: 1e-5,
+        gradients: match value("--gradients").map(String::as_str) {
+            Some("pass") => GradientPrecision::Pass,
+            Some("factors") => GradientPrecision::Factors,
+            _ => GradientPrecision::Fp32,
+        },
+        moments: if is("--stochastic-moments") { MomentPrecision::Bf16Stochastic } else { MomentPrecision::Fp32 },
+        ..TrainingConfig::default()
+    };
     let parameters = model.params().count();
     let mut trainer = Trainer::new(model, &exec, &training)?;
     let batches = (0..2).map(|i| batch(&exec, &config, b, i)).collect::<Result<Vec<_>, _>>()?;
@@ -97,8 +108,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "precision": format!("{precision:?}").to_lowercase(), "batch": b, "parameters": parameters, "steps": steps,
         "median_seconds": seconds[seconds.len() / 2], "least_seconds": seconds[0], "initialised_seconds": initialised,
         "peak_bytes": exec.memory().peak, "first_loss": losses[0], "last_loss": losses[losses.len() - 1],
-        "skipped": skipped, "noted": trainer.noted()});
-    if args.iter().any(|a| a == "--watched") {
+        "skipped": skipped, "gradients": training.gradients, "moments": training.moments, "noted": trainer.noted()});
+    if is("--watched") {
         let (_, profile) = trainer.profiled_step(std::slice::from_ref(&batches[0]), 1e-4)?;
         let mut rooms: BTreeMap<String, f64> = BTreeMap::new();
         for row in &profile.rows {

@@ -300,6 +300,35 @@ impl Exec {
         Ok(())
     }
 
+    /// Sets `to` to `x`, or adds it: `x` in f32, `to` in any floating-point type, rounded once.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes differ; [`Error::Dtype`] for other types.
+    pub fn narrow(&self, to: &mut ViewMut<'_>, x: &View<'_>, add: bool) -> Result<()> {
+        if to.spec().shape() != x.spec().shape() {
+            return Err(Error::shape(format!("narrow: expected {:?}, found {}", to.spec().shape(), x.spec())));
+        }
+        if x.spec().dtype() != Dtype::F32 || !to.spec().dtype().is_float() {
+            return Err(Error::dtype(format!("narrow: expected f32 to a float, found {} to {}", x.spec(), to.spec())));
+        }
+        if self.is_plan() {
+            return Ok(());
+        }
+        if let Some(gpu) = self.gpu() {
+            return gpu.accumulate_wide(to, x, add);
+        }
+        let pairs = x.f32()?.iter().copied();
+        let sum = |old: f32, x: f32| if add { old + x } else { x };
+        match to.spec().dtype() {
+            Dtype::Bf16 => {
+                pairs.zip(to.bf16()?).for_each(|(x, to)| *to = bf16::from_f32(sum(to.to_f32(), x)));
+            }
+            Dtype::F16 => pairs.zip(to.f16()?).for_each(|(x, to)| *to = f16::from_f32(sum(to.to_f32(), x))),
+            _ => pairs.zip(to.f32()?).for_each(|(x, to)| *to = sum(*to, x)),
+        }
+        Ok(())
+    }
+
     /// Joules that the device has used since its driver was loaded, whoever used it; `None` where no driver tells.
     pub fn energy_joules(&self) -> Option<f64> {
         if let Device::Cuda(number) = self.device { crate::backend::gpu::energy::joules(number) } else { None }

@@ -9,6 +9,7 @@ use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
+use crate::ops::adamw_product::Factors;
 use crate::ops::blocks::wrong_operands;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::launch;
@@ -154,9 +155,17 @@ impl GlobalNorm {
     /// # Errors
     /// As [`measure`](GlobalNorm::measure).
     pub fn find(&self, exec: &Exec, grad: &View<'_>) -> Result<Found> {
+        self.find_with(exec, grad, &[])
+    }
+
+    /// The same of `grad` and of gradients that are nowhere but in their factors: of products of them, in f32.
+    ///
+    /// # Errors
+    /// As [`measure`](GlobalNorm::measure).
+    pub fn find_with(&self, exec: &Exec, grad: &View<'_>, products: &[&Factors]) -> Result<Found> {
         self.infer(&[grad.spec()])?;
         if let Some(gpu) = exec.gpu() {
-            return self.find_there(gpu, grad);
+            return self.find_there(gpu, grad, products);
         }
         let square = match grad.spec().dtype() {
             Dtype::F32 => squares(grad.f32()?, vector::sum_squares),
@@ -164,6 +173,7 @@ impl GlobalNorm {
             Dtype::F16 => squares(grad.f16()?, |x| widened(x, vector::widen_f16)),
             Dtype::I32 => return Err(Error::dtype("global_norm: grad: expected a floating-point type, found i32")),
         };
+        let square = products.iter().try_fold(square, |sum, of| Ok::<f64, Error>(sum + of.square_here()?))?;
         let norm = square.sqrt() / self.loss_scale;
         let clip = self.max_norm.map_or(1.0, |max| if norm.is_nan() { norm } else { (max / (norm + TINY)).min(1.0) });
         let measured = Measured { norm, factor: clip / self.loss_scale, finite: square.is_finite() };
@@ -173,29 +183,36 @@ impl GlobalNorm {
 
 impl GlobalNorm {
     /// On a device with its own memory: one pass there.
-    fn find_there(&self, gpu: &Gpu, grad: &View<'_>) -> Result<Found> {
+    fn find_there(&self, gpu: &Gpu, grad: &View<'_>, products: &[&Factors]) -> Result<Found> {
         let layout = Layout::new(Dtype::F32, [(); 3].map(|()| [].into()))?;
         let storage = gpu.alloc(layout.len() * layout.dtype().bytes())?;
         let mut found = Arena::from_storage(layout, storage)?;
-        self.launch(gpu, grad, &mut found.views_mut(&[0, 1, 2])?)?;
+        self.launch(gpu, grad, products, &mut found.views_mut(&[0, 1, 2])?)?;
         Ok(Found(Place::There(found)))
     }
 
-    /// Sums of pieces, then one block over them.
-    fn launch(&self, gpu: &Gpu, grad: &View<'_>, y: &mut [ViewMut<'_>]) -> Result<()> {
+    /// Sums of pieces and of products, then one block over them.
+    fn launch(&self, gpu: &Gpu, grad: &View<'_>, products: &[&Factors], y: &mut [ViewMut<'_>]) -> Result<()> {
         let [norm, factor, finite] = y else { return Err(wrong_operands("global_norm")) };
         let (dtype, n) = (grad.spec().dtype(), grad.spec().len());
         let piece = n.div_ceil(PIECES).next_multiple_of(THREADS as usize * PACKS * launch::wide(dtype));
         let pieces = n.div_ceil(piece.max(1));
-        // A sum of 8 bytes for every piece.
-        let sums = gpu.scratch(Spec::f32([pieces, 2])?)?;
+        let all = products.iter().fold(pieces, |all, of| all + of.sums());
+        // A sum of 8 bytes for every piece, then those of the products.
+        let mut sums = gpu.scratch(Spec::f32([all, 2])?)?;
+        let mut at = pieces;
+        for of in products {
+            let mut to = sums.view_mut().ok_or_else(|| wrong_operands("global_norm"))?;
+            of.squares_there(gpu, &mut to, at)?;
+            at += of.sums();
+        }
         let first = Launch::linear(launch::blocks("global_norm", "pieces", pieces)?, THREADS);
         let [n, piece] =
             [launch::length("global_norm", "elements", n)?, launch::length("global_norm", "piece", piece)?];
         PARTIAL.launch(gpu, dtype, first, &mut [Arg::Scratch(&sums), Arg::In(grad), n, piece])?;
         let rule: Vec<u8> =
             [self.loss_scale, self.max_norm.unwrap_or(0.0)].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let pieces = Arg::I32(launch::short("global_norm", "pieces", pieces)?);
+        let pieces = Arg::I32(launch::short("global_norm", "pieces", all)?);
         let results = [Arg::Out(norm), Arg::Out(factor), Arg::Out(finite)];
         let mut args: Vec<Arg<'_>> =
             results.into_iter().chain([Arg::Scratch(&sums), pieces, Arg::Bytes(&rule)]).collect();
@@ -248,7 +265,7 @@ impl Operator for GlobalNorm {
 
     fn forward(&self, exec: &Exec, io: Forward<'_>) -> Result<()> {
         if let (Some(gpu), [grad]) = (exec.gpu(), io.x) {
-            return self.launch(gpu, grad, io.y);
+            return self.launch(gpu, grad, &[], io.y);
         }
         let ([grad], [norm, factor, finite]) = (io.x, io.y) else { return Ok(()) };
         let m = self.measure(exec, grad)?;

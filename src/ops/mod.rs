@@ -18,6 +18,7 @@ mod trial;
 
 pub mod absolute_error;
 pub mod adamw;
+pub mod adamw_product;
 pub mod add;
 pub mod add_norm;
 pub mod attention;
@@ -71,6 +72,7 @@ pub use contract::Room;
 pub static ROOMS: &[&Room] = &[
     &absolute_error::ROOM,
     &adamw::ROOM,
+    &adamw_product::ROOM,
     &add::ROOM,
     &add_norm::ROOM,
     &attention::ROOM,

@@ -60,6 +60,12 @@ impl Mask {
         Mask(self.0 | 1 << i)
     }
 
+    /// The set but for the positions of `other`.
+    #[must_use]
+    pub const fn without(self, other: Mask) -> Mask {
+        Mask(self.0 & !other.0)
+    }
+
     /// Whether no position is in the set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -133,6 +139,12 @@ pub trait Differentiable: Operator {
     /// What [`backward`](Differentiable::backward) reads when the gradients of the inputs `wanted` are asked for. The
     /// rest is freed after the forward pass.
     fn keeps(&self, wanted: Mask) -> Keeps;
+
+    /// Which input x the gradient of input `i` is the product `dyᵀ·x` with, both as matrices of their rows: where an update can make
+    /// it of these two by itself. `None` where it is anything else.
+    fn gradient_factor(&self, _i: usize) -> Option<usize> {
+        None
+    }
 
     /// Sets or adds each gradient that is wanted.
     ///
@@ -338,6 +350,7 @@ mod tests {
     fn masks_hold_positions() {
         let m = Mask::of([0, 3]).with(5);
         assert!(m.has(0) && m.has(3) && m.has(5) && !m.has(1) && !m.has(40));
+        assert_eq!(m.without(Mask::of([3, 4])), Mask::of([0, 5]));
         assert!(Mask::NONE.is_empty() && Mask::ALL.has(31));
     }
 }

@@ -1,20 +1,49 @@
 //! The backward pass: a loop over the nodes from the end. Gradients of values are set by the first contribution and added
 //! to by further ones; gradients of parameters go straight into their arena.
 
+use std::ops::Range;
+
 use crate::backend::Exec;
 use crate::error::{Error, Result};
-use crate::ops::operator::{Backward, GradSlot, Mask, op_cost};
+use crate::ops::adamw_product::Factors;
+use crate::ops::operator::{Backward, Differentiable, GradSlot, Mask, op_cost};
 use crate::tape::profile::At;
 use crate::tape::{Home, Kind, Node, Param, Tape, Var, constant, specs_of};
-use crate::tensor::{Arena, Layout, Tensor, View, ViewMut};
+use crate::tensor::{Arena, Layout, Spec, Tensor, View, ViewMut};
 
-/// Gradients of all parameters, in one arena of the parameters' layout.
+/// Gradients of all parameters, in one arena of the parameters' layout: in f32, or in the type of a shadow of the parameters, in
+/// which products give them; then what was computed in f32 is rounded once.
 ///
-/// Several backward passes add up until [`clear`](Grads::clear).
+/// Several backward passes add up until [`clear`](Grads::clear). Weights whose gradient is the product of two matrices may have these
+/// [kept](Grads::with_factors) in place of it.
 #[derive(Debug)]
 pub struct Grads {
+    /// Of the parameters.
+    layout: Layout,
     arena: Arena,
     written: Vec<bool>,
+    /// Of each parameter that is not in the arena.
+    pub(super) factors: Vec<Option<Factors>>,
+    is_factored: Vec<bool>,
+}
+
+/// A part of an update: see [`Grads::parts`].
+#[derive(Debug)]
+pub enum Part<'g> {
+    /// Neighbours whose gradients are neighbours.
+    Flat {
+        /// Where they lie in the parameters' arena, in elements.
+        params: Range<usize>,
+        /// Where their gradients lie.
+        grads: Range<usize>,
+    },
+    /// One matrix, whose gradient is a product.
+    Product {
+        /// Where it lies in the parameters' arena, in elements.
+        params: Range<usize>,
+        /// What of.
+        factors: &'g Factors,
+    },
 }
 
 impl Grads {
@@ -23,24 +52,87 @@ impl Grads {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn new(exec: &Exec, layout: &Layout) -> Result<Grads> {
-        Ok(Grads { written: vec![false; layout.specs().len()], arena: exec.arena(layout.clone())? })
+        Grads::with_factors(exec, layout, |_| false)
+    }
+
+    /// The same, but that nothing is made of the gradients of the weight matrices that `is_factored` names: what they are the product
+    /// of is kept until [`clear`](Grads::clear), and an update multiplies it. Each of them may be the weight of one product in one pass.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn with_factors(exec: &Exec, layout: &Layout, is_factored: impl Fn(usize) -> bool) -> Result<Grads> {
+        let count = layout.specs().len();
+        Ok(Grads {
+            arena: exec.arena(layout.without(&is_factored)?)?,
+            layout: layout.clone(),
+            written: vec![false; count],
+            factors: (0..count).map(|_| None).collect(),
+            is_factored: (0..count).map(is_factored).collect(),
+        })
     }
 
     /// Forgets all gradients; costs nothing, because the next contribution overwrites.
     pub fn clear(&mut self) {
         self.written.fill(false);
+        self.factors.fill(None);
     }
 
-    /// The gradient of a parameter; `None` if nothing has contributed to it.
+    /// The gradient of a parameter; `None` if nothing has contributed to it, or if its [factors](Grads::factors) are kept.
     pub fn get(&self, p: Param) -> Option<View<'_>> {
+        if *self.is_factored.get(p.index())? {
+            return None;
+        }
         if *self.written.get(p.index())? { self.arena.view(p.index()) } else { None }
     }
 
-    /// The arena, in which the gradients that nothing contributed to are zero.
+    /// What the gradient of a parameter is the product of, if that is kept.
+    pub fn factors(&self, p: Param) -> Option<&Factors> {
+        self.factors.get(p.index())?.as_ref()
+    }
+
+    /// All of them, in the order of the parameters.
+    pub fn all_factors(&self) -> Vec<&Factors> {
+        self.factors.iter().flatten().collect()
+    }
+
+    /// The arena of the gradients that are kept themselves.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// What together is all parameters: matrices whose gradient is a product, and what lies between them. Ends where nothing has
+    /// contributed to such a matrix: see [`settled`](Grads::settled).
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let start = |layout: &Layout, i: usize| layout.range(i).map_or(layout.len(), |r| r.start);
+        let (mut parts, mut first) = (Vec::new(), [0, 0]);
+        let flat = |parts: &mut Vec<Part<'_>>, first: &mut [usize; 2], i: usize| {
+            let [params, grads] = [start(&self.layout, i), start(self.arena.layout(), i)];
+            if params > first[0] {
+                parts.push(Part::Flat { params: first[0]..params, grads: first[1]..grads });
+            }
+            *first = [start(&self.layout, i + 1), grads];
+        };
+        for (i, factors) in self.factors.iter().enumerate() {
+            let (Some(factors), Some(params)) = (factors, self.layout.range(i)) else { continue };
+            flat(&mut parts, &mut first, i);
+            parts.push(Part::Product { params, factors });
+        }
+        flat(&mut parts, &mut first, self.factors.len());
+        parts
+    }
+
+    /// The arena, in which the gradients that nothing contributed to are zero; factors that are none are matrices of no row.
     ///
     /// # Errors
-    /// None today; what the device reports.
-    pub fn settled(&mut self) -> Result<&mut Arena> {
+    /// [`Error::OutOfMemory`]; what the device reports.
+    pub fn settled(&mut self, exec: &Exec) -> Result<&mut Arena> {
+        for (i, factors) in self.factors.iter_mut().enumerate().filter(|(i, _)| self.is_factored[*i]) {
+            if let (None, [n, k]) = (&factors, self.layout.specs()[i].shape()) {
+                let none = |columns: usize| exec.alloc(Spec::new(self.layout.dtype(), [0, columns])?);
+                *factors = Some(Factors { dy: none(*n)?, x: none(*k)? });
+            }
+            self.written[i] = true;
+        }
         for (i, written) in self.written.iter_mut().enumerate() {
             if !*written {
                 if let Some(mut v) = self.arena.view_mut(i)
@@ -106,7 +198,7 @@ impl Tape<'_> {
             return Err(Error::argument("tape: backward: the tape was made for inference and has recorded nothing"));
         }
         if let (Some(g), Some(p)) = (&grads, self.params)
-            && g.arena.layout() != p.layout()
+            && ![Some(p), self.shadow].into_iter().flatten().any(|of| g.layout == *of.layout())
         {
             return Err(Error::argument("tape: backward: the gradients are not of these parameters"));
         }
@@ -136,6 +228,9 @@ impl Tape<'_> {
             }
             self.free_computed(node.y..node.y + node.results, spared);
         }
+        if let Some(grads) = grads {
+            self.settle_wide(&mut flow, grads)?;
+        }
         Ok(keep.iter().map(|v| flow.get_mut(v.0 as usize).and_then(Option::take)).collect())
     }
 
@@ -161,6 +256,20 @@ impl Tape<'_> {
                 self.free_computed(i..i + 1, spared);
             }
         }
+    }
+
+    /// Hands gradients of parameters that were computed in another type than the arena's to it.
+    fn settle_wide(&mut self, flow: &mut [Option<Tensor>], grads: &mut Grads) -> Result<()> {
+        for var in self.param_vars.iter().flatten() {
+            let Home::Param(index) = self.value_of(*var)?.home else { continue };
+            let Some(dx) = flow.get_mut(var.0 as usize).and_then(Option::take) else { continue };
+            if let Some(mut to) = grads.arena.view_mut(index) {
+                self.exec.narrow(&mut to, &dx.view(), grads.written[index])?;
+            }
+            grads.written[index] = true;
+            self.profile.lap(None)?;
+        }
+        Ok(())
     }
 
     /// Adds a finished gradient to what flows to `var`.
@@ -201,8 +310,15 @@ impl Tape<'_> {
             return self.deliver(x, dx, flow, grads);
         };
         let specs = specs_of(&self.values, &node.x)?;
-        let cost = op_cost(&**op, &specs, node.wanted)?;
-        let wanted = self.reachable(node, grads.is_some());
+        let factored = match grads.as_deref_mut() {
+            Some(grads) => self.keep_factors(node, &**op, dy, grads)?,
+            None => Mask::NONE,
+        };
+        let asked = node.wanted.without(factored);
+        let mut cost = op_cost(&**op, &specs, asked)?;
+        // Whoever makes a gradient of factors: it is the model's arithmetic.
+        cost.backward.flops = op_cost(&**op, &specs, node.wanted)?.backward.flops;
+        let wanted = self.reachable(node, grads.is_some()).without(factored);
         let mut held = self.hold(node, wanted, flow, grads.as_deref())?;
         if !self.exec.is_plan() {
             let keeps = op.keeps(wanted);
@@ -232,6 +348,34 @@ impl Tape<'_> {
         Ok(())
     }
 
+    /// Keeps what the gradients of weights are the product of, where that is asked for; of which inputs.
+    fn keep_factors(
+        &self,
+        node: &Node,
+        op: &dyn Differentiable,
+        dy: &[Option<Tensor>],
+        grads: &mut Grads,
+    ) -> Result<Mask> {
+        let mut kept = Mask::NONE;
+        for (i, v) in node.x.iter().enumerate().filter(|(i, _)| node.wanted.has(*i)) {
+            let (Home::Param(index) | Home::Shadow(index)) = self.value_of(*v)?.home else { continue };
+            if !grads.is_factored.get(index).is_some_and(|is| *is) {
+                continue;
+            }
+            let (Some(other), [Some(dy)], None) = (op.gradient_factor(i), dy, &grads.factors[index]) else {
+                return Err(Error::argument(format!(
+                    "tape: backward: parameter {index}: expected the weight of one product a step, whose factors are kept; \
+                     found it in {} too",
+                    op.name()
+                )));
+            };
+            grads.factors[index] = Some(Factors { dy: dy.clone(), x: self.tensor(node.x[other])? });
+            grads.written[index] = true;
+            kept = kept.with(i);
+        }
+        Ok(kept)
+    }
+
     /// The wanted inputs whose gradient has somewhere to go.
     fn reachable(&self, node: &Node, has_grads: bool) -> Mask {
         let mut mask = Mask::NONE;
@@ -252,7 +396,9 @@ impl Tape<'_> {
                 held.push(Held::Unwanted);
             } else if node.x[..i].iter().enumerate().any(|(k, o)| *o == v && wanted.has(k)) {
                 held.push(Held::Twice { tensor: self.exec.alloc(value.spec.clone())? });
-            } else if let (Home::Param(index), Some(g)) = (&value.home, grads) {
+            } else if let (Home::Param(index) | Home::Shadow(index), Some(g)) = (&value.home, grads)
+                && g.arena.layout().dtype() == value.spec.dtype()
+            {
                 held.push(Held::Param { index: *index, add: g.written.get(*index).copied().unwrap_or(false) });
             } else {
                 held.push(match flow[v.0 as usize].take() {
@@ -271,8 +417,13 @@ impl Tape<'_> {
 
     /// Hands a finished gradient to a value or to a parameter.
     fn deliver(&mut self, x: Var, dx: Tensor, flow: &mut [Option<Tensor>], grads: Option<&mut Grads>) -> Result<()> {
-        let Home::Param(index) = self.value_of(x)?.home else { return self.receive(flow, x, dx) };
+        let (Home::Param(index) | Home::Shadow(index)) = self.value_of(x)?.home else {
+            return self.receive(flow, x, dx);
+        };
         let Some(grads) = grads else { return Ok(()) };
+        if grads.arena.layout().dtype() != dx.spec().dtype() {
+            return self.receive(flow, x, dx);
+        }
         if let Some(mut to) = grads.arena.view_mut(index)
             && !to.is_planned()
         {

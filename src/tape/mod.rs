@@ -11,7 +11,7 @@ mod backward;
 mod checkpoint;
 mod profile;
 
-pub use backward::Grads;
+pub use backward::{Grads, Part};
 pub use profile::{Profile, Row, RowPass, Seen, StepCost};
 
 use std::ops::Range;

@@ -45,7 +45,7 @@ fn gradients(segment: bool) -> (Vec<f32>, Vec<f32>, StepCost) {
     let mut grads = Grads::new(&exec, params.layout()).unwrap();
     let seed = random(&[4, 6], 2);
     let dx = tape.backward_from(vec![(y, seed)], Some(&mut grads), &[x]).unwrap();
-    let flat = grads.settled().unwrap().flat().f32().unwrap().to_vec();
+    let flat = grads.settled(&exec).unwrap().flat().f32().unwrap().to_vec();
     (dx[0].as_ref().unwrap().to_f32().unwrap(), flat, tape.cost())
 }
 
@@ -204,7 +204,7 @@ fn rounded(params: &Arena, shadow: Option<&Arena>) -> (Vec<f32>, u64, StepCost) 
     tape.backward_from(vec![(x, random(&[4, 6], 2))], Some(&mut grads), &[]).unwrap();
     let casts = tape.profile().rows().iter().filter(|r| r.op == "cast" && r.result.dtype() == Dtype::Bf16);
     let calls = casts.map(|r| r.calls).sum();
-    (grads.settled().unwrap().flat().to_f32().unwrap(), calls, tape.cost())
+    (grads.settled(&exec).unwrap().flat().to_f32().unwrap(), calls, tape.cost())
 }
 
 #[test]

@@ -53,6 +53,22 @@ impl Layout {
         Ok(Layout { dtype, specs, offsets: self.offsets.clone(), len: self.len })
     }
 
+    /// The same tensors but for those that `is_left_out` names, which have no element: what lies between two of these lies
+    /// together, and each of it as far from the first as here.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the sum of the sizes cannot be addressed.
+    pub fn without(&self, is_left_out: impl Fn(usize) -> bool) -> Result<Layout> {
+        let (mut specs, mut offsets, mut left_out) = (Vec::new(), Vec::new(), 0);
+        let ends = self.offsets.iter().skip(1).chain([&self.len]);
+        for (i, ((spec, at), end)) in self.specs.iter().zip(&self.offsets).zip(ends).enumerate() {
+            offsets.push(at - left_out);
+            specs.push(if is_left_out(i) { Spec::new(self.dtype, [0])? } else { spec.clone() });
+            left_out += if is_left_out(i) { end - at } else { 0 };
+        }
+        Ok(Layout { dtype: self.dtype, specs, offsets, len: self.len - left_out })
+    }
+
     /// Number type of all tensors.
     pub fn dtype(&self) -> Dtype {
         self.dtype
@@ -233,6 +249,15 @@ mod tests {
         assert_eq!((narrow.dtype(), narrow.len()), (Dtype::Bf16, wide.len()));
         assert!((0..4).all(|i| narrow.range(i) == wide.range(i)));
         assert_eq!(narrow.specs()[0], Spec::new(Dtype::Bf16, [3, 5]).unwrap());
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_layout_takes_no_place_and_what_stays_keeps_its_order_and_alignment() {
+        let l = layout().without(|i| i == 1).unwrap();
+        assert_eq!((l.len(), l.specs().len(), l.specs()[1].len()), (128, 3, 0));
+        assert_eq!((l.range(0), l.range(1), l.range(2)), (Some(0..15), Some(64..64), Some(64..128)));
+        assert_eq!(layout().without(|_| true).unwrap().len(), 0);
+        assert_eq!(layout().without(|_| false).unwrap(), layout());
     }
 
     #[test]

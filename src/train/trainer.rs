@@ -13,9 +13,9 @@ use crate::ops::adamw::{AdamW, Clock, MomentStorage, Updated};
 use crate::ops::global_norm::{Found, GlobalNorm};
 use crate::ops::operator::{Mask, Operator};
 use crate::rng::Stream;
-use crate::tape::{Buffer, Grads, Profile, StepCost, Tape};
+use crate::tape::{Buffer, Grads, Part, Profile, StepCost, Tape};
 use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View};
-use crate::train::config::{MomentPrecision, Precision, TrainingConfig};
+use crate::train::config::{GradientPrecision, MomentPrecision, Precision, TrainingConfig};
 use crate::train::loss_scale::LossScale;
 use crate::train::profile::{self, StepProfile, Watch};
 use crate::train::shadow::Shadow;
@@ -82,6 +82,7 @@ struct UpdateRule {
     max_norm: Option<f64>,
     moments: MomentStorage,
     shadow: Option<Dtype>,
+    gradients: Dtype,
 }
 
 /// What one step did.
@@ -114,7 +115,7 @@ impl<M: Model> Trainer<M> {
     /// [`Error::OutOfMemory`].
     pub fn new(model: M, exec: &Exec, config: &TrainingConfig) -> Result<Trainer<M>> {
         let layout = model.params().arena().layout().clone();
-        let grads = Grads::new(exec, &layout)?;
+        let grads = gradients(exec, &layout, config)?;
         let (update, compute) = (UpdateRule::of(config), compute_dtype(config.precision));
         let moments = Moments::new(exec, &layout, &update)?;
         let shadow = Shadow::new(exec, &layout, compute)?;
@@ -245,7 +246,8 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// What the device reports.
     pub fn profile(&self, watch: Watch, last: &StepReport) -> Result<StepProfile> {
-        let update = if last.is_skipped { [Cost::ZERO; 2] } else { update_cost(&self.update, &self.model) };
+        let update =
+            if last.is_skipped { [Cost::ZERO; 2] } else { update_cost(&self.update, &self.model, &self.grads) };
         watch.finish(&self.model, &self.exec, last.step, update)
     }
 
@@ -265,7 +267,8 @@ impl<M: Model> Trainer<M> {
         let (losses, noted, cost) = self.passes(micro_batches, scale, watch.as_deref_mut())?;
         watch.as_deref_mut().map_or(Ok(()), Watch::lap)?;
         let norm = GlobalNorm { loss_scale: scale, max_norm: self.update.max_norm };
-        let mut found = norm.find(&self.exec, &self.grads.settled()?.flat())?;
+        self.grads.settled(&self.exec)?;
+        let mut found = norm.find_with(&self.exec, &self.grads.arena().flat(), &self.grads.all_factors())?;
         for loss in &losses {
             found.also(&self.exec, loss)?;
         }
@@ -289,7 +292,7 @@ impl<M: Model> Trainer<M> {
         }
         let mut update = Cost::ZERO;
         if !is_skipped {
-            update = update_cost(&self.update, &self.model).into_iter().sum();
+            update = update_cost(&self.update, &self.model, &self.grads).into_iter().sum();
             self.progress.updates += 1;
         }
         self.progress.step = step;
@@ -337,14 +340,31 @@ impl<M: Model> Trainer<M> {
         };
         clock.set_rate(lr)?;
         // The learning rate, the step and the factor are those of the clock and of what was found.
-        let op = self.update.step(lr);
-        let to = Updated {
-            param: self.model.params_mut().arena_mut().flat_mut(),
-            m: self.moments.exp_avg.flat_mut(),
-            v: self.moments.exp_avg_sq.flat_mut(),
-            shadow: self.shadow.as_mut().map(Shadow::flat_mut),
-        };
-        op.update_by(&self.exec, self.grads.settled()?.flat(), to, found, clock)
+        let step = self.update.step(lr).begin(&self.exec, found, clock)?;
+        let (exec, flat) = (&self.exec, self.grads.arena().flat());
+        let mut param = self.model.params_mut().arena_mut().flat_mut();
+        let (mut m, mut v) = (self.moments.exp_avg.flat_mut(), self.moments.exp_avg_sq.flat_mut());
+        let mut shadow = self.shadow.as_mut().map(Shadow::flat_mut);
+        for part in self.grads.parts() {
+            let (at, shape) = match &part {
+                Part::Flat { params, .. } => (params.start, vec![params.len()]),
+                Part::Product { params, factors } => {
+                    let [_, n, k] = factors.size();
+                    (params.start, vec![n, k])
+                }
+            };
+            let to = Updated {
+                param: param.part(at, &shape[..])?,
+                m: m.part(at, &shape[..])?,
+                v: v.part(at, &shape[..])?,
+                shadow: shadow.as_mut().map(|s| s.part(at, &shape[..])).transpose()?,
+            };
+            match part {
+                Part::Flat { grads, .. } => step.update(exec, &flat.part(grads.start, [grads.len()])?, to, at)?,
+                Part::Product { factors, .. } => step.update_product(exec, factors, to, at)?,
+            }
+        }
+        Ok(())
     }
 
     /// Names the parameters whose gradients are not finite.
@@ -354,8 +374,12 @@ impl<M: Model> Trainer<M> {
             let at = v.iter().position(|x| !x.is_finite())?;
             Some(format!("{name}[{at}] = {}", v[at]))
         };
-        let named: Vec<String> =
-            self.model.params().iter().filter_map(|(p, name)| bad(name, self.grads.get(p))).take(4).collect();
+        let named = self.model.params().iter().filter_map(|(p, name)| match self.grads.factors(p) {
+            None => bad(name, self.grads.get(p)),
+            Some(of) => bad(&format!("the results of {name}"), Some(of.dy.view()))
+                .or_else(|| bad(&format!("the inputs of {name}"), Some(of.x.view()))),
+        });
+        let named: Vec<String> = named.take(4).collect();
         Error::non_finite(format!(
             "step {step}: gradients are not finite: {}; nothing has been updated. Lower learning_rate or clip gradients",
             named.join(", ")
@@ -370,6 +394,21 @@ pub fn compute_dtype(precision: Precision) -> Dtype {
         Precision::Bf16 => Dtype::Bf16,
         Precision::Fp16 => Dtype::F16,
     }
+}
+
+/// What gradients are kept in.
+fn gradient_dtype(config: &TrainingConfig) -> Dtype {
+    match config.gradients {
+        GradientPrecision::Fp32 | GradientPrecision::Factors => Dtype::F32,
+        GradientPrecision::Pass => compute_dtype(config.precision),
+    }
+}
+
+/// Room for the gradients of parameters of this layout.
+fn gradients(exec: &Exec, layout: &Layout, config: &TrainingConfig) -> Result<Grads> {
+    let is_matrix = |i: usize| layout.specs().get(i).is_some_and(|s| s.rank() == 2);
+    let has_factors = config.gradients == GradientPrecision::Factors;
+    Grads::with_factors(exec, &layout.beside(gradient_dtype(config))?, |i| has_factors && is_matrix(i))
 }
 
 impl UpdateRule {
@@ -387,6 +426,7 @@ impl UpdateRule {
                 }
             },
             shadow: Some(compute_dtype(config.precision)).filter(|d| *d != Dtype::F32),
+            gradients: gradient_dtype(config),
         }
     }
 
@@ -398,18 +438,23 @@ impl UpdateRule {
     }
 }
 
-/// Cost of norm and update of all parameters: padding of their arena is not counted, it is nobody's.
-fn update_cost<M: Model>(rule: &UpdateRule, model: &M) -> [Cost; 2] {
+/// Cost of norm and update of all parameters: padding of their arena is not counted, it is nobody's. Gradients that are kept as
+/// factors are made twice, once for the norm and once for the update; one of both is counted with the pass.
+fn update_cost<M: Model>(rule: &UpdateRule, model: &M, grads: &Grads) -> [Cost; 2] {
     let n: usize = model.params().arena().layout().specs().iter().map(|s| s.len()).sum();
+    let products: Flops = grads.all_factors().iter().map(|of| of.flops()).sum();
+    let stored: usize = grads.arena().layout().specs().iter().map(|s| s.len()).sum();
+    let sides: u128 = grads.all_factors().iter().map(|of| (of.dy.spec().bytes() + of.x.spec().bytes()) as u128).sum();
     let Ok(flat) = Spec::f32([n]) else { return [Cost::ZERO; 2] };
     let norm = GlobalNorm { loss_scale: 1.0, max_norm: rule.max_norm };
     let measure: Flops = norm.flops(&[&flat], Mask::NONE).forward;
     let moment = flat.with_dtype(rule.moments.dtype());
-    let update: Flops = rule.step(0.0).flops(&[&flat, &flat, &moment, &moment], Mask::NONE).forward;
+    let update: Flops = rule.step(0.0).flops(&[&flat, &flat, &moment, &moment], Mask::NONE).forward + products;
     // The norm reads the gradients; the update reads them, and reads and writes all else but the shadow, which it writes.
     let bytes = |dtype: Dtype| flat.with_dtype(dtype).bytes() as u128;
-    let moved = 3 * bytes(Dtype::F32) + 4 * bytes(moment.dtype()) + rule.shadow.map_or(0, bytes);
-    [Cost { flops: measure, bytes: bytes(Dtype::F32) }, Cost { flops: update, bytes: moved }]
+    let read = (stored * rule.gradients.bytes()) as u128 + sides;
+    let moved = 2 * bytes(Dtype::F32) + read + 4 * bytes(moment.dtype()) + rule.shadow.map_or(0, bytes);
+    [Cost { flops: measure, bytes: read }, Cost { flops: update, bytes: moved }]
 }
 
 /// The mean over micro-batches.
@@ -519,7 +564,7 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
         return Err(Error::argument("plan: expected a device that only plans"));
     }
     let layout = model.params().arena().layout().clone();
-    let mut grads = Grads::new(exec, &layout)?;
+    let mut grads = gradients(exec, &layout, config)?;
     let (rule, compute) = (UpdateRule::of(config), compute_dtype(config.precision));
     let _moments = Moments::new(exec, &layout, &rule)?;
     let mut shadow = Shadow::new(exec, &layout, compute)?;
@@ -532,7 +577,8 @@ pub fn plan_step<M: Model>(model: &M, exec: &Exec, batch: &M::Batch, config: &Tr
     watch.begin(exec)?;
     let peak_bytes = profile.peak_bytes().max(exec.memory().peak);
     watch.pass(profile);
-    let update = update_cost(&rule, model);
+    grads.settled(exec)?;
+    let update = update_cost(&rule, model, &grads);
     let profile = watch.finish(model, exec, 0, update)?;
     let parameters = model.params().count();
     Ok(StepPlan { parameters, cost, profile, update: update.into_iter().sum(), peak_bytes })

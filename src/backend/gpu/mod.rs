@@ -256,6 +256,16 @@ impl Gpu {
         ACCUMULATE.launch(self, dtype, launch, &mut [Arg::Out(sum), Arg::In(x), Arg::I64(n as i64)])
     }
 
+    /// Sets `to` to `x` in f32, rounded once, or adds it.
+    pub(crate) fn accumulate_wide(&self, to: &mut ViewMut<'_>, x: &View<'_>, add: bool) -> Result<()> {
+        static WIDE: Kernel = Kernel::new(SUMS, "accumulate_wide");
+        let (dtype, n) = (to.spec().dtype(), x.spec().len());
+        let blocks = u32::try_from(n.div_ceil(FLAT_THREADS as usize));
+        let blocks = blocks.map_err(|_| Error::too_large("accumulate", "elements", n))?;
+        let args = &mut [Arg::Out(to), Arg::In(x), Arg::I64(n as i64), Arg::I32(add.into())];
+        WIDE.launch(self, dtype, Launch::linear(blocks, FLAT_THREADS), args)
+    }
+
     /// Waits until everything that was started is done.
     ///
     /// # Errors

@@ -5,8 +5,9 @@ use super::{AdamW, SOURCE, Updated};
 use crate::backend::Exec;
 use crate::backend::gpu::Gpu;
 use crate::backend::gpu::driver::Launch;
-use crate::backend::gpu::kernel::{Arg, Kernel};
+use crate::backend::gpu::kernel::{Arg, Kernel, Operand};
 use crate::error::{Error, Result};
+use crate::ops::adamw_product::{AdamWProduct, Factors};
 use crate::ops::global_norm::{Found, elsewhere};
 use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View};
 
@@ -77,7 +78,72 @@ fn write(there: &mut Arena, which: usize, bytes: [u8; 8]) -> Result<()> {
     there.view_mut(which).map_or(Ok(()), |mut v| v.write(&bytes))
 }
 
+/// A step that has begun: its numbers are known where it runs. See [`AdamW::begin`].
+#[derive(Debug)]
+pub struct Step {
+    rule: AdamW,
+    /// Where a device made the numbers.
+    ready: Option<Tensor>,
+    is_skipped: bool,
+}
+
+impl Step {
+    /// A part of it, in place: elements of which the first is element `first` of all, which random numbers go by. Ranges that do not
+    /// decay count from there.
+    ///
+    /// # Errors
+    /// As [`AdamW::update`].
+    pub fn update(&self, exec: &Exec, grad: &View<'_>, to: Updated<'_>, first: usize) -> Result<()> {
+        self.rule.check_operands(grad, &to)?;
+        match exec.gpu() {
+            _ if self.is_skipped => Ok(()),
+            Some(gpu) => {
+                let old: [&dyn Operand; 3] = [&to.param, &to.m, &to.v];
+                self.rule.launch(exec, gpu, &to.all(), old, grad, first, self.ready.as_ref())
+            }
+            None => self.rule.update_here(exec, grad, to, first),
+        }
+    }
+
+    /// The part that is a weight matrix whose gradient is the product of `factors`.
+    ///
+    /// # Errors
+    /// As [`AdamWProduct`].
+    pub fn update_product(&self, exec: &Exec, factors: &Factors, to: Updated<'_>, first: usize) -> Result<()> {
+        if self.is_skipped {
+            return Ok(());
+        }
+        let op = AdamWProduct { step: self.rule.clone() };
+        op.update(exec, [&factors.dy.view(), &factors.x.view()], to, first, self.ready.as_ref())
+    }
+}
+
 impl AdamW {
+    /// Begins a step in pieces: with the learning rate and the number of `clock`, which goes on by one, and the factor of `found`.
+    /// Nothing is read or written by its pieces, and the clock stays, if what was found is not finite. `lr`, `step` and
+    /// `gradient_factor` of the operator are not read. Nobody waits for a device.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if `found` or `clock` are of another device; what the device reports.
+    pub fn begin(&self, exec: &Exec, found: &Found, clock: &mut Clock) -> Result<Step> {
+        let now = AdamW { lr: clock.lr, step: 1, gradient_factor: 1.0, ..self.clone() };
+        match (found.here_or_there(), exec.gpu(), &mut clock.there) {
+            (Ok(measured), None, None) => {
+                if !measured.finite {
+                    return Ok(Step { rule: now, ready: None, is_skipped: true });
+                }
+                clock.updates = clock.updates.saturating_add(1);
+                let rule = AdamW { step: clock.updates, gradient_factor: measured.factor, ..now };
+                Ok(Step { rule, ready: None, is_skipped: false })
+            }
+            (Err(Some(found)), Some(gpu), Some(there)) => {
+                let ready = Some(now.ready(gpu, &found, there)?);
+                Ok(Step { rule: now, ready, is_skipped: false })
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+
     /// The step in place as [`update`](AdamW::update) does it, with the learning rate and the number of `clock`, which goes on by one, and
     /// the factor of `found`. Nothing is read or written, and the clock stays, if what was found is not finite. `lr`, `step` and
     /// `gradient_factor` of the operator are not read. Nobody waits for a device.
@@ -92,24 +158,8 @@ impl AdamW {
         found: &Found,
         clock: &mut Clock,
     ) -> Result<()> {
-        let now = AdamW { lr: clock.lr, step: 1, gradient_factor: 1.0, ..self.clone() };
-        now.check_operands(&grad, &to)?;
-        match (found.here_or_there(), exec.gpu(), &mut clock.there) {
-            (Ok(measured), None, None) => {
-                if !measured.finite {
-                    return Ok(());
-                }
-                let step = clock.updates.saturating_add(1);
-                AdamW { step, gradient_factor: measured.factor, ..now }.update(exec, grad, to)?;
-                clock.updates = step;
-                Ok(())
-            }
-            (Err(Some(found)), Some(gpu), Some(there)) => {
-                let ready = now.ready(gpu, &found, there)?;
-                now.launch(exec, gpu, &to.all(), [&to.param, &to.m, &to.v], &grad, Some(&ready))
-            }
-            _ => Err(elsewhere()),
-        }
+        AdamW { lr: clock.lr, step: 1, gradient_factor: 1.0, ..self.clone() }.check_operands(&grad, &to)?;
+        self.begin(exec, found, clock)?.update(exec, &grad, to, 0)
     }
 
     /// The numbers of the step, made by the device, which also counts it.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::ops::cast::Cast;
 use crate::ops::operator::{Forward, Operator};
 use crate::rng::{Stream, philox_lanes};
-use crate::tensor::{Dtype, View};
+use crate::tensor::{Dtype, View, ViewMut};
 
 /// Numbers that are worked on at a time.
 const BLOCK: usize = 1024;
@@ -68,19 +68,71 @@ fn rounded_by(x: f32, random: u32) -> bf16 {
 }
 
 impl AdamW {
-    /// The step in place.
-    pub(super) fn update_here(&self, exec: &Exec, grad: &View<'_>, to: Updated<'_>) -> Result<()> {
+    /// The step in place, of elements of which the first is element `place` of all.
+    pub(super) fn update_here(&self, exec: &Exec, grad: &View<'_>, to: Updated<'_>, place: usize) -> Result<()> {
         let Updated { mut param, mut m, mut v, shadow } = to;
         let numbers = param.f32()?;
         match self.moments {
-            MomentStorage::F32 => self.step_by(numbers, grad, m.f32()?, v.f32()?, Stream::new(0, 0))?,
+            MomentStorage::F32 => self.step_by(numbers, grad, m.f32()?, v.f32()?, (Stream::new(0, 0), place))?,
             MomentStorage::Bf16Stochastic { seed } => {
-                self.step_by(numbers, grad, m.bf16()?, v.bf16()?, Stream::new(seed, self.step))?;
+                self.step_by(numbers, grad, m.bf16()?, v.bf16()?, (Stream::new(seed, self.step), place))?;
             }
         }
-        let Some(shadow) = shadow else { return Ok(()) };
-        let cast = Cast { to: shadow.spec().dtype() };
-        cast.forward(exec, Forward { x: &[param.as_view()], y: &mut [shadow], saved: &mut [] })
+        keep_shadow(exec, &param, shadow)
+    }
+
+    /// The same of a matrix whose gradient is `dyᵀ·x`, a row of it at a time.
+    pub(in crate::ops) fn update_product_here(
+        &self,
+        exec: &Exec,
+        [dy, x]: [&View<'_>; 2],
+        to: Updated<'_>,
+        place: usize,
+    ) -> Result<()> {
+        let Updated { mut param, mut m, mut v, shadow } = to;
+        let factors = [dy.to_f32()?, x.to_f32()?];
+        let numbers = param.f32()?;
+        let sizes = [dy.spec().last(), x.spec().last()];
+        match self.moments {
+            MomentStorage::F32 => {
+                self.step_product(numbers, &factors, sizes, m.f32()?, v.f32()?, (Stream::new(0, 0), place));
+            }
+            MomentStorage::Bf16Stochastic { seed } => {
+                let dice = Stream::new(seed, self.step);
+                self.step_product(numbers, &factors, sizes, m.bf16()?, v.bf16()?, (dice, place));
+            }
+        }
+        keep_shadow(exec, &param, shadow)
+    }
+
+    fn step_product<M: Moment>(
+        &self,
+        param: &mut [f32],
+        [dy, x]: &[Vec<f32>; 2],
+        [n, k]: [usize; 2],
+        m: &mut [M],
+        v: &mut [M],
+        (dice, place): (Stream, usize),
+    ) {
+        let how = self.factors();
+        let (depth, width) = (dy.len() / n.max(1), k.max(1));
+        let parts = (RowsMut::new(param, k), RowsMut::new(m, k), RowsMut::new(v, k));
+        rows(if k == 0 { 0 } else { n }, (WORK + depth) * k, parts, |first, (p, m, v)| {
+            let mut grad = vec![0.0; k];
+            for (i, p) in p.data.chunks_mut(width).enumerate() {
+                grad.fill(0.0);
+                for r in 0..depth {
+                    vector::axpy(dy[r * n + first + i], &x[r * k..(r + 1) * k], &mut grad);
+                }
+                for start in (0..k).step_by(BLOCK) {
+                    let at = start..k.min(start + BLOCK);
+                    let here = i * k + at.start..i * k + at.end;
+                    let (p, g, m) = (&mut p[at.clone()], &grad[at], &mut m.data[here.clone()]);
+                    let all = place + first * k + here.start;
+                    M::update(dice, all, m, &mut v.data[here], |m, v| vector::adamw(&how, p, g, m, v));
+                }
+            }
+        });
     }
 
     fn step_by<M: Moment>(
@@ -89,7 +141,7 @@ impl AdamW {
         grad: &View<'_>,
         m: &mut [M],
         v: &mut [M],
-        dice: Stream,
+        dice: (Stream, usize),
     ) -> Result<()> {
         match grad.spec().dtype() {
             Dtype::F32 => self.step_all(param, grad.f32()?, m, v, dice, |_, g| g),
@@ -113,7 +165,7 @@ impl AdamW {
         grad: &[G],
         m: &mut [M],
         v: &mut [M],
-        dice: Stream,
+        (dice, place): (Stream, usize),
         read: impl for<'a> Fn(&'a mut [f32], &'a [G]) -> &'a [f32] + Sync,
     ) {
         let decayed = self.factors();
@@ -128,11 +180,18 @@ impl AdamW {
                     let at = start - first..at.end.min(start + BLOCK) - first;
                     let g = read(&mut room[..at.len()], &g.data[at.clone()]);
                     let (p, m) = (&mut p.data[at.clone()], &mut m.data[at.clone()]);
-                    M::update(dice, start, m, &mut v.data[at], |m, v| vector::adamw(how, p, g, m, v));
+                    M::update(dice, place + start, m, &mut v.data[at], |m, v| vector::adamw(how, p, g, m, v));
                 }
             }
         });
     }
+}
+
+/// The new parameters in 16 bits.
+fn keep_shadow(exec: &Exec, param: &ViewMut<'_>, shadow: Option<ViewMut<'_>>) -> Result<()> {
+    let Some(shadow) = shadow else { return Ok(()) };
+    let cast = Cast { to: shadow.spec().dtype() };
+    cast.forward(exec, Forward { x: &[param.as_view()], y: &mut [shadow], saved: &mut [] })
 }
 
 #[cfg(test)]

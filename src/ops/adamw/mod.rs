@@ -4,7 +4,7 @@ mod cases;
 mod clock;
 mod cpu;
 
-pub use clock::Clock;
+pub use clock::{Clock, Step};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ pub struct Updated<'a> {
 
 impl Updated<'_> {
     /// What is written, in the order of the results.
-    fn all(&self) -> Vec<&dyn Operand> {
+    pub(super) fn all(&self) -> Vec<&dyn Operand> {
         let three: [&dyn Operand; 3] = [&self.param, &self.m, &self.v];
         three.into_iter().chain(self.shadow.as_ref().map(|s| s as &dyn Operand)).collect()
     }
@@ -221,8 +221,8 @@ impl AdamW {
         if exec.is_plan() {
             return Ok(());
         }
-        let Some(gpu) = exec.gpu() else { return self.update_here(exec, &grad, to) };
-        self.launch(exec, gpu, &to.all(), [&to.param, &to.m, &to.v], &grad, None)
+        let Some(gpu) = exec.gpu() else { return self.update_here(exec, &grad, to, 0) };
+        self.launch(exec, gpu, &to.all(), [&to.param, &to.m, &to.v], &grad, 0, None)
     }
 
     fn check_operands(&self, grad: &View<'_>, to: &Updated<'_>) -> Result<()> {
@@ -235,7 +235,28 @@ impl AdamW {
         Err(Error::argument(format!("adamw: shadow: expected {}, found {}", word(want), word(found))))
     }
 
-    /// One launch over the arena, in place or not; with `ready` the numbers of the step are those that the device has made.
+    /// The first arguments of every kernel: what is written and what was there before.
+    pub(super) fn state_args<'a>(&self, new: &[&'a dyn Operand], old: [&'a dyn Operand; 3]) -> Vec<Arg<'a>> {
+        let (new, shadow) = new.split_at(new.len().min(3));
+        let shadow = |dtype: Dtype| {
+            let found = shadow.iter().find(|s| s.spec().dtype() == dtype);
+            found.map_or(Arg::Null, |s| Arg::Out(*s))
+        };
+        let mut args: Vec<Arg<'_>> = new.iter().map(|new| Arg::Out(*new)).collect();
+        args.extend([shadow(Dtype::F16), shadow(Dtype::Bf16)]);
+        args.extend(old.into_iter().map(Arg::In));
+        args
+    }
+
+    /// The factors of the step, in the order of every kernel.
+    pub(super) fn factor_args<'a>(&self) -> [Arg<'a>; 8] {
+        let Adamw { scale, keep, follow, beta2, take, rate, root, eps } = self.factors();
+        [scale, keep, follow, beta2, take, rate, root, eps].map(Arg::F32)
+    }
+
+    /// One launch over the arena, in place or not, or over a part whose first number is number `place` of all; with `ready` the
+    /// numbers of the step are those that the device has made.
+    #[expect(clippy::too_many_arguments, reason = "what a launch has")]
     fn launch(
         &self,
         exec: &Exec,
@@ -243,30 +264,24 @@ impl AdamW {
         new: &[&dyn Operand],
         old: [&dyn Operand; 3],
         grad: &View<'_>,
+        place: usize,
         ready: Option<&Tensor>,
     ) -> Result<()> {
-        let (new, shadow) = new.split_at(new.len().min(3));
-        let shadow = |dtype: Dtype| {
-            let found = shadow.iter().find(|s| s.spec().dtype() == dtype);
-            found.map_or(Arg::Null, |s| Arg::Out(*s))
-        };
         let n = grad.spec().len();
         let spared = self.spared()?.map(|edges| exec.import(&edges)).transpose()?;
         let ranges = spared.as_ref().map_or(0, |edges| edges.spec().len() / EDGES);
         let launch = Launch::linear(launch::blocks("adamw", "elements", n.div_ceil(COVERED))?, FLAT_THREADS);
-        let Adamw { scale, keep, follow, beta2, take, rate, root, eps } = self.factors();
-        let mut args: Vec<Arg<'_>> = new.iter().map(|new| Arg::Out(*new)).collect();
-        args.extend([shadow(Dtype::F16), shadow(Dtype::Bf16)]);
-        args.extend(old.into_iter().chain([grad as &dyn Operand]).map(Arg::In));
+        let mut args = self.state_args(new, old);
+        args.push(Arg::In(grad));
         args.push(launch::length("adamw", "elements", n)?);
         args.push(spared.as_ref().map_or(Arg::Null, Arg::Scratch));
         args.push(Arg::I32(launch::short("adamw", "undecayed", ranges)?));
         args.push(ready.map_or(Arg::Null, Arg::Scratch));
-        args.extend([scale, keep, follow, beta2, take, rate, root, eps].map(Arg::F32));
+        args.extend(self.factor_args());
         let kernel = match self.moments {
             MomentStorage::F32 => &FWD,
             MomentStorage::Bf16Stochastic { seed } => {
-                args.extend([seed, self.step].map(|n| Arg::I64(n.cast_signed())));
+                args.extend([seed, self.step, place as u64].map(|n| Arg::I64(n.cast_signed())));
                 &FWD_STOCHASTIC
             }
         };
@@ -341,7 +356,7 @@ impl Operator for AdamW {
             shadow: shadow.first_mut().map(ViewMut::reborrow),
         };
         if let Some(gpu) = exec.gpu() {
-            return self.launch(exec, gpu, &to.all(), [param, m, v], grad, None);
+            return self.launch(exec, gpu, &to.all(), [param, m, v], grad, 0, None);
         }
         let Updated { param: mut p, m: mut first, v: mut second, shadow } = to;
         for (to, from) in [(&mut p, param), (&mut first, m), (&mut second, v)] {
@@ -353,7 +368,15 @@ impl Operator for AdamW {
 
 impl Reference for AdamW {
     fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
-        let ([param, grad, m, v], [p_out, m_out, v_out, shadow @ ..]) = (io.x, io.y) else { return };
+        let [param, grad, m, v] = io.x else { return };
+        self.step_ref([param, grad, m, v], io.y);
+    }
+}
+
+impl AdamW {
+    /// The plain text.
+    pub(super) fn step_ref<S: Scalar>(&self, [param, grad, m, v]: [&[S]; 4], y: &mut [&mut [S]]) {
+        let [p_out, m_out, v_out, shadow @ ..] = y else { return };
         let r = self.rates::<S>();
         for (at, decays) in self.stretches(0..param.len()) {
             for i in at {

@@ -156,6 +156,10 @@ impl Differentiable for Matmul {
         Keeps { x, y: if self.activation == Activation::Relu { Mask::of([0]) } else { Mask::NONE } }
     }
 
+    fn gradient_factor(&self, i: usize) -> Option<usize> {
+        (i == 1 && self.transpose_w && self.activation == Activation::None).then_some(0)
+    }
+
     fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()> {
         match exec.gpu() {
             Some(gpu) => self.launch_bwd(gpu, io),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use super::training::{LoggingBackend, LrSchedule, MomentPrecision, Precision};
+use super::training::{GradientPrecision, LoggingBackend, LrSchedule, MomentPrecision, Precision};
 use super::value::{Node, Value, quote};
 use super::{Strategy, suggest};
 use crate::data::sherlock::config::{All, HrfAlignment, Mode, Reconstruct, Subjects};
@@ -269,6 +269,7 @@ named!(Precision {
     "fp64": "64-bit floats are not trained with; use fp32",
     "16": "say which: fp16 or bf16",
 });
+named!(GradientPrecision { "fp32" => Fp32, "pass" => Pass, "factors" => Factors });
 named!(MomentPrecision { "fp32" => Fp32, "bf16_stochastic" => Bf16Stochastic } refused {
     "bf16": "rounded to the nearest, second moments do not move: say bf16_stochastic",
 });
@@ -298,6 +299,7 @@ pub(super) fn all_names() -> Vec<(&'static str, Vec<&'static str>)> {
         of::<Normalization>(),
         of::<LrSchedule>(),
         of::<MomentPrecision>(),
+        of::<GradientPrecision>(),
         of::<Precision>(),
         of::<LoggingBackend>(),
         of::<Strategy>(),

@@ -82,6 +82,7 @@ keys! {
         "betas" betas;
         "eps" eps;
         "moments" moments;
+        "gradients" gradients;
         "lr_schedule" lr_schedule;
         "lr_step_epochs" lr_step_epochs;
         "lr_step_factor" lr_step_factor;

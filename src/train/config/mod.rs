@@ -29,7 +29,9 @@ pub use schema::schema;
 pub use sherlock::{MonitorConfig, SherlockExperiment, SherlockRun};
 pub use show::{show, yaml};
 pub use source::ConfigSource;
-pub use training::{FlopsProfilerConfig, LoggingBackend, LrSchedule, MomentPrecision, Precision, TrainingConfig};
+pub use training::{
+    FlopsProfilerConfig, GradientPrecision, LoggingBackend, LrSchedule, MomentPrecision, Precision, TrainingConfig,
+};
 pub use validation::{Validation, validate};
 
 /// Everything that decides what a run computes: effective values, defaults filled in.
@@ -197,6 +199,12 @@ impl RunConfig {
         self.model.validate(faults);
         self.data.validate(faults);
         self.training.validate(faults);
+        if self.training.gradients == GradientPrecision::Factors {
+            faults.push(
+                "gradients: expected fp32 or pass, found factors: a sample of a field is many tokens, each a row of the product"
+                    .to_owned(),
+            );
+        }
         self.experiment.validate(faults);
         let channels = self.network().input_channels;
         if channels > 1 << 20 && self.data.sequence_length <= 1 << 12 {

@@ -154,7 +154,7 @@ keys! {
         batch_size; epochs ["num_epochs"]; max_steps; learning_rate; weight_decay; betas; eps;
         lr_schedule ["scheduler_type"]; lr_step_epochs; lr_step_factor; warmup_steps; warmup_epochs; warmup_start_factor;
         min_lr; gradient_clipping ["gradient_clip_val"]; gradient_accumulation ["gradient_accumulation_steps"]; precision;
-        allow_tf32; moments; loss_scale_init; loss_scale_dynamic; loss_scale_window; loss_scale_min; seed; validate_every;
+        allow_tf32; moments; gradients; loss_scale_init; loss_scale_dynamic; loss_scale_window; loss_scale_min; seed; validate_every;
         early_stopping_patience; early_stopping_min_delta ["early_stopping_delta"]; flops_budget;
         time_budget_hours ["time_budget"]; save_every; max_checkpoints; checkpoint_dir; log_dir; log_frequency;
     }

@@ -27,6 +27,8 @@ pub struct TrainingConfig {
     pub eps: f64,
     /// What AdamW's moments are kept in.
     pub moments: MomentPrecision,
+    /// What gradients are kept in between the passes and the update.
+    pub gradients: GradientPrecision,
     /// How the learning rate moves after the warm-up.
     pub lr_schedule: LrSchedule,
     /// Epochs between two drops of the schedule `step`.
@@ -116,6 +118,21 @@ pub enum Precision {
     Fp16,
 }
 
+/// What gradients are kept in between the passes and the update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientPrecision {
+    /// 32-bit floats.
+    Fp32,
+    /// The type of the pass, in which matrix products give them: the same numbers in half the memory, but for those of norms and
+    /// other f32 arithmetic, which are rounded. Not with several micro-batches a step, whose sum would be.
+    Pass,
+    /// 32-bit floats; those of weight matrices not at all: the two matrices that such a gradient is the product of are kept, and
+    /// norm and update multiply them, in f32, where they need the gradient. For batches of fewer samples than weights have rows.
+    /// Not with several micro-batches a step.
+    Factors,
+}
+
 /// What AdamW's moments are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -184,6 +201,7 @@ impl Default for TrainingConfig {
             betas: [0.9, 0.999],
             eps: 1e-8,
             moments: MomentPrecision::Fp32,
+            gradients: GradientPrecision::Fp32,
             lr_schedule: LrSchedule::Cosine,
             lr_step_epochs: 30,
             lr_step_factor: 0.1,
@@ -245,6 +263,15 @@ impl TrainingConfig {
             }
         }
         self.validate_numbers(faults);
+        let n = self.gradient_accumulation;
+        let why = match self.gradients {
+            GradientPrecision::Pass => Some("pass: sums would be rounded"),
+            GradientPrecision::Factors => Some("factors: these are of one micro-batch"),
+            GradientPrecision::Fp32 => None,
+        };
+        if let Some(why) = why.filter(|_| n > 1) {
+            faults.push(format!("gradients: expected fp32 with gradient_accumulation {n}, found {why}"));
+        }
         for (key, path) in [("checkpoint_dir", &self.checkpoint_dir), ("log_dir", &self.log_dir)] {
             if path.as_os_str().is_empty() {
                 faults

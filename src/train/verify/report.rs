@@ -10,7 +10,8 @@ use crate::tensor::Dtype;
 pub struct TensorReport {
     /// Its key in the file.
     pub name: String,
-    /// ‖got − want‖₂ / ‖want‖₂, absolute where ‖want‖₂ = 0; `None` if nothing could be compared.
+    /// ‖got − want‖₂ / ‖want‖₂, absolute where ‖want‖₂ = 0; of a gradient that is 0 but for rounding relative to that of its layer's
+    /// weight. `None` if nothing could be compared.
     pub err: Option<f64>,
     /// What `err` may be at most.
     pub bound: Option<f64>,
@@ -93,8 +94,8 @@ impl CaseReport {
             match wanted(case, c) {
                 Err(reason) => self.tensors.push(TensorReport::unfit(&c.key, reason)),
                 Ok(want) if c.columns.is_empty() => {
-                    let zero = zero(case, &c.key);
-                    self.tensors.push(TensorReport::new(c.key.clone(), c.values.iter().zip(&want), bound, zero));
+                    let pairs = c.values.iter().zip(&want);
+                    self.tensors.push(TensorReport::new(c.key.clone(), pairs, bound, beside(case, &c.key)));
                 }
                 Ok(want) => {
                     for (i, column) in c.columns.iter().enumerate() {
@@ -138,14 +139,15 @@ impl TensorReport {
         name: String,
         pairs: impl Iterator<Item = (&'a f64, &'a f64)>,
         bound: Result<f64, &'static str>,
-        zero: f64,
+        beside: f64,
     ) -> TensorReport {
         let (mut difference, mut norm) = (0.0, 0.0);
         for (got, want) in pairs {
             difference += (got - want).powi(2);
             norm += want.powi(2);
         }
-        let err = if norm.sqrt() <= zero { difference.sqrt() } else { (difference / norm).sqrt() };
+        let size = if norm.sqrt() <= beside * RESIDUE { beside } else { norm.sqrt() };
+        let err = difference.sqrt() / if size == 0.0 { 1.0 } else { size };
         let reason = match bound {
             Err(why) => Some(why.to_owned()),
             Ok(_) if err.is_nan() => Some("not a number".to_owned()),
@@ -156,10 +158,17 @@ impl TensorReport {
     }
 }
 
-/// The largest norm that stands for 0, where errors are absolute: what rounding in f64 leaves of a model's gradient that is
-/// exactly 0, such as that of a bias before a batch norm, which subtracts it again. Elsewhere 0 itself.
-fn zero(case: &Case, key: &str) -> f64 {
-    if case.kind() == "model" && key.starts_with("grad.") { 1e-12 } else { 0.0 }
+/// What is left, of a sum in f64 of a million terms that is exactly 0, in the size of the terms: 2²⁰ roundings by 2⁻⁵³.
+const RESIDUE: f64 = 1.0 / (1u64 << 33) as f64;
+
+/// Norm of what is summed into a gradient that may be exactly 0, such as that of a bias before a batch norm, which subtracts it again:
+/// of the gradient of the weight beside it, which has the same terms, each times an input. 0 where there is none.
+fn beside(case: &Case, key: &str) -> f64 {
+    let Some(layer) = key.strip_suffix(".bias").filter(|k| case.kind() == "model" && k.starts_with("grad.")) else {
+        return 0.0;
+    };
+    let weight = case.get(&format!("{layer}.weight"));
+    weight.map_or(0.0, |w| w.to_f64().map(|x| x * x).sum::<f64>().sqrt())
 }
 
 /// What the error of `key` may be. An operator in a narrow type may err twice as much as the implementation that wrote the
@@ -195,9 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn what_rounding_leaves_of_zero_is_zero_and_nothing_larger_is() {
-        let of = |got: f64, want: f64| TensorReport::new("x".into(), [(&got, &want)].into_iter(), Ok(1e-4), 1e-12);
-        assert!(of(1e-5, 2e-14).passed && !of(1e-3, 2e-14).passed && !of(1e-5, 2e-12).passed);
+    fn what_rounding_leaves_of_zero_is_compared_with_the_weight_beside_it_whatever_the_unit() {
+        for unit in [1.0, 1e-9, 1e9] {
+            let of = |got: f64, want: f64| {
+                TensorReport::new("x".into(), [(&(got * unit), &(want * unit))].into_iter(), Ok(1e-4), 3.0 * unit)
+            };
+            assert!(of(1e-5, 2e-14).passed && !of(1e-3, 2e-14).passed, "{unit}");
+            assert!(!of(1e-5, 2e-9).passed && of(1.00001, 1.0).passed && !of(1.001, 1.0).passed, "{unit}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ macro_rules! embed {
 
 /// Every header that kernels include, by its path inside `kernels/`; `tests/kernels.rs` holds that none is missing.
 pub static HEADERS: &[(&str, &str)] = embed![
+    "common/adamw.cuh",
     "common/attention.cuh",
     "common/backward.cuh",
     "common/bilinear.cuh",
@@ -30,6 +31,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/mma.cuh",
     "common/movement.cuh",
     "common/pack.cuh",
+    "common/outer.cuh",
     "common/panel.cuh",
     "common/patches.cuh",
     "common/reduce.cuh",

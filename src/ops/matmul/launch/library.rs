@@ -17,10 +17,10 @@ static FINISH: Kernel = Kernel::new(SOURCE, "matmul_finish");
 /// Numbers that a thread finishes.
 const FINISHED: usize = 4;
 
-/// Who computes this product; measured if nobody asked before.
+/// Who computes this product; measured if nobody asked before, on the result itself unless something is there already.
 pub(super) fn way(
     gpu: &Gpu,
-    y: &dyn Operand,
+    y: &mut dyn Operand,
     shape: Shape,
     a: Matrix<'_>,
     b: Matrix<'_>,
@@ -35,19 +35,19 @@ pub(super) fn way(
     if !is_plain && finish.add {
         return Ok(Way::Kernel);
     }
+    let adds = finish.add;
     // One choice for a product that is set and for one that is added: they must not differ in the order of their sums.
     let finish = &Finish { add: false, ..*finish };
     let asked = describe(shape, number, a, b, finish);
     let workspace = workspace(gpu)?;
     // The alignment is that of every operand that the product itself would be computed with.
-    let addresses = operands(y, a, b, finish, &workspace)?;
+    let addresses = operands(&*y, a, b, finish, &workspace)?;
     let ways = library.ways(&asked, &addresses)?;
-    let trial = gpu.scratch(y.spec().clone())?;
-    let sums = finish.pre.map(|pre| gpu.scratch(pre.spec().clone())).transpose()?;
     let name = name(shape, y.spec().dtype(), a, b, finish, &addresses);
     products.way(gpu, &name, ways, |way| {
-        let pre = sums.as_ref().map(|sums| sums as &dyn Operand);
-        product_as(gpu, way, &mut trial.clone(), shape, a, b, &mut Finish { pre, ..*finish })
+        let mut scratch = if adds { Some(gpu.scratch(y.spec().clone())?) } else { None };
+        let to: &mut dyn Operand = scratch.as_mut().map_or(&mut *y, |s| s);
+        product_as(gpu, way, to, shape, a, b, &mut Finish { ..*finish })
     })
 }
 
