@@ -75,6 +75,23 @@ def patch_unembed(x, weight, bias, mean, std, grid, patch):
     return y * std[:, None, None] + mean[:, None, None]
 
 
+def patch_embed_history(x, bias, *weights):
+    # Variables and times are channels; what a weight knows of other times is not read.
+    weight = torch.cat([w[:, 0, : x.shape[2]] for w in weights], 1)
+    return F.conv2d(x.flatten(1, 2).to(weight.dtype), weight, bias, stride=weight.shape[2:]).flatten(2).transpose(1, 2)
+
+
+def resize_tokens(x, grid, size):
+    images = x.float().transpose(1, 2).reshape(x.shape[0], -1, *grid)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def patch_unembed_error(tokens, mean, std, target, rows, channels, grid, patch):
+    y = tokens.view(tokens.shape[0], *grid, *patch, -1).permute(0, 5, 1, 3, 2, 4).reshape(target.shape)
+    off = y * std[:, None, None] + mean[:, None, None] - target
+    return (off.square() * rows[:, None] * channels[:, None, None]).mean()
+
+
 # What each room's case is in PyTorch: a function of the inputs, in the order of the record.
 ROOMS = {
     "absolute_error": weighted(lambda p, y: (p - y).abs()),
@@ -99,13 +116,16 @@ ROOMS = {
     "mul": torch.mul,
     "pad": lambda x: F.pad(x, (4, 4, 4, 4)),
     "patch_embed": patch_embed,
+    "patch_embed_history": patch_embed_history,
     "patch_unembed": patch_unembed,
+    "patch_unembed_error": patch_unembed_error,
     "patchify": patches,
     "permute": lambda x: x.permute(2, 0, 3, 1, 4).contiguous(),
     "reduce": lambda x: x.mean(1),
     "relative_l2": relative_l2,
     "relu": F.relu,
     "resize_bilinear": lambda x, size: F.interpolate(x, size=size, mode="bilinear", align_corners=False),
+    "resize_tokens": resize_tokens,
     "rms_norm": rms_norm,
     "roll": lambda x: x.roll((0, -1, -3, -6, 0), (0, 1, 2, 3, 4)),
     "rope": rotate_halves,
@@ -121,15 +141,19 @@ ROOMS = {
 # What a function takes besides, as the case has it.
 OPTIONS = {
     "group_norm": {"groups": r"groups: (\d+)"},
+    "patch_unembed_error": {"grid": r"grid: \[(\d+), (\d+)\]", "patch": r"patch: \[(\d+), (\d+)\]"},
     "patch_unembed": {"grid": r"grid: \[(\d+), (\d+)\]", "patch": r"patch: \[(\d+), (\d+)\]"},
     "resize_bilinear": {"size": r"size: \[(\d+), (\d+)\]"},
+    "resize_tokens": {"grid": r"grid: \[(\d+), (\d+)\]", "size": r"size: \[(\d+), (\d+)\]"},
 }
 # No gradient: weights of rows in losses, statistics of channels. (Labels and running statistics never have one.)
 CONSTANT = {("absolute_error", "weight"), ("squared_error", "weight"), ("relative_l2", "weight")} | {
-    (room, name) for room in ("patch_embed", "patch_unembed") for name in ("mean", "std")
+    (room, name) for room in ("patch_embed", "patch_unembed", "patch_unembed_error") for name in ("mean", "std")
 }
+CONSTANT |= {("patch_unembed_error", name) for name in ("target", "rows", "channels")}
 # In f32 whatever the type of the others: images before they are cut, and statistics.
-ALWAYS_F32 = {("patch_embed", "x")} | {(room, name) for room, name in CONSTANT if name in ("mean", "std")}
+ALWAYS_F32 = {("patch_embed", "x"), ("patch_embed_history", "x")}
+ALWAYS_F32 |= {(room, name) for room, name in CONSTANT if name in ("mean", "std") or room == "patch_unembed_error"}
 
 
 def inputs(room, case, dtype):

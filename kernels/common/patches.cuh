@@ -140,7 +140,9 @@ template <class Way, class Each> DEVICE void along_row(const Patches& s, u32 row
     }
 }
 
-template <class Way, typename X, class Map> DEVICE void take_rows(T* room, const X* x, const Patches& s, const PatchTile& t, Map map) {
+// Calls each(`of.row(channel)`, place in shared memory, numbers of the image) for all that are neighbours on both sides.
+template <class Way, typename X, class Of, class Each>
+DEVICE void each_of_rows(const X* x, const Patches& s, const PatchTile& t, Of& of, Each each) {
     constexpr int G = Way::G, W = Way::W;
     RowSpots<W> spots(s, t);
     for (u32 first = thread(); first < spots.count; first += PATCH_PACKS * PATCH_THREADS) {
@@ -155,15 +157,24 @@ template <class Way, typename X, class Map> DEVICE void take_rows(T* room, const
 #pragma unroll
         for (int k = 0; k < PATCH_PACKS; ++k) {
             if (first + k * PATCH_THREADS >= spots.count) break;
-            auto of_row = map.row(t.channel(s, spot[k].row));
+            auto of_row = of.row(t.channel(s, spot[k].row));
             along_row<Way>(s, t.rows, spot[k], [&](int i, u32 at) {
-                T v[G];
+                X v[G];
 #pragma unroll
-                for (int g = 0; g < G; ++g) v[g] = of_row(number_of(taken[k], i + g));
-                *(Pack<T, G>*)(room + at) = pack_of(v);
+                for (int g = 0; g < G; ++g) v[g] = number_of(taken[k], i + g);
+                each(of_row, at, v);
             });
         }
     }
+}
+
+template <class Way, typename X, class Map> DEVICE void take_rows(T* room, const X* x, const Patches& s, const PatchTile& t, Map map) {
+    each_of_rows<Way>(x, s, t, map, [&](auto& of_row, u32 at, const X(&image)[Way::G]) {
+        T v[Way::G];
+#pragma unroll
+        for (int g = 0; g < Way::G; ++g) v[g] = of_row(image[g]);
+        *(Pack<T, Way::G>*)(room + at) = pack_of(v);
+    });
 }
 
 template <class Way, typename X, class Map>
@@ -186,30 +197,13 @@ DEVICE void leave_rows(X* y, const T* room, const Patches& s, const PatchTile& t
 // Every number of the tile beside that of another image: `of.row(channel)(number of a token, number of the image)` is what the token gets,
 // if `of` says so.
 template <class Way, class Of> DEVICE void meet_rows(T* room, const f32* x, const Patches& s, const PatchTile& t, Of& of) {
-    constexpr int G = Way::G, W = Way::W;
-    RowSpots<W> spots(s, t);
-    for (u32 first = thread(); first < spots.count; first += PATCH_PACKS * PATCH_THREADS) {
-        Pack<f32, W> taken[PATCH_PACKS];
-        RowSpot spot[PATCH_PACKS];
+    each_of_rows<Way>(x, s, t, of, [&](auto& of_row, u32 at, const f32(&image)[Way::G]) {
+        Pack<T, Way::G>& p = *(Pack<T, Way::G>*)(room + at);
+        T v[Way::G];
 #pragma unroll
-        for (int k = 0; k < PATCH_PACKS; ++k) {
-            if (first + k * PATCH_THREADS >= spots.count) break;
-            spot[k] = spots.at(first + k * PATCH_THREADS);
-            taken[k] = load_once<f32, W>(x + t.image + t.place(s, spot[k].row) + spot[k].column);
-        }
-#pragma unroll
-        for (int k = 0; k < PATCH_PACKS; ++k) {
-            if (first + k * PATCH_THREADS >= spots.count) break;
-            auto of_row = of.row(t.channel(s, spot[k].row));
-            along_row<Way>(s, t.rows, spot[k], [&](int i, u32 at) {
-                Pack<T, G> p = *(const Pack<T, G>*)(room + at);
-                T v[G];
-#pragma unroll
-                for (int g = 0; g < G; ++g) v[g] = of_row(number_of(p, g), number_of(taken[k], i + g));
-                if constexpr (Of::WRITES) *(Pack<T, G>*)(room + at) = pack_of(v);
-            });
-        }
-    }
+        for (int g = 0; g < Way::G; ++g) v[g] = of_row(number_of(p, g), image[g]);
+        if constexpr (Of::WRITES) p = pack_of(v);
+    });
 }
 
 // Packs of W numbers of the tile's tokens, which lie in shared memory in pieces of V.

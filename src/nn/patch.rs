@@ -6,11 +6,10 @@ use crate::nn::{Init, Linear, Pass, Scope};
 use crate::ops;
 use crate::ops::matmul::Activation;
 use crate::ops::patchify::FeatureOrder;
-use crate::ops::permute::Permute;
-use crate::ops::resize_bilinear::ResizeBilinear;
+use crate::ops::resize_tokens::ResizeTokens;
 use crate::ops::unpatchify::Unpatchify;
 use crate::tape::{Param, Tape, Var};
-use crate::tensor::{Dtype, expect_rank};
+use crate::tensor::Dtype;
 
 /// Non-overlapping patches through one linear map: a convolution whose stride is its kernel.
 ///
@@ -90,13 +89,9 @@ impl GridHead {
     /// As the operators.
     pub fn forward(&self, tape: &mut Tape<'_>, x: Var, pass: &Pass) -> Result<Var> {
         match *self {
-            GridHead::Bilinear { proj, tokens: [h, w], grid: size } => {
+            GridHead::Bilinear { proj, tokens: grid, grid: size } => {
                 let x = proj.forward(tape, x, Activation::None, pass)?;
-                let x = cast(tape, x, Dtype::F32)?;
-                let [b, _, c] = *expect_rank("head", "x", tape.spec(x)?, ["B", "N", "C"])?;
-                let x = tape.apply(Permute { axes: vec![0, 2, 1] }, [x])?;
-                let x = tape.reshape(x, [b, c, h, w])?;
-                tape.apply(ResizeBilinear { size, align_corners: false }, [x])
+                tape.apply(ResizeTokens { grid, size, align_corners: false }, [x])
             }
             GridHead::Unpatchify { proj, tokens: grid, patch } => {
                 let x = proj.forward(tape, x, Activation::None, pass)?;

@@ -53,6 +53,7 @@ pub mod reduce;
 pub mod relative_l2;
 pub mod relu;
 pub mod resize_bilinear;
+pub mod resize_tokens;
 pub mod rms_norm;
 pub mod roll;
 pub mod rope;
@@ -105,6 +106,7 @@ pub static ROOMS: &[&Room] = &[
     &relative_l2::ROOM,
     &relu::ROOM,
     &resize_bilinear::ROOM,
+    &resize_tokens::ROOM,
     &rms_norm::ROOM,
     &roll::ROOM,
     &rope::ROOM,

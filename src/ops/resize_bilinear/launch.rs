@@ -44,8 +44,9 @@ const WHOLE_COLUMNS: usize = 8;
 /// Rows of the input that a warp has where both axes grow twice.
 const DOUBLED_ROWS: usize = 2;
 
-/// Sizes as the kernels have them.
-struct Plan<'a> {
+/// Sizes as the kernels have them, of this room and of `resize_tokens`.
+pub(in crate::ops) struct Plan<'a> {
+    op: &'static str,
     gpu: &'a Gpu,
     planes: usize,
     from: [usize; 2],
@@ -55,22 +56,56 @@ struct Plan<'a> {
 
 /// How the planes are cut: columns of a tile, how many tiles, rows of a chunk, how many chunks.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Cut {
+pub(in crate::ops) struct Cut {
     tile: usize,
     tiles: usize,
     chunk: usize,
     chunks: usize,
 }
 
+impl Cut {
+    /// As the last arguments of a forward kernel.
+    pub(in crate::ops) fn forward_args<'v>(&self) -> Result<[Arg<'v>; 3]> {
+        numbers([self.tiles, self.chunk, self.chunks])
+    }
+
+    /// As those of a backward kernel.
+    pub(in crate::ops) fn backward_args<'v>(&self) -> Result<[Arg<'v>; 4]> {
+        numbers([self.tile, self.tiles, self.chunk, self.chunks])
+    }
+}
+
 impl<'a> Plan<'a> {
-    fn new(op: &ResizeBilinear, gpu: &'a Gpu, x: &Spec) -> Result<Plan<'a>> {
-        let (planes, h, w) = ResizeBilinear::sizes(x);
-        for (axis, from, to) in [("H", h, op.size[0]), ("W", w, op.size[1])] {
+    /// Of `planes` planes of `from` to those of `resize`, for the operator of this name.
+    pub(in crate::ops) fn new(
+        op: &'static str,
+        resize: &ResizeBilinear,
+        gpu: &'a Gpu,
+        planes: usize,
+        from: [usize; 2],
+    ) -> Result<Plan<'a>> {
+        for (axis, from, to) in [("H", from[0], resize.size[0]), ("W", from[1], resize.size[1])] {
             if from.saturating_mul(to) >= MOST_PLACES {
-                return Err(Error::too_large(OP, axis, format!("{from} to {to}")));
+                return Err(Error::too_large(op, axis, format!("{from} to {to}")));
             }
         }
-        Ok(Plan { gpu, planes, from: [h, w], to: op.size, aligned: op.align_corners })
+        Ok(Plan { op, gpu, planes, from, to: resize.size, aligned: resize.align_corners })
+    }
+
+    fn of_images(op: &ResizeBilinear, gpu: &'a Gpu, x: &Spec) -> Result<Plan<'a>> {
+        let (planes, h, w) = ResizeBilinear::sizes(x);
+        Plan::new(OP, op, gpu, planes, [h, w])
+    }
+
+    /// Forward, for lanes of `lane` columns.
+    pub(in crate::ops) fn cut_forward(&self, lane: usize) -> Cut {
+        self.cut(self.to, lane * self.gpu.warp() as usize, 32)
+    }
+
+    /// Backward, for packs of `wide` columns; `None` where an input goes to more columns than a warp has.
+    pub(in crate::ops) fn cut_backward(&self, wide: usize) -> Option<Cut> {
+        let tile = self.tile(wide);
+        (tile > 0).then(|| self.cut(self.from, tile, 8))
     }
 
     /// Cuts planes of `rows` rows into tiles of at most `tile` of `columns` columns, and so many chunks of at least `least` rows
@@ -121,10 +156,10 @@ impl<'a> Plan<'a> {
     }
 
     /// A warp for each tile of each chunk of each plane.
-    fn launch(&self, cut: Cut) -> Result<Launch> {
+    pub(in crate::ops) fn launch(&self, cut: Cut) -> Result<Launch> {
         let warps = self.planes.saturating_mul(cut.tiles).saturating_mul(cut.chunks);
         let each = THREADS / self.gpu.warp() as usize;
-        Ok(Launch::linear(launch::blocks(OP, "tiles", warps.div_ceil(each))?, THREADS as u32))
+        Ok(Launch::linear(launch::blocks(self.op, "tiles", warps.div_ceil(each))?, THREADS as u32))
     }
 
     /// Launches `kernel` over warps that know the ratio of the columns.
@@ -167,14 +202,21 @@ impl<'a> Plan<'a> {
         kernel.launch(self.gpu, dtype, self.launch(cut)?, &mut args)
     }
 
+    /// A thread for each number of the input.
+    pub(in crate::ops) fn launch_numbers(&self) -> Result<Launch> {
+        let numbers = self.planes * self.from[0] * self.from[1];
+        Ok(Launch::linear(launch::blocks(self.op, "x", numbers.div_ceil(THREADS))?, THREADS as u32))
+    }
+
     /// Planes, sizes, and whether corners are aligned.
-    fn args<'v>(&self) -> Result<[Arg<'v>; 6]> {
+    pub(in crate::ops) fn args<'v>(&self) -> Result<[Arg<'v>; 6]> {
         let [h, w, to_h, to_w] = numbers([self.from[0], self.from[1], self.to[0], self.to[1]])?;
-        Ok([launch::length(OP, "planes", self.planes)?, h, w, to_h, to_w, Arg::I32(self.aligned.into())])
+        Ok([launch::length(self.op, "planes", self.planes)?, h, w, to_h, to_w, Arg::I32(self.aligned.into())])
     }
 }
 
-fn numbers<'v, const N: usize>(n: [usize; N]) -> Result<[Arg<'v>; N]> {
+/// Sizes as arguments.
+pub(in crate::ops) fn numbers<'v, const N: usize>(n: [usize; N]) -> Result<[Arg<'v>; N]> {
     let mut all = [const { Arg::I32(0) }; N];
     for (arg, n) in all.iter_mut().zip(n) {
         *arg = Arg::I32(launch::short(OP, "size", n)?);
@@ -185,7 +227,7 @@ fn numbers<'v, const N: usize>(n: [usize; N]) -> Result<[Arg<'v>; N]> {
 /// Forward.
 pub(super) fn forward(op: &ResizeBilinear, gpu: &Gpu, io: Forward<'_>) -> Result<()> {
     let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands(OP)) };
-    let (plan, dtype) = (Plan::new(op, gpu, x.spec())?, x.spec().dtype());
+    let (plan, dtype) = (Plan::of_images(op, gpu, x.spec())?, x.spec().dtype());
     if let Some(ratio) = plan.ratio(dtype, [x.address(), y.address()]) {
         if plan.is_doubled(ratio) {
             let tile = [launch::wide(dtype) * gpu.warp() as usize, 0];
@@ -196,9 +238,9 @@ pub(super) fn forward(op: &ResizeBilinear, gpu: &Gpu, io: Forward<'_>) -> Result
     }
     let is_paired = dtype.bytes() == 2 && plan.to[1].is_multiple_of(2) && y.address().is_some_and(|at| at % 4 == 0);
     let each = if is_paired { 2 } else { 1 };
-    let cut = plan.cut(plan.to, SEGMENTS * gpu.warp() as usize * each, 32);
+    let cut = plan.cut_forward(SEGMENTS * each);
     let mut args = vec![Arg::Out(y), Arg::In(x)];
-    args.extend(plan.args()?.into_iter().chain(numbers([each, cut.tiles, cut.chunk, cut.chunks])?));
+    args.extend(plan.args()?.into_iter().chain(numbers([each])?).chain(cut.forward_args()?));
     FWD.launch(gpu, dtype, plan.launch(cut)?, &mut args)
 }
 
@@ -207,7 +249,7 @@ pub(super) fn backward(op: &ResizeBilinear, gpu: &Gpu, io: Backward<'_>) -> Resu
     let ([x], [dy], [dx]) = (io.specs, io.dy, &mut *io.dx) else { return Err(wrong_operands(OP)) };
     let Some(dy) = dy else { return no_gradient(io.dx) };
     let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
-    let (plan, dtype) = (Plan::new(op, gpu, x)?, x.dtype());
+    let (plan, dtype) = (Plan::of_images(op, gpu, x)?, x.dtype());
     if let Some(ratio) = plan.ratio(dtype, [dx.address(), dy.address()]) {
         if plan.is_doubled(ratio) {
             let tile = [WHOLE_COLUMNS * gpu.warp() as usize, 2 * WHOLE_COLUMNS];
@@ -220,13 +262,10 @@ pub(super) fn backward(op: &ResizeBilinear, gpu: &Gpu, io: Backward<'_>) -> Resu
     }
     let mut args = vec![Arg::Out(dx), Arg::In(dy)];
     args.extend(plan.args()?);
-    let tile = plan.tile(launch::wide(dtype));
-    if tile == 0 {
+    let Some(cut) = plan.cut_backward(launch::wide(dtype)) else {
         args.push(Arg::I32(add));
-        let blocks = launch::blocks(OP, "x", x.len().div_ceil(THREADS))?;
-        return BWD_DX_ANY.launch(gpu, dtype, Launch::linear(blocks, THREADS as u32), &mut args);
-    }
-    let cut = plan.cut(plan.from, tile, 8);
-    args.extend(numbers([cut.tile, cut.tiles, cut.chunk, cut.chunks])?.into_iter().chain([Arg::I32(add)]));
+        return BWD_DX_ANY.launch(gpu, dtype, plan.launch_numbers()?, &mut args);
+    };
+    args.extend(cut.backward_args()?.into_iter().chain([Arg::I32(add)]));
     BWD_DX.launch(gpu, dtype, plan.launch(cut)?, &mut args)
 }

@@ -1,10 +1,9 @@
 //! `resize_bilinear`: images on another grid, each number between its four neighbours.
 
-mod launch;
+pub(super) mod launch;
+mod planes;
 
 use crate::backend::Exec;
-use crate::backend::cpu::dispatch::wide;
-use crate::backend::cpu::vector;
 use crate::cost::Flops;
 use crate::error::{Error, Result};
 use crate::ops::blocks::{Floats, In, Out, TOUCH, map, no_gradient, wrong_operands};
@@ -15,6 +14,8 @@ use crate::ops::operator::{
 };
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, expect_dtype, expect_rank};
+
+pub(in crate::ops) use planes::Planes;
 
 /// Bilinear interpolation to a larger or smaller grid, without filtering.
 ///
@@ -51,53 +52,6 @@ pub struct ResizeBilinear {
     pub align_corners: bool,
 }
 
-/// The two inputs that make an output, and their weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Tap {
-    at: [usize; 2],
-    weight: [f64; 2],
-}
-
-/// One tap an output along an axis of `n` inputs and `m` outputs; both are 1 or more.
-fn taps(n: usize, m: usize, align_corners: bool) -> Vec<Tap> {
-    let (wide_n, wide_m) = (n as i128, m as i128);
-    let tap = |o: usize| {
-        // The place as a fraction, so that its whole part is exact.
-        let (above, below) = match (align_corners, m) {
-            (true, 1) => (0, 1),
-            (true, _) => (o as i128 * (wide_n - 1), wide_m - 1),
-            (false, _) => (((2 * o as i128 + 1) * wide_n - wide_m).max(0), 2 * wide_m),
-        };
-        let low = ((above / below) as usize).min(n - 1);
-        let part = (above % below) as f64 / below as f64;
-        Tap { at: [low, (low + 1).min(n - 1)], weight: [1.0 - part, part] }
-    };
-    (0..m).map(tap).collect()
-}
-
-/// What one input sends: to outputs from `first` on, with these weights.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Reach {
-    first: usize,
-    weights: Vec<f32>,
-}
-
-/// The same weights seen from the inputs. The outputs of an input follow one another, because taps ascend.
-fn reaches(taps: &[Tap], n: usize) -> Vec<Reach> {
-    let mut all = vec![Reach::default(); n];
-    for (o, tap) in taps.iter().enumerate() {
-        for k in 0..2 {
-            let reach = &mut all[tap.at[k]];
-            if reach.weights.is_empty() {
-                reach.first = o;
-            }
-            reach.weights.resize(o + 1 - reach.first, 0.0);
-            reach.weights[o - reach.first] += tap.weight[k] as f32;
-        }
-    }
-    all
-}
-
 impl ResizeBilinear {
     /// Planes, then rows and columns before, for an input that `infer` accepts.
     fn sizes(x: &Spec) -> (usize, usize, usize) {
@@ -105,8 +59,8 @@ impl ResizeBilinear {
         (b * c, h, w)
     }
 
-    fn both_taps(&self, h: usize, w: usize) -> (Vec<Tap>, Vec<Tap>) {
-        (taps(h, self.size[0], self.align_corners), taps(w, self.size[1], self.align_corners))
+    pub(in crate::ops) fn planes(&self, from: [usize; 2]) -> Planes {
+        Planes::new(from, self.size, self.align_corners)
     }
 }
 
@@ -155,25 +109,9 @@ impl Operator for ResizeBilinear {
         }
         let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands("resize_bilinear")) };
         let (planes, h, w) = ResizeBilinear::sizes(x.spec());
-        let (down, across) = self.both_taps(h, w);
-        let [to_h, to_w] = self.size;
+        let (planes_of, [to_h, to_w]) = (self.planes([h, w]), self.size);
         let (x, y) = (In::new(Floats::of(x)?, h * w), Out::of(y, to_h * to_w)?);
-        map(planes, TOUCH * to_h * to_w, [x], [y], |_, [x], [y]| {
-            let mut wide = Vec::with_capacity(h * to_w);
-            for (y, x) in y.chunks_exact_mut(to_h * to_w).zip(x.chunks_exact(h * w)) {
-                wide.clear();
-                for x in x.chunks_exact(w) {
-                    wide.extend(across.iter().map(|t| {
-                        let [wa, wb] = t.weight.map(|w| w as f32);
-                        wa * x[t.at[0]] + wb * x[t.at[1]]
-                    }));
-                }
-                for (y, t) in y.chunks_exact_mut(to_w).zip(&down) {
-                    let [a, b] = t.at.map(|i| &wide[i * to_w..][..to_w]);
-                    between(t.weight.map(|w| w as f32), a, b, y);
-                }
-            }
-        });
+        map(planes, TOUCH * to_h * to_w, [x], [y], |_, [x], [y]| planes_of.forward(x, y));
         Ok(())
     }
 }
@@ -191,25 +129,9 @@ impl Differentiable for ResizeBilinear {
         let Some(dy) = dy else { return no_gradient(io.dx) };
         let (planes, h, w) = ResizeBilinear::sizes(x);
         let Some(dx) = Out::slot(dx, h * w)? else { return Ok(()) };
-        let (down, across) = self.both_taps(h, w);
-        let (down, across) = (reaches(&down, h), reaches(&across, w));
-        let [to_h, to_w] = self.size;
+        let (sent, [to_h, to_w]) = (self.planes([h, w]).sent(), self.size);
         let dy = In::new(Floats::of(dy)?, to_h * to_w);
-        map(planes, 2 * TOUCH * to_h * to_w, [dy], [dx], |_, [dy], [dx]| {
-            let mut wide = vec![0.0; to_w];
-            for (dx, dy) in dx.chunks_exact_mut(h * w).zip(dy.chunks_exact(to_h * to_w)) {
-                for (dx, reach) in dx.chunks_exact_mut(w).zip(&down) {
-                    wide.fill(0.0);
-                    for (dy, &weight) in dy.chunks_exact(to_w).skip(reach.first).zip(&reach.weights) {
-                        vector::axpy(weight, dy, &mut wide);
-                    }
-                    for (dx, reach) in dx.iter_mut().zip(&across) {
-                        let wide = &wide[reach.first..][..reach.weights.len()];
-                        *dx = wide.iter().zip(&reach.weights).map(|(&d, &weight)| d * weight).sum();
-                    }
-                }
-            }
-        });
+        map(planes, 2 * TOUCH * to_h * to_w, [dy], [dx], |_, [dy], [dx]| sent.backward(dy, dx));
         Ok(())
     }
 }
@@ -217,60 +139,21 @@ impl Differentiable for ResizeBilinear {
 impl Reference for ResizeBilinear {
     fn forward_ref<S: Scalar>(&self, io: RefForward<'_, S>) {
         let ([x], [y]) = (io.x, io.y) else { return };
-        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
-        let (rows, columns) = self.both_taps(h, w);
-        let [to_h, to_w] = self.size;
-        let between = |t: &Tap, a: S, b: S| S::of(t.weight[0]) * a + S::of(t.weight[1]) * b;
-        for k in 0..planes {
-            let mut wide = vec![S::zero(); h * to_w];
-            for i in 0..h {
-                for (j, t) in columns.iter().enumerate() {
-                    wide[i * to_w + j] = between(t, x[(k * h + i) * w + t.at[0]], x[(k * h + i) * w + t.at[1]]);
-                }
-            }
-            for (i, t) in rows.iter().enumerate() {
-                for j in 0..to_w {
-                    y[(k * to_h + i) * to_w + j] = between(t, wide[t.at[0] * to_w + j], wide[t.at[1] * to_w + j]);
-                }
-            }
-        }
-    }
-}
-
-wide! {
-    /// `y = weight₀·a + weight₁·b`.
-    fn between<F>(weight: [f32; 2], a: &[f32], b: &[f32], y: &mut [f32]) {
-        for (y, (&a, &b)) in y.iter_mut().zip(a.iter().zip(b)) {
-            *y = weight[0] * a + weight[1] * b;
+        let (_, h, w) = ResizeBilinear::sizes(x.spec);
+        let (planes, [to_h, to_w]) = (self.planes([h, w]), self.size);
+        for (x, y) in x.chunks_exact(h * w).zip(y.chunks_exact_mut(to_h * to_w)) {
+            planes.forward_ref(x, y);
         }
     }
 }
 
 impl ReferenceGrad for ResizeBilinear {
-    /// The transposed weights: every input sums what it sent, rows first.
     fn backward_ref<S: Scalar>(&self, io: RefBackward<'_, S>) {
         let ([x], [dy], [Some(dx)]) = (io.x, io.dy, io.dx) else { return };
-        let (planes, h, w) = ResizeBilinear::sizes(x.spec);
-        let (rows, columns) = self.both_taps(h, w);
-        let [to_h, to_w] = self.size;
-        for k in 0..planes {
-            let mut wide = vec![S::zero(); h * to_w];
-            for (i, t) in rows.iter().enumerate() {
-                for (a, weight) in t.at.into_iter().zip(t.weight) {
-                    for j in 0..to_w {
-                        let sum = &mut wide[a * to_w + j];
-                        *sum = *sum + S::of(weight) * dy[(k * to_h + i) * to_w + j];
-                    }
-                }
-            }
-            for i in 0..h {
-                for (j, t) in columns.iter().enumerate() {
-                    for (a, weight) in t.at.into_iter().zip(t.weight) {
-                        let sum = &mut dx[(k * h + i) * w + a];
-                        *sum = *sum + S::of(weight) * wide[i * to_w + j];
-                    }
-                }
-            }
+        let (_, h, w) = ResizeBilinear::sizes(x.spec);
+        let (planes, [to_h, to_w]) = (self.planes([h, w]), self.size);
+        for (dy, dx) in dy.chunks_exact(to_h * to_w).zip(dx.chunks_exact_mut(h * w)) {
+            planes.backward_ref(dy, dx);
         }
     }
 }
@@ -366,20 +249,6 @@ mod tests {
         assert_eq!(line(&[0.0, 1.0, 2.0, 3.0], 2, true), [0.0, 3.0]);
         assert_eq!(line(&[5.0, 1.0, 2.0], 1, true), [5.0]);
         assert_eq!(line(&[5.0, 1.0, 2.0], 1, false), [1.0]);
-    }
-
-    #[test]
-    fn weights_are_a_partition_of_one_and_stay_inside() {
-        for (n, m) in [(1, 9), (9, 1), (45, 360), (90, 720), (721, 37), (3, 3)] {
-            for align_corners in [false, true] {
-                for t in taps(n, m, align_corners) {
-                    assert!(t.weight[0] + t.weight[1] == 1.0 && t.weight[0] > 0.0 && t.weight[1] >= 0.0);
-                    assert!(t.at[1] < n && t.at[0] <= t.at[1]);
-                }
-                let sent: f32 = reaches(&taps(n, m, align_corners), n).iter().flat_map(|r| &r.weights).sum();
-                assert!((sent - m as f32).abs() <= 1e-5 * m as f32, "{n} to {m}: {sent}");
-            }
-        }
     }
 
     #[test]

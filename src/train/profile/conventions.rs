@@ -226,7 +226,9 @@ pub fn rule(row: &Row) -> Counted {
         "gelu" | "relu" | "silu" | "softmax" => results,
         "unpatchify" => permuting_einsum(row.result.len()) * u128::from(row.calls),
         // Batch and channels are forgotten.
-        "resize_bilinear" => row.result.shape().iter().rev().take(2).product::<usize>() as u128 * u128::from(row.calls),
+        "resize_bilinear" | "resize_tokens" => {
+            row.result.shape().iter().rev().take(2).product::<usize>() as u128 * u128::from(row.calls)
+        }
         _ => 0,
     };
     Counted { macs, flops: 2 * macs + extra }

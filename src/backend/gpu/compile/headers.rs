@@ -13,6 +13,7 @@ pub static HEADERS: &[(&str, &str)] = embed![
     "common/backward.cuh",
     "common/bilinear.cuh",
     "common/bilinear_doubled.cuh",
+    "common/bilinear_rows.cuh",
     "common/bilinear_whole.cuh",
     "common/columns.cuh",
     "common/convolution.cuh",
