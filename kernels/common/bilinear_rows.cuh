@@ -7,6 +7,11 @@
 #pragma once
 #include "common/bilinear.cuh"
 
+// How far numbers of a row of an image lie apart, known when this is compiled.
+struct One {
+    DEVICE constexpr operator int() const { return 1; }
+};
+
 // ---- forward ----
 
 // Columns of a warp's tile: SEGMENTS runs of EACH neighbours a lane, the lanes side by side, so that a warp stores neighbours. Numbers of a
@@ -17,7 +22,7 @@ template <int EACH, int SEGMENTS> struct Columns {
     int low[N], high[N];
     float at_low[N], at_high[N];
 
-    DEVICE Columns(const Axis& a, int tile, int apart) : first((tile * SEGMENTS * WARP + lane()) * EACH) {
+    template <typename Apart> DEVICE Columns(const Axis& a, int tile, Apart apart) : first((tile * SEGMENTS * WARP + lane()) * EACH) {
 #pragma unroll
         for (int k = 0; k < SEGMENTS; ++k) {
             Place place(a, column(k) < a.outputs ? column(k) : 0);
@@ -45,16 +50,17 @@ template <typename X, int N> struct Between {
     }
 };
 
-// A chunk of the rows of y; `from` is the plane's first number.
-template <int EACH, int SEGMENTS, typename X>
-DEVICE void walk_forward(T* y, const X* from, int apart, const Part& part, const Axis& rows, const Axis& across, int chunk) {
+// A chunk of the rows of y; `first_of(plane)` is the number of x with which a plane begins.
+template <int EACH, int SEGMENTS, typename X, typename First, typename Apart>
+DEVICE void walk_forward(T* y, const X* x, First first_of, Apart apart, const Part& part, const Axis& rows, const Axis& across, int chunk) {
     constexpr int N = SEGMENTS * EACH;
     Columns<EACH, SEGMENTS> columns(across, part.tile, apart);
-    i64 pitch = (i64)across.inputs * apart;
     int row = part.chunk * chunk, end = (int)least(rows.outputs, row + chunk);
     Taps<false> down{row};
     T* to = y + (part.plane * rows.outputs + row) * across.outputs + columns.first;
     // Rows `upper` and `lower` of x between the columns; most rows of y need no other.
+    const X* from = x + first_of(part.plane);
+    auto row_of = [&](int i) { return from + (i64)i * across.inputs * apart; };
     int upper = -1, lower = -1;
     float above[N], below[N];
     for (; row < end; ++row, to += across.outputs) {
@@ -67,8 +73,8 @@ DEVICE void walk_forward(T* y, const X* from, int apart, const Part& part, const
         // Both rows are under way before the first is used.
         Between<X, N> high, low;
         bool reads_high = t.low != upper, reads_low = t.high != lower;
-        if (reads_high) high.load(from + t.low * pitch, columns);
-        if (reads_low) low.load(from + t.high * pitch, columns);
+        if (reads_high) high.load(row_of(t.low), columns);
+        if (reads_low) low.load(row_of(t.high), columns);
         if (reads_high) high.blend(above, columns);
         if (reads_low) low.blend(below, columns);
         upper = t.low, lower = t.high;

@@ -169,7 +169,7 @@ DEVICE void each_of_rows(const X* x, const Patches& s, const PatchTile& t, Of& o
 }
 
 template <class Way, typename X, class Map> DEVICE void take_rows(T* room, const X* x, const Patches& s, const PatchTile& t, Map map) {
-    each_of_rows<Way>(x, s, t, map, [&](auto& of_row, u32 at, const X(&image)[Way::G]) {
+    each_of_rows<Way>(x, s, t, map, [&](decltype(map.row(0))& of_row, u32 at, const X(&image)[Way::G]) {
         T v[Way::G];
 #pragma unroll
         for (int g = 0; g < Way::G; ++g) v[g] = of_row(image[g]);
@@ -197,7 +197,7 @@ DEVICE void leave_rows(X* y, const T* room, const Patches& s, const PatchTile& t
 // Every number of the tile beside that of another image: `of.row(channel)(number of a token, number of the image)` is what the token gets,
 // if `of` says so.
 template <class Way, class Of> DEVICE void meet_rows(T* room, const f32* x, const Patches& s, const PatchTile& t, Of& of) {
-    each_of_rows<Way>(x, s, t, of, [&](auto& of_row, u32 at, const f32(&image)[Way::G]) {
+    each_of_rows<Way>(x, s, t, of, [&](decltype(of.row(0))& of_row, u32 at, const f32(&image)[Way::G]) {
         Pack<T, Way::G>& p = *(Pack<T, Way::G>*)(room + at);
         T v[Way::G];
 #pragma unroll

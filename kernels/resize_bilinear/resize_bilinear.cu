@@ -24,11 +24,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_bilinear_fwd(
     Part part = part_of(tiles, chunks);
     if (part.plane >= planes) return;
     Axis rows = axis_of(h, to_h, aligned), across = axis_of(w, to_w, aligned);
-    const T* from = x + part.plane * h * w;
+    auto first_of = [&](i64 plane) { return plane * rows.inputs * across.inputs; };
     if (each == 2) {
-        walk_forward<4 / (int)sizeof(T), SEGMENTS>(y, from, 1, part, rows, across, chunk);
+        walk_forward<4 / (int)sizeof(T), SEGMENTS>(y, x, first_of, One{}, part, rows, across, chunk);
     } else {
-        walk_forward<1, SEGMENTS>(y, from, 1, part, rows, across, chunk);
+        walk_forward<1, SEGMENTS>(y, x, first_of, One{}, part, rows, across, chunk);
     }
 }
 

@@ -9,7 +9,7 @@
 //           reads a row of dy once a chunk, and those of one row of tokens again, and writes dx, which it reads when adding
 // floor     y in f32: where a grid grows P times each way tokens are 1 / P^2 of it
 // order     every number of y alone; sums of dx: rows, then columns, both ascending: same input, same bits; no atomics
-// budget    sm_80 96 registers, sm_90a 96, gfx90a 96, gfx942 96; no spills
+// budget    sm_80 120 registers, sm_90a 120, gfx90a 104, gfx942 104; no spills
 // source    PyTorch's documentation of interpolate(mode="bilinear", antialias=False)
 
 #include "common/bilinear_rows.cuh"
@@ -30,11 +30,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_tokens_fwd(
     Part part = part_of(tiles, chunks);
     if (part.plane >= planes) return;
     Axis rows = axis_of(h, to_h, aligned), across = axis_of(w, to_w, aligned);
-    const TOKEN* from = x + first_token(part.plane, c, h, w);
+    auto first_of = [&](i64 plane) { return first_token(plane, c, h, w); };
     if (each == 4) {
-        walk_forward<4, 1>(y, from, c, part, rows, across, chunk);
+        walk_forward<4, 1>(y, x, first_of, c, part, rows, across, chunk);
     } else {
-        walk_forward<1, 4>(y, from, c, part, rows, across, chunk);
+        walk_forward<1, 4>(y, x, first_of, c, part, rows, across, chunk);
     }
 }
 

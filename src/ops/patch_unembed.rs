@@ -411,6 +411,10 @@ fn cases() -> Vec<Case> {
         case([1, 1, 9], [2, 2], [16, 16], false, true),
         case([1, 16, 6], [2, 10], [2, 2], true, true),
         case([0, 2, 3], [2, 2], [2, 2], true, true),
+        // Models' patches: 32 by 32, Prithvi's 2 by 2 of 160 channels, 320 channels.
+        case([1, 1, 8], [2, 1], [32, 32], true, true),
+        case([1, 160, 8], [2, 3], [2, 2], true, true),
+        case([1, 320, 8], [1, 2], [2, 2], false, true),
     ]
 }
 

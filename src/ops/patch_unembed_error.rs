@@ -289,6 +289,10 @@ fn cases() -> Vec<Case> {
         case([1, 69], [3, 2], [2, 2], Squared),
         case([1, 3], [2, 9], [3, 3], Absolute),
         case([2, 4], [2, 4], [8, 8], Absolute),
+        // Models' patches: 32 by 32, 2 by 2 of 160 channels, 320 channels.
+        case([1, 1], [2, 1], [32, 32], Squared),
+        case([1, 160], [2, 3], [2, 2], Squared),
+        case([1, 320], [1, 2], [2, 2], Absolute),
     ]
 }
 
