@@ -270,7 +270,11 @@ fn bad_cases() -> Vec<BadCase> {
     vec![
         BadCase::new(op([2, 3], [4, 4]), &[&[6, 8]], "x: expected 3 axes [B, h·w, C], found [6, 8]"),
         BadCase::new(op([2, 3], [4, 4]), &[&[1, 5, 8]], "x: expected [B, h·w=2·3, C], found [1, 5, 8]"),
-        BadCase::new(op([2, 0], [4, 4]), &[&[1, 0, 8]], "grid, size: expected 1 or more each way, found [2, 0], [4, 4]"),
+        BadCase::new(
+            op([2, 0], [4, 4]),
+            &[&[1, 0, 8]],
+            "grid, size: expected 1 or more each way, found [2, 0], [4, 4]",
+        ),
         BadCase::new(op([2, 3], [4, 0]), &[&[1, 6, 8]], "grid, size: expected 1 or more each way"),
         BadCase::new(op([usize::MAX, 2], [4, 4]), &[&[1, 6, 8]], "x: expected [B, h·w="),
         BadCase::new(op([1, 1], [usize::MAX, 2]), &[&[1, 1, 1]], "size: length"),
@@ -304,8 +308,7 @@ mod tests {
         let mut images = vec![0.0; x.len()];
         turn(&x, [c, n], &mut images);
         for align_corners in [false, true] {
-            let (tokens, resize) =
-                (ResizeTokens { grid, size, align_corners }, ResizeBilinear { size, align_corners });
+            let (tokens, resize) = (ResizeTokens { grid, size, align_corners }, ResizeBilinear { size, align_corners });
             let y = forward(&tokens, &[(&[b, n, c], &x)]);
             assert_eq!(y, forward(&resize, &[(&[b, c, grid[0], grid[1]], &images)]));
             let dx = backward(&tokens, &[(&[b, n, c], &x)], Some(&y)).remove(0);
