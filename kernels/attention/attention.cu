@@ -125,17 +125,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
-// total = sum of dy * y: SHARERS lanes a query of a head, by 16 bytes where all rows begin at multiples of them.
+// total = sum of dy * y: SHARERS lanes a query of a head, by 16 bytes where all rows begin at multiples of them. Rows go as they lie in
+// y, [B, Nq, H, d]; in total they are [B, H, Nq].
 constexpr int SHARERS = 8;
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_bwd_total(f32* total, const T* y, const T* dy, i64 queries, i64 nq, int heads, int d) {
     follow();
     constexpr int W = 16 / sizeof(T);
-    i64 mine = (i64)block_x() * (THREADS / SHARERS) + thread() / SHARERS, row = least(mine, queries - 1);
+    i64 row = (i64)block_x() * (THREADS / SHARERS) + thread() / SHARERS, at = least(row, queries - 1) * d;
     int l = thread() % SHARERS;
-    // Rows are [B, H, Nq], y is [B, Nq, H, d].
-    i64 rest = quotient(row, nq), i = row - rest * nq, sample = quotient(rest, heads), head = rest - sample * heads;
-    i64 at = ((sample * nq + i) * heads + head) * d;
     float sum = 0.0f;
     if (d % W == 0 && ((u64)y | (u64)dy) % 16 == 0) {
         for (int c = l * W; c < d; c += SHARERS * W) {
@@ -148,7 +146,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     }
 #pragma unroll
     for (int m = SHARERS / 2; m > 0; m /= 2) sum += lane_xor(sum, m);
-    if (l == 0 && mine < queries) total[row] = sum;
+    if (l > 0 || row >= queries) return;
+    i64 token = quotient(row, heads), sample = quotient(token, nq);
+    total[(sample * heads + row - token * heads) * nq + token - sample * nq] = sum;
 }
 
 // What the backward kernels share of a head. `inverse` is there for f32 alone: see attention_bwd_rows.
