@@ -186,6 +186,30 @@ fn a_thousand_runs_give_the_same_bits_on_a_cuda_device() {
 }
 
 #[test]
+#[ignore = "compiles 62 kernels: minutes"]
+fn hoppers_kernels_take_every_head_size_from_16_to_256_in_steps_of_8() {
+    for d in (16..=256).step_by(8) {
+        let halves = |shape: &[usize], seed| {
+            let x = numbers(shape, seed);
+            Tensor::from_f32_as(x.spec().with_dtype(Dtype::Bf16), &x.to_f32().unwrap()).unwrap()
+        };
+        let x = [halves(&[1, 70, 2, d], 1), halves(&[1, 200, 1, d], 2), halves(&[1, 200, 1, d], 3)];
+        let op = Attention { causal: Causal::BottomRight, ..Attention::full(2) };
+        let exec = Exec::open("emu:sm_90a".parse().unwrap()).unwrap();
+        let (y, dx) = run_on(&exec, &op, &x);
+        assert_eq!(exec.take_notices(), Vec::<String>::new(), "{d}");
+        let plain: Vec<Tensor> =
+            x.iter().map(|x| Tensor::from_f32(x.spec().shape(), &x.to_f32().unwrap()).unwrap()).collect();
+        let (wanted, wanted_dx) = run(&op, &plain);
+        for (found, wanted) in std::iter::once((&y, &wanted)).chain(dx.iter().zip(&wanted_dx)) {
+            let largest = wanted.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let error = found.iter().zip(wanted).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(error <= 0.02 * largest, "{d}: {error} of {largest}");
+        }
+    }
+}
+
+#[test]
 fn packed_sequences_are_attention_of_each_apart() {
     let lengths = [5, 1, 0, 37];
     let n = lengths.iter().sum();
