@@ -1,7 +1,10 @@
 use super::*;
 use crate::cost::Cost;
+use crate::ops::adamw_product::Factors;
 use crate::ops::cast::Cast;
+use crate::ops::global_norm::GlobalNorm;
 use crate::ops::layer_norm::LayerNorm;
+use crate::ops::matmul::Matmul;
 use crate::ops::operator::Operator;
 use crate::rng::Stream;
 use crate::tensor::Layout;
@@ -229,4 +232,88 @@ fn a_shadow_of_other_parameters_is_refused() {
     let other = Arena::zeros(Layout::new(Dtype::Bf16, [[6].into()] as [Box<[usize]>; 1]).unwrap());
     assert!(Tape::with_params(&exec, &params).with_shadow(&other).is_err());
     assert!(Tape::new(&exec).with_shadow(&other).is_err());
+}
+
+/// A vector, the weight of a product, and another vector, none of whose lengths is a multiple of anything.
+fn weights() -> Arena {
+    let layout = Layout::new(Dtype::F32, [[6].into(), [5, 6].into(), [5].into()] as [Box<[usize]>; 3]).unwrap();
+    let mut arena = Arena::zeros(layout);
+    for (i, shape) in [&[6][..], &[5, 6], &[5]].into_iter().enumerate() {
+        arena.view_mut(i).unwrap().bytes().unwrap().copy_from_slice(random(shape, 20 + i as u64).bytes());
+    }
+    arena
+}
+
+/// A norm with the first and last number of parameters, then the product, `times` times, whose gradients go to `grads`.
+fn products(params: &Arena, times: usize, grads: &mut Grads) -> Result<()> {
+    let mut tape = Tape::with_params(&Exec::cpu(), params);
+    let x = tape.input(&random(&[4, 6], 1))?;
+    let (gamma, weight, bias) = (tape.param(Param(0))?, tape.param(Param(1))?, tape.param(Param(2))?);
+    let x = tape.apply(NORM, [x, gamma, gamma])?;
+    let op = Matmul { transpose_w: true, ..Matmul::default() };
+    let seeds = (0..times).map(|i| Ok((tape.apply(op, [x, weight, bias])?, random(&[4, 5], 30 + i as u64))));
+    let seeds = seeds.collect::<Result<Vec<_>>>()?;
+    tape.backward_from(seeds, Some(grads), &[]).map(drop)
+}
+
+#[test]
+fn a_weight_has_the_factors_of_its_gradient_where_these_are_kept_and_all_else_its_gradient() {
+    let (exec, params) = (Exec::cpu(), weights());
+    let mut whole = Grads::new(&exec, params.layout()).unwrap();
+    products(&params, 1, &mut whole).unwrap();
+    let mut grads = Grads::with_factors(&exec, params.layout(), |i| i == 1).unwrap();
+    products(&params, 1, &mut grads).unwrap();
+    for i in [0, 2] {
+        assert_eq!(grads.get(Param(i)).unwrap().to_f32().unwrap(), whole.get(Param(i)).unwrap().to_f32().unwrap());
+    }
+    assert!(grads.get(Param(1)).is_none() && grads.factors(Param(0)).is_none());
+    let factors = grads.factors(Param(1)).unwrap();
+    let (dy, x) = (factors.dy.to_f32().unwrap(), factors.x.to_f32().unwrap());
+    for (at, want) in whole.get(Param(1)).unwrap().to_f32().unwrap().iter().enumerate() {
+        let got: f32 = (0..4).map(|r| dy[r * 5 + at / 6] * x[r * 6 + at % 6]).sum();
+        assert!((got - want).abs() <= 1e-5, "{at}: {got} {want}");
+    }
+    let norm = GlobalNorm { loss_scale: 2.0, max_norm: Some(0.5) };
+    let want = norm.measure(&exec, &whole.settled(&exec).unwrap().flat()).unwrap();
+    grads.settled(&exec).unwrap();
+    let found = norm.find_with(&exec, &grads.arena().flat(), &grads.all_factors()).unwrap().read().unwrap();
+    assert!((found.norm / want.norm - 1.0).abs() < 1e-6 && found.finite, "{found:?} {want:?}");
+    assert!(grads.arena().bytes() < whole.arena().bytes());
+}
+
+#[test]
+fn the_parts_of_an_update_are_all_parameters_and_their_gradients_in_order() {
+    let (exec, params) = (Exec::cpu(), weights());
+    for factored in [&[1][..], &[0, 1, 2], &[], &[0, 2]] {
+        let mut grads = Grads::with_factors(&exec, params.layout(), |i| factored.contains(&i)).unwrap();
+        grads.factors.iter_mut().zip(0..).filter(|(_, i)| factored.contains(i)).for_each(|(f, _)| {
+            *f = Some(Factors { dy: random(&[1, 5], 1), x: random(&[1, 6], 2) });
+        });
+        let (mut end, mut stored) = (0, 0);
+        for part in grads.parts() {
+            let params = match &part {
+                Part::Flat { params, grads } => {
+                    assert_eq!((params.len(), grads.start), (grads.len(), stored), "{part:?}");
+                    stored = grads.end;
+                    params
+                }
+                Part::Product { params, .. } => params,
+            };
+            assert!((end..end + 64).contains(&params.start), "{part:?} after {end}");
+            end = params.end;
+        }
+        assert!(params.layout().len() - end < 64 && stored == grads.arena().layout().len(), "{factored:?}");
+    }
+}
+
+#[test]
+fn a_weight_of_two_products_has_no_factors() {
+    let (exec, params) = (Exec::cpu(), weights());
+    let mut grads = Grads::with_factors(&exec, params.layout(), |i| i == 1).unwrap();
+    let e = products(&params, 2, &mut grads).unwrap_err().to_string();
+    assert!(e.contains("parameter 1: expected the weight of one product a step"), "{e}");
+    grads.clear();
+    products(&params, 1, &mut grads).unwrap();
+    let mut vector = Grads::with_factors(&exec, params.layout(), |i| i == 0).unwrap();
+    assert!(products(&params, 1, &mut vector).unwrap_err().to_string().contains("found it in layer_norm"));
 }
