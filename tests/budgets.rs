@@ -13,7 +13,8 @@ use perfrun::train::observer::Event;
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome;
 use perfrun::train::stop::Stop;
-use perfrun::train::weather::{Session, checkpoint_folder, step_flops};
+use perfrun::train::system::System;
+use perfrun::train::weather::Session;
 
 use crate::perfrun::{perfrun, text};
 use crate::tiny;
@@ -47,7 +48,7 @@ fn a_run_stops_within_one_step_of_any_budget_of_flops_also_in_four_parts() {
     for i in 0..10 {
         let mut config = config(dir.path(), &format!("budget_{i}"));
         (config.training.epochs, config.training.validate_every, config.training.save_every) = (30, 100, 100);
-        let step = step_flops(&config).unwrap();
+        let step = config.step_flops().unwrap();
         let budget = step as f64 * (0.2 + 30.0 * f64::from(pick.uniform(i)));
         config.training.flops_budget = Some(budget);
         let want = (budget / step as f64) as usize;
@@ -66,7 +67,7 @@ fn a_run_stops_within_one_step_of_any_budget_of_flops_also_in_four_parts() {
         assert_eq!(outcome, Outcome::Exhausted(Exhausted::Flops), "budget {i}");
         assert_eq!(seen, (1..=want as u128).map(|n| n * step).collect::<Vec<_>>(), "budget {i} in {parts} parts");
         assert!(parts == 4 || want < 4, "budget {i}: {parts} parts");
-        verify(checkpoint_folder(&config).join("final_checkpoint")).unwrap();
+        verify(config.checkpoint_folder().join("final_checkpoint")).unwrap();
     }
 }
 
@@ -75,7 +76,7 @@ fn the_earliest_of_epochs_flops_and_time_ends_a_run() {
     let dir = tempfile::tempdir().unwrap();
     write_data(&dir.path().join("data"));
     let mut config = config(dir.path(), "first");
-    let step = step_flops(&config).unwrap() as f64;
+    let step = config.step_flops().unwrap() as f64;
     (config.training.flops_budget, config.training.time_budget_hours) = (Some(100.0 * step), Some(1.0));
     assert_eq!(part(&config, &Resume::Never, None).0, Outcome::Finished);
     config.experiment.name = "second".into();
@@ -156,7 +157,7 @@ fn a_used_up_budget_is_the_end_of_a_run_where_that_is_said_and_a_moment_ends_onl
         })
         .unwrap();
     // The first part took more than that: the run is at its end as soon as it goes on.
-    let flops = format!("{:e}", step_flops(&config).unwrap() as f64);
+    let flops = format!("{:e}", config.step_flops().unwrap() as f64);
     assert_eq!(train(dir.path(), &["--continue", "--budget-is-end", "--flops-budget", &flops]), Some(0));
     assert_eq!(train(dir.path(), &["--continue", "--flops-budget", &flops]), Some(75));
 }
@@ -217,7 +218,7 @@ fn the_calculator_says_what_it_lacks_and_what_an_estimate_rests_on() {
     };
     let config =
         RunConfig::load(&perfrun::train::config::ConfigSource::Embedded, Some("local"), &[], &|_| None).unwrap();
-    let step = step_flops(&config).unwrap() as f64;
+    let step = config.step_flops().unwrap() as f64;
     let estimated = hours("--samples 400");
     assert!(estimated["basis"].as_str().unwrap().starts_with("estimated, at best"), "{estimated}");
     assert_eq!(estimated["flops_per_epoch"].as_f64(), Some(100.0 * step));

@@ -20,7 +20,8 @@ use perfrun::train::evaluation::Evaluation;
 use perfrun::train::observer::{Event, Observer};
 use perfrun::train::resume::Resume;
 use perfrun::train::stop::Stop;
-use perfrun::train::weather::{Forecast, ForecastStep, Forecaster, Session, checkpoint_folder};
+use perfrun::train::system::System;
+use perfrun::train::weather::{Forecast, ForecastStep, Forecaster, Session};
 
 const SHAPE: [usize; 3] = [2, 8, 16];
 
@@ -84,7 +85,7 @@ fn train(change: impl FnOnce(&mut RunConfig)) -> Trained {
 
 impl Trained {
     fn checkpoint(&self) -> PathBuf {
-        checkpoint_folder(&self.config).join("final_checkpoint")
+        self.config.checkpoint_folder().join("final_checkpoint")
     }
 
     fn open(&self, data: Option<&Path>) -> Forecaster {
@@ -92,7 +93,7 @@ impl Trained {
     }
 
     fn perfrun(&self, args: &[&str]) -> Output {
-        let checkpoint = checkpoint_folder(&self.config);
+        let checkpoint = self.config.checkpoint_folder();
         let mut command = Command::new(env!("CARGO_BIN_EXE_perfrun"));
         command.current_dir(self.root.path()).arg(args[0]).arg("--checkpoint").arg(checkpoint).args(&args[1..]);
         command.output().unwrap()

@@ -16,7 +16,8 @@ use perfrun::train::observer::{Event, Observer};
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome;
 use perfrun::train::stop::{Stop, StopReason};
-use perfrun::train::weather::{Session, checkpoint_folder, plan};
+use perfrun::train::system::System;
+use perfrun::train::weather::Session;
 
 /// Two training files of 9 steps make 16 samples: 8 batches of 2, 4 steps of 2 micro-batches an epoch.
 pub(crate) fn write_data(root: &Path) {
@@ -85,7 +86,7 @@ fn run(config: &RunConfig) -> Vec<f64> {
 
 /// Every file of a checkpoint.
 fn bytes_of(config: &RunConfig, name: &str) -> Vec<(String, Vec<u8>)> {
-    let dir = checkpoint_folder(config).join(name);
+    let dir = config.checkpoint_folder().join(name);
     let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     files.iter().map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(p).unwrap())).collect()
@@ -135,7 +136,7 @@ fn moments_that_are_rounded_at_random_are_resumed_with_the_same_bytes() {
 fn resumes_with_the_same_bytes(whole: &RunConfig, stops: impl IntoIterator<Item = u64>) {
     run(whole);
     let want = bytes_of(whole, "final_checkpoint");
-    std::fs::remove_dir_all(checkpoint_folder(whole)).unwrap();
+    std::fs::remove_dir_all(whole.checkpoint_folder()).unwrap();
     for at in stops {
         let stop = Stop::new();
         let outcome = run_with(whole, &Resume::Never, &stop, |e| match e {
@@ -148,7 +149,7 @@ fn resumes_with_the_same_bytes(whole: &RunConfig, stops: impl IntoIterator<Item 
         assert_eq!(outcome.unwrap(), Outcome::Finished);
         let got = bytes_of(whole, "final_checkpoint");
         assert!(got == want, "stopped after step {at}: the final checkpoint differs");
-        std::fs::remove_dir_all(checkpoint_folder(whole)).unwrap();
+        std::fs::remove_dir_all(whole.checkpoint_folder()).unwrap();
     }
 }
 
@@ -169,7 +170,7 @@ fn a_stop_inside_a_validation_leaves_it_to_the_resumed_run() {
     };
     let (_, want) = validations(&Resume::Never, Stop::new(), false);
     let bytes = bytes_of(&config, "final_checkpoint");
-    std::fs::remove_dir_all(checkpoint_folder(&config)).unwrap();
+    std::fs::remove_dir_all(config.checkpoint_folder()).unwrap();
     let (outcome, none) = validations(&Resume::Never, Stop::new(), true);
     assert!(outcome.is_resumable() && none.is_empty());
     let (outcome, all) = validations(&Resume::Latest, Stop::new(), false);
@@ -221,7 +222,7 @@ fn a_budget_of_flops_is_never_exceeded_and_is_carried_over() {
     let dir = tempfile::tempdir().unwrap();
     write_data(&dir.path().join("data"));
     let mut config = config(dir.path(), "flops");
-    let step = 2 * plan(&config).unwrap().cost.model().flops.total();
+    let step = 2 * config.plan().unwrap().cost.model().flops.total();
     config.training.flops_budget = Some(step as f64 * 5.5);
     let mut seen = Vec::new();
     let mut note = |e: &Event<'_>| {
@@ -303,7 +304,7 @@ fn only_the_newest_checkpoints_are_kept_beside_the_best_and_the_last() {
     config.training.epochs = 4;
     config.training.max_checkpoints = 2;
     run(&config);
-    let mut names: Vec<String> = std::fs::read_dir(checkpoint_folder(&config))
+    let mut names: Vec<String> = std::fs::read_dir(config.checkpoint_folder())
         .unwrap()
         .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
         .filter(|n| !n.starts_with('.'))
@@ -345,7 +346,7 @@ fn recomputed_segments_change_no_bit_and_cost_algorithm_flops() {
     assert_eq!(run(&stored), run(&again));
     let weights = |c| bytes_of(c, "final_checkpoint").into_iter().filter(|(n, _)| n.ends_with("safetensors"));
     assert!(weights(&stored).eq(weights(&again)));
-    let (s, a) = (plan(&stored).unwrap(), plan(&again).unwrap());
+    let (s, a) = (stored.plan().unwrap(), again.plan().unwrap());
     assert_eq!(s.cost.model(), a.cost.model());
     assert!(a.cost.rerun.flops.matmul > 0 && s.cost.rerun.flops.matmul == 0);
     assert!(a.peak_bytes < s.peak_bytes, "{} is not below {}", a.peak_bytes, s.peak_bytes);

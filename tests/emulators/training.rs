@@ -21,7 +21,8 @@ use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome;
 use perfrun::train::stop::{Stop, StopReason};
 use perfrun::train::trainer::Trainer;
-use perfrun::train::weather::{Session, checkpoint_folder, plan};
+use perfrun::train::system::System;
+use perfrun::train::weather::Session;
 
 use super::{open, timed};
 use crate::train::{At, config};
@@ -36,7 +37,7 @@ struct Ended {
 
 impl Ended {
     fn of(config: &RunConfig, reports: &[[f64; 2]]) -> Ended {
-        let checkpoint = Checkpoint::open(checkpoint_folder(config).join("final_checkpoint")).unwrap();
+        let checkpoint = Checkpoint::open(config.checkpoint_folder().join("final_checkpoint")).unwrap();
         let numbers = |bytes: &[u8]| -> Vec<f64> {
             bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
         };
@@ -127,7 +128,7 @@ fn two_steps_are_those_of_the_cpu_on(name: &str) {
     let base = train_on(&named("cpu_bf16", Precision::Bf16), &cpu, None);
     let got = timed(&format!("{name} bf16"), || train_on(&named("device_bf16", Precision::Bf16), &device, None));
     // The plan does not count what kernels keep between two launches.
-    let (peak, planned) = (device.memory().peak, plan(&named("planned", Precision::Bf16)).unwrap().peak_bytes);
+    let (peak, planned) = (device.memory().peak, named("planned", Precision::Bf16).plan().unwrap().peak_bytes);
     assert!(peak >= planned && peak - planned <= planned / 100, "peak of {peak} bytes, planned {planned}");
     assert_within("bf16", &got, &want, &base, 1.0);
     let f32 = || train_on(&named("device_f32", Precision::Fp32), &device, Some((1, &cpu)));
@@ -211,6 +212,6 @@ fn a_model_that_a_device_cannot_hold_is_refused_with_its_memory_and_a_smaller_on
     for part in ["free", "8589934592", "in use 0", "high-water mark 0; use a smaller batch"] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(!checkpoint_folder(&large).exists());
+    assert!(!large.checkpoint_folder().exists());
     train_on(&tiny(dir.path(), "small", Precision::Fp32), &device, None);
 }

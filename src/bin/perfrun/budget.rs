@@ -231,10 +231,10 @@ impl BudgetArgs {
             overrides: self.overrides.clone(),
             data: self.data.clone(),
         }
-        .load()?;
+        .load(&[])?;
         let exec = DeviceArgs { device: self.device.clone() }.open()?;
         let devices = u64::from(nodes) * u64::from(self.devices_per_node);
-        Ok(Pace::estimate(&config, &exec, self.samples, devices)?)
+        Ok(Pace::estimate(config.system(), &exec, self.samples, devices)?)
     }
 }
 

@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use perfrun::error::{Error, Faults};
 use perfrun::io::atomic::Existing;
 use perfrun::train::checkpoint::{self, Checkpoint, CheckpointStore, Contents};
-use perfrun::train::weather::{Foreign, checkpoint_folder};
+use perfrun::train::system::System;
+use perfrun::train::weather::Foreign;
 use serde_json::json;
 
 use crate::config::ConfigArgs;
@@ -227,9 +228,9 @@ impl ExportArgs {
 
 impl ImportArgs {
     fn run(self) -> anyhow::Result<Outcome> {
-        let config = self.config.load()?;
+        let config = self.config.load_weather(&[])?;
         let source = if self.source.is_dir() { resolve(&self.source)? } else { self.source };
-        let mut store = CheckpointStore::new(self.out.unwrap_or_else(|| checkpoint_folder(&config)), 0);
+        let mut store = CheckpointStore::new(self.out.unwrap_or_else(|| config.checkpoint_folder()), 0);
         let foreign = Foreign {
             source: &source,
             key: self.key.as_deref(),

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::outcome::Outcome;
 use crate::output;
+use crate::system::Loaded;
 
 /// Which configurations there are.
 #[derive(Debug, Clone, Args)]
@@ -67,29 +68,30 @@ impl ConfigArgs {
         self.overrides.iter().cloned().chain(data).collect()
     }
 
-    /// The effective configuration; what it means otherwise than one may expect is said on standard error.
-    pub(crate) fn load(&self) -> Result<RunConfig> {
-        self.load_with(&[])
+    /// The effective configuration of whichever system it is, `more` overriding the flags of this group; what it means
+    /// otherwise than one may expect is said on standard error.
+    pub(crate) fn load(&self, more: &[String]) -> Result<Loaded> {
+        Ok(match self.is_sherlock() {
+            true => Loaded::Sherlock(Box::new(self.load_sherlock(more)?)),
+            false => Loaded::Weather(Box::new(self.load_weather(more)?)),
+        })
     }
 
-    /// As [`load`](ConfigArgs::load), `more` overriding the flags of this group.
-    pub(crate) fn load_with(&self, more: &[String]) -> Result<RunConfig> {
+    /// The same where only the weather transformer is meant.
+    pub(crate) fn load_weather(&self, more: &[String]) -> Result<RunConfig> {
         let overrides = [self.all_overrides(), more.to_vec()].concat();
         let name = self.config_name.as_deref();
         let config = RunConfig::load(&self.source.source(), name, &overrides, &config::environment)?;
         notices(&config.notices);
         Ok(config)
     }
-}
 
-impl ConfigArgs {
     /// Whether the configuration is one of the Sherlock autoencoder.
-    pub(crate) fn is_sherlock(&self) -> bool {
+    fn is_sherlock(&self) -> bool {
         SherlockRun::is_meant(&self.source.source(), self.config_name.as_deref())
     }
 
-    /// Such a configuration, `more` overriding the flags of this group.
-    pub(crate) fn load_sherlock(&self, more: &[String]) -> Result<SherlockRun> {
+    fn load_sherlock(&self, more: &[String]) -> Result<SherlockRun> {
         let overrides = [self.all_overrides(), more.to_vec()].concat();
         let run = SherlockRun::load(&self.source.source(), self.config_name.as_deref(), &overrides)?;
         notices(&run.notices);
@@ -172,21 +174,11 @@ impl ListArgs {
 
 impl ShowArgs {
     fn run(self) -> anyhow::Result<Outcome> {
-        let config = self.config.config();
-        if config.is_sherlock() {
-            let run = config.load_sherlock(&[])?;
-            if self.json {
-                output::pretty_json(&run)?;
-            } else {
-                output::line(run.yaml()?.trim_end())?;
-            }
-            return Ok(Outcome::Done);
-        }
-        let config = config.load()?;
-        if self.json {
-            output::pretty_json(&config)?;
-        } else {
-            output::line(config::show(&config).trim_end())?;
+        match (self.config.config().load(&[])?, self.json) {
+            (Loaded::Weather(config), true) => output::pretty_json(&config)?,
+            (Loaded::Weather(config), false) => output::line(config::show(&config).trim_end())?,
+            (Loaded::Sherlock(run), true) => output::pretty_json(&run)?,
+            (Loaded::Sherlock(run), false) => output::line(run.yaml()?.trim_end())?,
         }
         Ok(Outcome::Done)
     }

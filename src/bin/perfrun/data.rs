@@ -56,7 +56,7 @@ impl ValidateArgs {
         }
         let depth = if self.headers { Depth::Headers } else { Depth::Values };
         self.config.data = self.config.data.or(self.folder);
-        let config = self.config.load()?.data;
+        let config = self.config.load_weather(&[])?.data;
         let mut progress = Progress::new("data validate");
         let report = validate(&config, depth, |p| progress.set(p.done, p.total, p.file.display()));
         progress.finish();

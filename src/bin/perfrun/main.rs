@@ -31,6 +31,7 @@ mod scale;
 mod shell;
 mod slurm;
 mod synth;
+mod system;
 mod train;
 mod units;
 mod verify;

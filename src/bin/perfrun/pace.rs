@@ -4,13 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use perfrun::backend::Exec;
-use perfrun::data::Dataset;
-use perfrun::data::weather::{Split, WeatherDataset};
 use perfrun::error::{Error, Result};
 use perfrun::ops::contract::rates::Rates;
-use perfrun::train::config::RunConfig;
+use perfrun::train::system::System;
 use perfrun::train::trainer::compute_dtype;
-use perfrun::train::weather::{grid_of, log_folder, plan, step_flops};
 use serde_json::Value;
 
 /// How long an epoch takes, and why that is believed.
@@ -64,40 +61,38 @@ impl fmt::Display for Basis {
 impl Pace {
     /// From the log of a run of this name, else from FLOPs and the measured rates of `exec`. Without `samples` the training
     /// samples are counted in the data set.
-    pub(crate) fn estimate(config: &RunConfig, exec: &Exec, samples: Option<usize>, devices: u64) -> Result<Pace> {
-        let flops = step_flops(config)? as f64;
-        let steps = steps_per_epoch(config, samples)?;
+    pub(crate) fn estimate(system: &dyn System, exec: &Exec, samples: Option<usize>, devices: u64) -> Result<Pace> {
+        let (flops, training) = (system.step_flops()? as f64, system.training());
+        let steps = steps_per_epoch(system, samples)?;
         let per_step = |seconds: f64| steps as f64 * seconds / 60.0 / devices as f64;
         let epoch_flops = Some(steps as f64 * flops);
-        let path = log_folder(config).join("metrics.jsonl");
+        let path = system.log_folder().join("metrics.jsonl");
         if let Some((steps, seconds)) = logged(&path, flops) {
             let basis = Basis::Log { path, steps, seconds, devices };
             return Ok(Pace { minutes: per_step(seconds), basis, epoch_flops });
         }
-        let dtype = compute_dtype(config.training.precision);
+        let dtype = compute_dtype(training.precision);
         let rates = Rates::measure(exec, &[dtype])?;
         let (matmul, copy) = (rates.flops(dtype), rates.copy_bytes_per_s);
-        let seconds = plan(config)?.floor_seconds(config.training.gradient_accumulation, matmul, copy);
+        let seconds = system.plan()?.floor_seconds(training.gradient_accumulation, matmul, copy);
         let basis = Basis::Rates { device: exec.device().to_string(), flops, matmul, copy, devices };
         Ok(Pace { minutes: per_step(seconds), basis, epoch_flops })
     }
 }
 
-fn steps_per_epoch(config: &RunConfig, samples: Option<usize>) -> Result<usize> {
+fn steps_per_epoch(system: &dyn System, samples: Option<usize>) -> Result<usize> {
+    let of_step = system.training().samples_per_step();
     let samples = match samples {
         Some(n) => n,
-        None => WeatherDataset::open(&config.data, Split::Train, grid_of(config))
-            .map_err(|e| {
-                let why = e.to_string();
-                let first = why.lines().next().unwrap_or_default();
-                Error::argument(format!("samples: expected --samples N, or a data set to count them in; {first}"))
-            })?
-            .len(),
+        None => system.training_samples().map_err(|e| {
+            let why = e.to_string();
+            let first = why.lines().next().unwrap_or_default();
+            Error::argument(format!("samples: expected --samples N, or a data set to count them in; {first}"))
+        })?,
     };
-    match samples / config.training.samples_per_step().max(1) {
+    match samples / of_step.max(1) {
         0 => Err(Error::argument(format!(
-            "samples: expected at least {}, those of a step, found {samples}",
-            config.training.samples_per_step()
+            "samples: expected at least {of_step}, those of a step, found {samples}"
         ))),
         steps => Ok(steps),
     }

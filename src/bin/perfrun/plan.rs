@@ -2,11 +2,10 @@
 
 use clap::Args;
 use perfrun::backend::cpu::rates::rates;
-use perfrun::train::config::RunConfig;
 use perfrun::train::profile::conventions::Count;
 use perfrun::train::profile::{Pass, Peaks, StepProfile};
+use perfrun::train::system::System;
 use perfrun::train::trainer::StepPlan;
-use perfrun::train::weather;
 use serde_json::{Value, json};
 
 use crate::config::NamedConfigArgs;
@@ -43,8 +42,7 @@ impl PlanArgs {
             rate => Ok(rate),
         };
         let given = (positive("--matmul-rate", self.matmul_rate)?, positive("--copy-rate", self.copy_rate)?);
-        let config = args.load()?;
-        show(&config, self.json, given, &self.profile)
+        show(args.load(&[])?.system(), self.json, given, &self.profile)
     }
 }
 
@@ -59,31 +57,31 @@ fn floor_rates(given: (Option<f64>, Option<f64>)) -> (f64, f64) {
     }
 }
 
-/// Prints the plan of a training step of `config`.
+/// Prints the plan of a training step of `system`.
 pub(crate) fn show(
-    config: &RunConfig,
+    system: &dyn System,
     as_json: bool,
     given: (Option<f64>, Option<f64>),
     profile: &ProfileArgs,
 ) -> anyhow::Result<Outcome> {
-    let mut plan = weather::plan(config)?;
+    let mut plan = system.plan()?;
     let (matmul, copy) = floor_rates(given);
     plan.profile.peaks = Some(Peaks { matmul_flop_per_s: matmul, copy_bytes_per_s: copy, datasheet: None });
     let counts = profile.counts(&plan.profile)?;
     if let Some(path) = &profile.html {
-        let title = format!("{}: the plan of a step", config.experiment.name);
+        let title = format!("{}: the plan of a step", system.name());
         profile::write_page(&plan.profile, &title, path)?;
     }
-    let step_floor = plan.floor_seconds(config.training.gradient_accumulation, matmul, copy);
+    let step_floor = plan.floor_seconds(system.training().gradient_accumulation, matmul, copy);
     if as_json {
-        output::pretty_json(&report(config, &plan, step_floor, &counts))?;
+        output::pretty_json(&report(system, &plan, step_floor, &counts))?;
         return Ok(Outcome::Done);
     }
-    let batch = config.training.batch_size as f64;
+    let batch = system.training().batch_size as f64;
     let (model, algorithm) = (plan.cost.model(), plan.cost.algorithm());
-    output::line(format!("configuration   {}", config.experiment.name))?;
+    output::line(format!("configuration   {}", system.name()))?;
     output::line(format!("parameters      {}", plan.parameters))?;
-    output::line(format!("tokens          {} a sample", config.model.tokens()))?;
+    output::line(format!("sample          {}", system.sample()))?;
     output::line(format!(
         "matrix FLOPs    forward {} a sample, forward and backward {} a micro-batch of {batch}",
         flops(plan.cost.forward.flops.matmul as f64 / batch),
@@ -156,10 +154,10 @@ fn rooms(profile: &StepProfile) -> Vec<RoomSum> {
     rooms
 }
 
-fn report(config: &RunConfig, plan: &StepPlan, floor: f64, counts: &[Count]) -> Value {
+fn report(system: &dyn System, plan: &StepPlan, floor: f64, counts: &[Count]) -> Value {
     let mut all = profile::json(&plan.profile, counts);
     let more = json!({
-        "configuration": config.experiment.name, "batch_size": config.training.batch_size,
+        "configuration": system.name(), "batch_size": system.training().batch_size,
         "peak_bytes": plan.peak_bytes, "floor_seconds": floor,
         "matmul_rate": plan.profile.peaks.as_ref().map(|p| p.matmul_flop_per_s),
         "copy_rate": plan.profile.peaks.as_ref().map(|p| p.copy_bytes_per_s),

@@ -6,13 +6,13 @@ use clap::Args;
 use perfrun::backend::Exec;
 use perfrun::error::{Error, Result};
 use perfrun::ops::contract::rates::Rates;
-use perfrun::train::config::RunConfig;
+use perfrun::train::config::{FlopsProfilerConfig, Precision};
 use perfrun::train::observer::{Event, Observer};
 use perfrun::train::profile::conventions::{Convention, Count};
 use perfrun::train::profile::deepspeed::{self, Run};
 use perfrun::train::profile::{Node, Peaks, StepProfile, Sum};
+use perfrun::train::system::System;
 use perfrun::train::trainer::{StepReport, compute_dtype};
-use perfrun::train::weather::log_folder;
 use serde_json::Value;
 
 use crate::output;
@@ -55,9 +55,9 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(Error::io("write", path))
 }
 
-/// The rates of `exec` for products in the precision of `config`; `None` where they mean nothing or there is no room to measure.
-pub(crate) fn peaks(exec: &Exec, config: &RunConfig) -> Option<Peaks> {
-    let dtype = compute_dtype(config.training.precision);
+/// The rates of `exec` for products in `precision`; `None` where they mean nothing or there is no room to measure.
+pub(crate) fn peaks(exec: &Exec, precision: Precision) -> Option<Peaks> {
+    let dtype = compute_dtype(precision);
     if exec.is_emulated() {
         return None;
     }
@@ -76,11 +76,14 @@ pub(crate) fn peaks(exec: &Exec, config: &RunConfig) -> Option<Peaks> {
 
 /// Shows the profiled step of a run, and hands every event on.
 pub(crate) struct Profiler<O> {
-    pub(crate) to: O,
-    pub(crate) config: RunConfig,
-    pub(crate) args: ProfileArgs,
-    pub(crate) as_json: bool,
-    pub(crate) peaks: Option<Peaks>,
+    to: O,
+    name: String,
+    folder: PathBuf,
+    batch_size: usize,
+    config: FlopsProfilerConfig,
+    args: ProfileArgs,
+    as_json: bool,
+    peaks: Option<Peaks>,
 }
 
 impl<O: Observer> Observer for Profiler<O> {
@@ -94,15 +97,28 @@ impl<O: Observer> Observer for Profiler<O> {
 }
 
 impl<O: Observer> Profiler<O> {
+    /// Of a run of `system`, as `args` say.
+    pub(crate) fn new(
+        to: O,
+        system: &dyn System,
+        args: ProfileArgs,
+        as_json: bool,
+        peaks: Option<Peaks>,
+    ) -> Profiler<O> {
+        let training = system.training();
+        let (batch_size, config) = (training.batch_size, training.flops_profiler.clone());
+        let (name, folder) = (system.name().to_owned(), system.log_folder());
+        Profiler { to, name, folder, batch_size, config, args, as_json, peaks }
+    }
+
     fn show(&mut self, profile: &StepProfile, report: &StepReport) -> Result<()> {
-        let config = &self.config.training.flops_profiler;
+        let config = &self.config;
         let counts = self.args.counts(profile)?;
-        let folder = log_folder(&self.config);
-        let file = |name: &str| folder.join(format!("flops_profile.{name}"));
+        let file = |name: &str| self.folder.join(format!("flops_profile.{name}"));
         let page = self.args.html.clone().unwrap_or_else(|| file("html"));
-        let title = format!("{}: what {} spent", self.config.experiment.name, profile.when());
+        let title = format!("{}: what {} spent", self.name, profile.when());
         write_page(profile, &title, &page)?;
-        let run = Run { batch_size: self.config.training.batch_size, step_seconds: report.seconds };
+        let run = Run { batch_size: self.batch_size, step_seconds: report.seconds };
         let text = config.output_file.clone().unwrap_or_else(|| file("txt"));
         write(&text, &deepspeed::text(profile, config, run))?;
         let json = json(profile, &counts);

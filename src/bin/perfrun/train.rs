@@ -1,30 +1,21 @@
 //! `perfrun train`: the trainer, with everything that a queue and a person need around it.
 
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use perfrun::backend::Exec;
-use perfrun::data::weather::synthetic::SyntheticWeather;
 use perfrun::error::Error;
 use perfrun::train::budget::{Exhausted, SystemClock};
-use perfrun::train::config::{LoggingBackend, RunConfig, SherlockRun};
-use perfrun::train::log::{MetricsLog, TensorBoard};
 use perfrun::train::observer::{Event, Observer, Observers};
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome as End;
-use perfrun::train::sherlock;
 use perfrun::train::stop::Stop;
-use perfrun::train::wandb::Wandb;
-use perfrun::train::weather::{Session, log_folder};
 
 use crate::config::NamedConfigArgs;
-use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::outcome::Outcome;
-use crate::output::{self, Progress};
 use crate::profile::{self, ProfileArgs, Profiler};
-use crate::units;
 
 /// Flags of `perfrun train`.
 #[derive(Debug, Args)]
@@ -33,7 +24,7 @@ pub(crate) struct TrainArgs {
     config: NamedConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Make the documented synthetic years first if the data folder is empty
+    /// Make the documented synthetic data first if the data folder is empty
     #[arg(long)]
     synth: bool,
     /// Number type of matrix products: fp32, bf16, fp16, 32-true, bf16-mixed, ...
@@ -97,30 +88,25 @@ pub(crate) struct TrainArgs {
 impl TrainArgs {
     pub(crate) fn run(self) -> anyhow::Result<Outcome> {
         let start = Instant::now();
-        if let Some(run) = self.sherlock()? {
-            return self.train_sherlock(&run, start);
-        }
-        let config = self.load()?;
+        let loaded = self.config.config().load(&self.overrides())?;
+        let system = loaded.system();
         let exec = self.device.open_to_compute()?;
         if self.synth {
-            synthesise(&config)?;
+            loaded.synthesise()?;
         }
-        let resume = self.resume();
         // Before the model fills the device's memory.
-        let peaks = if config.training.flops_profiler.enabled { profile::peaks(&exec, &config) } else { None };
-        let mut session = Session::open(&config, &exec, &resume)?;
-        if let Some(seconds) = self.part_seconds(start)? {
-            session = session.within(seconds);
-        }
+        let profiler = &system.training().flops_profiler;
+        let peaks = if profiler.enabled { profile::peaks(&exec, system.training().precision) } else { None };
+        let session = loaded.open(&exec, &self.resume(), self.limit(start)?)?;
         if self.dry_run {
-            return crate::plan::show(&config, self.json, (None, None), &self.profile);
+            return crate::plan::show(system, self.json, (None, None), &self.profile);
         }
-        let stop = self.stop(&log_folder(&config))?;
-        let observers = FirstUse { to: observers(&config)?, exec: exec.clone(), start, is_said: false };
-        let mut observers =
-            Profiler { to: observers, args: self.profile, as_json: self.json, peaks, config: config.clone() };
+        let stop = self.stop(&system.log_folder())?;
+        let observers = FirstUse { to: loaded.observers(&session)?, exec: exec.clone(), start, is_said: false };
+        let mut observers = Profiler::new(observers, system, self.profile, self.json, peaks);
         let outcome = session.run(&stop, Box::new(SystemClock::since(start)), &mut observers)?;
-        Ok(TrainArgs::exit(self.budget_is_end, &outcome))
+        let is_end = self.budget_is_end && matches!(outcome, End::Exhausted(Exhausted::Flops | Exhausted::Time));
+        Ok(if outcome.is_resumable() && !is_end { Outcome::Stopped } else { Outcome::Done })
     }
 
     fn resume(&self) -> Resume {
@@ -133,9 +119,9 @@ impl TrainArgs {
     }
 
     /// What a queue leaves this process, counted from `start`.
-    fn part_seconds(&self, start: Instant) -> anyhow::Result<Option<f64>> {
+    fn limit(&self, start: Instant) -> anyhow::Result<Option<Duration>> {
         let left = self.stop_at.map(seconds_until).transpose()?;
-        Ok(left.map(|left| left + start.elapsed().as_secs_f64()))
+        Ok(left.map(|left| Duration::from_secs_f64(left) + start.elapsed()))
     }
 
     /// Signals and the stop file, by default in the folder of the logs.
@@ -146,64 +132,6 @@ impl TrainArgs {
             return Err(Error::argument(format!("{file}: the stop file exists already; remove it to train")).into());
         }
         Ok(Stop::new().on_file(stop_file).on_signals()?)
-    }
-
-    fn exit(budget_is_end: bool, outcome: &End) -> Outcome {
-        let is_end = budget_is_end && matches!(outcome, End::Exhausted(Exhausted::Flops | Exhausted::Time));
-        if outcome.is_resumable() && !is_end { Outcome::Stopped } else { Outcome::Done }
-    }
-
-    /// The run, if the configuration is one of the Sherlock autoencoder.
-    fn sherlock(&self) -> anyhow::Result<Option<SherlockRun>> {
-        let args = self.config.config();
-        Ok(if args.is_sherlock() { Some(args.load_sherlock(&self.overrides())?) } else { None })
-    }
-
-    fn train_sherlock(&self, run: &SherlockRun, start: Instant) -> anyhow::Result<Outcome> {
-        let exec = self.device.open_to_compute()?;
-        let mut session = sherlock::Session::open(run, &exec, &self.resume())?;
-        if let Some(seconds) = self.part_seconds(start)? {
-            session = session.within(seconds);
-        }
-        if self.dry_run {
-            let plan = sherlock::plan(run)?;
-            let step = plan.cost.model().flops.total();
-            output::line(format!(
-                "{}: {} parameters, {} FLOPs a step of {} samples, {:.1} GiB at most",
-                run.experiment.name,
-                plan.parameters,
-                units::flops(step as f64),
-                run.training.batch_size,
-                plan.peak_bytes as f64 / f64::from(1 << 30)
-            ))?;
-            return Ok(Outcome::Done);
-        }
-        let logs = &run.training.log_dir;
-        let stop = self.stop(logs)?;
-        let mut all = Observers::new();
-        all.push(Console::new(&run.training));
-        // A closed pipe must not end a run.
-        all.push(sherlock::TrainingLog::open(run, &session, |line| drop(output::line(line)))?);
-        all.push(MetricsLog::open(logs, run.training.log_frequency)?);
-        if run.monitor.use_tensorboard {
-            all.push(TensorBoard::create(logs, run.training.log_frequency)?);
-        }
-        if run.monitor.use_wandb {
-            let (project, name) = (&run.monitor.wandb_project, &run.experiment.name);
-            let wandb = Wandb::create(logs, project, name, &serde_json::to_value(run)?, run.training.log_frequency)?;
-            all.event(&Event::Notice(&format!("send to Weights & Biases: wandb sync {}", wandb.folder().display())))?;
-            all.push(wandb);
-        }
-        if run.monitor.save_pt {
-            all.push(sherlock::PtFiles::default());
-        }
-        let mut observers = FirstUse { to: all, exec: exec.clone(), start, is_said: false };
-        let history = session.run(&stop, Box::new(SystemClock::since(start)), &mut observers)?;
-        Ok(TrainArgs::exit(self.budget_is_end, &history.outcome))
-    }
-
-    fn load(&self) -> anyhow::Result<RunConfig> {
-        Ok(self.config.config().load_with(&self.overrides())?)
     }
 
     /// Flags that stand for keys of the configuration; the flag wins.
@@ -266,42 +194,4 @@ impl Observer for FirstUse {
         }
         self.exec.take_notices().iter().try_for_each(|line| self.to.event(&Event::Notice(line)))
     }
-}
-
-/// Makes the documented years where there are none, and says so.
-fn synthesise(config: &RunConfig) -> anyhow::Result<()> {
-    let (data, model) = (&config.data, &config.model);
-    if data.train_data_path.exists() {
-        eprintln!("notice: --synth: {} is there already and is used as it is", data.train_data_path.display());
-        return Ok(());
-    }
-    let weather = SyntheticWeather {
-        height: model.img_size[0],
-        width: model.img_size[1],
-        channels: model.input_channels.max(model.output_channels),
-        ..SyntheticWeather::default()
-    };
-    eprintln!(
-        "notice: --synth: making synthetic years below {} (3 for training, 3 for validation, 3 for tests)",
-        data.data_dir.display()
-    );
-    let mut progress = Progress::new("synth weather");
-    let written = weather.write(&data.data_dir, |p| progress.set(p.done, p.total, p.file.display()));
-    progress.finish();
-    written?;
-    Ok(())
-}
-
-/// Everybody who listens: the console, the log, TensorBoard.
-pub(crate) fn observers(config: &RunConfig) -> anyhow::Result<Observers> {
-    let folder = log_folder(config);
-    let mut all = Observers::new();
-    all.push(Console::new(&config.training));
-    all.push(MetricsLog::open(&folder, config.training.log_frequency)?);
-    if config.training.logging_backend == LoggingBackend::Tensorboard {
-        all.push(TensorBoard::create(&folder.join("tensorboard"), config.training.log_frequency)?);
-    }
-    let written = format!("logs go to {}", folder.display());
-    all.event(&Event::Notice(&written))?;
-    Ok(all)
 }

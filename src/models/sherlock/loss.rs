@@ -174,10 +174,11 @@ impl LossConfig {
 
     /// `loss` over the spread of `target`.
     fn normalised(&self, tape: &mut Tape<'_>, loss: Var, target: &Tensor) -> Result<Var> {
-        if self.loss_normalization == LossNormalization::None || target.is_planned() {
+        if self.loss_normalization == LossNormalization::None {
             return Ok(loss);
         }
-        let variance = variance(&target.to_f32()?);
+        // A plan has no numbers, and costs the same.
+        let variance = if target.is_planned() { 1.0 } else { variance(&target.to_f32()?) };
         let by = if self.loss_normalization == LossNormalization::Std { variance.sqrt() } else { variance };
         tape.apply(Scale { factor: (1.0 / (by + EPS)) as f32 }, [loss])
     }

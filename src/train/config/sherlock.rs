@@ -7,9 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::convert::{FromNode, Wrong};
+use super::keys::PROFILER;
 use super::merge::merge;
 use super::source::{Document, Named, place};
-use super::training::{LrSchedule, Precision, TrainingConfig};
+use super::training::{LoggingBackend, LrSchedule, Precision, TrainingConfig};
 use super::value::{Entry, Node, Value, parse, quote};
 use super::{ConfigSource, suggest};
 use crate::data::sherlock::SherlockDataConfig;
@@ -123,15 +124,15 @@ struct Key {
 }
 
 macro_rules! keys {
-    ($($section:ident { $($name:ident $([$($alias:literal),*])?;)* })*) => {
+    ($($section:ident { $($name:ident $(.$inner:ident)? $([$($alias:literal),*])?;)* })*) => {
         /// The blocks of a nested configuration. A key is known in any of them, and without one.
         const SECTIONS: &[&str] = &[$(stringify!($section)),*];
         /// Every key that sets a field.
         static KEYS: &[Key] = &[$($(Key {
-            name: stringify!($name),
+            name: concat!(stringify!($name) $(, ".", stringify!($inner))?),
             aliases: &[$($($alias),*)?],
             set: |run, node| {
-                run.$section.$name = FromNode::from_node(node)?;
+                run.$section.$name$(.$inner)? = FromNode::from_node(node)?;
                 Ok(())
             },
         }),*),*];
@@ -157,6 +158,8 @@ keys! {
         allow_tf32; moments; gradients; loss_scale_init; loss_scale_dynamic; loss_scale_window; loss_scale_min; seed; validate_every;
         early_stopping_patience; early_stopping_min_delta ["early_stopping_delta"]; flops_budget;
         time_budget_hours ["time_budget"]; save_every; max_checkpoints; checkpoint_dir; log_dir; log_frequency;
+        flops_profiler.enabled; flops_profiler.profile_step; flops_profiler.module_depth; flops_profiler.top_modules;
+        flops_profiler.detailed; flops_profiler.recompute_fwd_factor; flops_profiler.output_file;
     }
     experiment {
         name; description; resume_from;
@@ -167,7 +170,7 @@ keys! {
 }
 
 /// Keys of the original that do nothing here, with the reason.
-const NO_EFFECT: [(&str, &str); 9] = [
+const NO_EFFECT: [(&str, &str); 10] = [
     ("pin_memory", "has no effect: batches are copied from where they are read"),
     ("train_split", "has no effect: train_fraction says where training ends"),
     ("val_split", "has no effect: train_fraction says where validation begins"),
@@ -177,7 +180,14 @@ const NO_EFFECT: [(&str, &str); 9] = [
     ("master_addr", "has no effect: this version runs on one device"),
     ("master_port", "has no effect: this version runs on one device"),
     ("local_rank", "has no effect: this version runs on one device"),
+    ("strategy", "has no effect: with one device there is nothing to share"),
 ];
+
+/// How many devices and nodes there are: 1.
+const COUNTS: [&str; 3] = ["num_gpus", "devices", "num_nodes"];
+
+/// The other systems' name for `use_tensorboard`.
+const LOGGING: &str = "logging_backend";
 
 /// The block of the original whose keys are all among [`NO_EFFECT`].
 const DISTRIBUTED: &str = "distributed";
@@ -261,8 +271,14 @@ impl SherlockRun {
         let mut out = format!("{}:\n", self.experiment.name);
         for (section, keys) in tree.as_object().into_iter().flatten() {
             out.push_str(&format!("  {section}:\n"));
-            for (key, value) in keys.as_object().into_iter().flatten().filter(|(key, _)| find(key).is_some()) {
-                out.push_str(&format!("    {key}: {}\n", super::show::scalar(value)));
+            for (key, value) in keys.as_object().into_iter().flatten() {
+                if find(key).is_some() {
+                    out.push_str(&format!("    {key}: {}\n", super::show::scalar(value)));
+                }
+                // Only the profiler's block is a map.
+                for (inner, value) in value.as_object().into_iter().flatten() {
+                    out.push_str(&format!("    {key}.{inner}: {}\n", super::show::scalar(value)));
+                }
             }
         }
         Ok(out)
@@ -316,6 +332,10 @@ fn flatten(label: &str, entries: Vec<Entry>, given: &mut Vec<Given>) {
     for Entry { key, line, node, .. } in entries {
         match node.value {
             Value::Map(inner) if SECTIONS.contains(&key.as_str()) || key == DISTRIBUTED => flatten(label, inner, given),
+            Value::Map(inner) if key == PROFILER => {
+                let inside = |e: Entry| Entry { key: format!("{PROFILER}.{}", e.key), ..e };
+                flatten(label, inner.into_iter().map(inside).collect(), given);
+            }
             Value::Null if SECTIONS.contains(&key.as_str()) => {}
             _ if key == "system" => {}
             _ => given.push(Given { at: format!("{label}:{line}"), spelled: key, node }),
@@ -339,6 +359,16 @@ fn apply(run: &mut SherlockRun, given: &[Given], faults: &mut Faults) {
     for g in given.iter().filter(|g| g.spelled != MIXED) {
         if let Some((_, why)) = NO_EFFECT.iter().find(|(name, _)| *name == g.spelled) {
             run.notices.push(format!("{}: {}: {why}", g.at, g.spelled));
+        } else if COUNTS.contains(&g.spelled.as_str()) {
+            if !matches!(usize::from_node(&g.node), Ok(1)) {
+                let found = g.node.found();
+                faults.push(format!("{}: {}: expected 1, found {found}; this version runs on one", g.at, g.spelled));
+            }
+        } else if g.spelled == LOGGING {
+            match LoggingBackend::from_node(&g.node) {
+                Ok(backend) => run.monitor.use_tensorboard = backend == LoggingBackend::Tensorboard,
+                Err(e) => faults.push(wrong(g, e)),
+            }
         } else if let Some(key) = find(&g.spelled) {
             if !seen.insert(key.name) {
                 faults.push(format!("{}: {}: given twice; keep one", g.at, key.name));
@@ -347,7 +377,7 @@ fn apply(run: &mut SherlockRun, given: &[Given], faults: &mut Faults) {
             }
         } else {
             let names = KEYS.iter().flat_map(|k| std::iter::once(k.name).chain(k.aliases.iter().copied()));
-            let near = suggest(&g.spelled.to_lowercase(), names.chain([MIXED]));
+            let near = suggest(&g.spelled.to_lowercase(), names.chain([MIXED, LOGGING]));
             let mend = near.map_or("remove it".into(), |near| format!("did you mean {near}?"));
             faults.push(format!("{}: {}: unknown key; {mend}", g.at, quote(&g.spelled, 60)));
         }
@@ -406,6 +436,17 @@ mod tests {
             assert!(faults.contains(want), "{want}\n{faults}");
         }
         assert_eq!(faults.lines().filter(|l| l.contains("my.yaml")).count(), 6, "{faults}");
+    }
+
+    #[test]
+    fn the_profiler_s_block_is_read_and_more_than_one_device_is_refused() {
+        let run = of("n_voxels: 7\nflops_profiler: {enabled: true, profile_step: 3}\nlogging_backend: none\n").unwrap();
+        assert_eq!((run.training.flops_profiler.enabled, run.training.flops_profiler.profile_step), (true, 3));
+        assert!(!run.monitor.use_tensorboard);
+        assert_eq!(of("n_voxels: 7\ndevices: 1\nnum_nodes: 1\nstrategy: ddp\n").unwrap().notices.len(), 1);
+        let faults = of("n_voxels: 7\ndevices: 8\nflops_profiler: {enable: true}\n").unwrap_err().to_string();
+        assert!(faults.contains("my.yaml:2: devices: expected 1, found 8"), "{faults}");
+        assert!(faults.contains("flops_profiler.enable: unknown key; did you mean flops_profiler.enabled?"), "{faults}");
     }
 
     #[test]

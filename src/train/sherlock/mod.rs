@@ -9,5 +9,5 @@ mod training_log;
 
 pub use evaluate::{Brains, evaluate};
 pub use predict::{Predictor, predict};
-pub use session::{History, Session, plan};
+pub use session::{History, Session};
 pub use training_log::{PtFiles, TrainingLog};

@@ -1,24 +1,25 @@
 //! A run from its configuration: model, data, checkpoints.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backend::Exec;
 use crate::data::Dataset;
 use crate::data::sherlock::{Batch, Part, Recording, Stimulus};
 use crate::error::{Error, Result};
-use crate::models::Model;
 use crate::models::sherlock::Sherlock;
 use crate::nn::Pass;
 use crate::tensor::Spec;
-use crate::train::budget::{Budget, Clock, Meter};
-use crate::train::checkpoint::CheckpointStore;
-use crate::train::config::SherlockRun;
-use crate::train::observer::{Event, Observer};
-use crate::train::resume::{self, Resume};
-use crate::train::run::{Outcome, Position, Profiling, Run};
+use crate::train::budget::Clock;
+use crate::train::config::{SherlockRun, TrainingConfig};
+use crate::train::observer::Observer;
+use crate::train::resume::Resume;
+use crate::train::run::{Outcome, Progress};
+use crate::train::session::Opened;
 use crate::train::sherlock::evaluate;
 use crate::train::stop::Stop;
+use crate::train::system::System;
 use crate::train::trainer::{StepPlan, Trainer, plan_step};
 
 /// The samples of a part of the film.
@@ -45,18 +46,14 @@ type Samples = Arc<dyn Dataset<Batch = Batch>>;
 /// ```
 pub struct Session {
     run: SherlockRun,
-    trainer: Trainer<Sherlock>,
+    opened: Opened<Sherlock>,
     train: Samples,
     valid: Samples,
-    store: CheckpointStore,
-    position: Position,
-    part_seconds: Option<f64>,
-    notices: Vec<String>,
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session({}, {:?})", self.run.experiment.name, self.position)
+        write!(f, "Session({}, {:?})", self.run.experiment.name, self.opened.position())
     }
 }
 
@@ -97,30 +94,19 @@ impl Session {
         valid: Samples,
         resume: &Resume,
     ) -> Result<Session> {
-        let store = CheckpointStore::new(run.training.checkpoint_dir.clone(), run.training.max_checkpoints);
-        let resume = match (&run.experiment.resume_from, resume) {
-            (Some(path), Resume::Never) => &Resume::From(path.clone()),
+        let given = run.experiment.resume_from.as_ref();
+        let resume = match (resume, given) {
+            (Resume::Never, Some(path)) => &Resume::From(folder_of(path)),
             _ => resume,
         };
-        let (checkpoint, mut notices) = resume::find_or_fresh(&store, resume)?;
-        let mut model = Sherlock::new(&run.model, &run.loss, |layout| exec.arena(layout))?;
-        if checkpoint.is_none() {
-            model.params_mut().initialise(run.training.seed)?;
-        }
-        let mut trainer = Trainer::new(model, exec, &run.training)?;
-        let mut position = Position::default();
-        if let Some(checkpoint) = checkpoint {
-            let (at, lines) = resume::go_on(&mut trainer, &checkpoint, &kept(run)?)?;
-            notices.extend(lines);
-            position = at;
-        }
-        let run = run.clone();
-        Ok(Session { run, trainer, train, valid, store, position, part_seconds: None, notices })
+        let make = || Sherlock::new(&run.model, &run.loss, |layout| exec.arena(layout));
+        let opened = Opened::new(run, exec, resume, make)?;
+        Ok(Session { run: run.clone(), opened, train, valid })
     }
 
     /// The trainer.
     pub fn trainer(&self) -> &Trainer<Sherlock> {
-        &self.trainer
+        &self.opened.trainer
     }
 
     /// How many samples are trained and validated on.
@@ -131,41 +117,22 @@ impl Session {
     /// Ends this part of the run, with a checkpoint, before its clock reads `seconds`.
     #[must_use]
     pub fn within(mut self, seconds: f64) -> Session {
-        self.part_seconds = Some(seconds);
+        self.opened.part_seconds = Some(seconds);
         self
     }
 
     /// Runs to the end, whichever comes first.
     ///
     /// # Errors
-    /// As [`Run::run`].
-    pub fn run(mut self, stop: &Stop, clock: Box<dyn Clock>, observer: &mut dyn Observer) -> Result<History> {
-        for notice in &self.notices {
-            observer.event(&Event::Notice(notice))?;
-        }
-        let training = &self.run.training;
-        let budget = Budget { part_seconds: self.part_seconds, ..Budget::new(training) };
-        let step_flops = plan(&self.run)?.cost.model().flops.total() * training.gradient_accumulation as u128;
-        let meter = Meter::new(budget, self.position.spent, step_flops, clock);
-        let (valid, workers, batch) = (Arc::clone(&self.valid), self.run.data.num_workers, training.batch_size);
-        let run = Run {
-            trainer: &mut self.trainer,
-            data: self.train,
-            workers,
-            config: training,
-            kept_config: kept(&self.run)?,
-            name: &self.run.experiment.name,
-            store: &mut self.store,
-            stop: stop.clone(),
-            meter,
-            position: self.position,
-            observer,
-            profiling: Profiling::Ahead,
-        };
+    /// As [`Run::run`](crate::train::run::Run::run).
+    pub fn run(self, stop: &Stop, clock: Box<dyn Clock>, observer: &mut dyn Observer) -> Result<History> {
+        let (run, valid) = (self.run, self.valid);
+        let (workers, batch) = (run.data.num_workers, run.training.batch_size);
         // As in the original validation is in f32, whatever training is in.
-        let (outcome, position) = run.run(&mut |trainer, progress| {
+        let validate = &mut |trainer: &Trainer<Sherlock>, progress: &mut Progress<'_>| {
             evaluate(trainer.model(), trainer.exec(), &Pass::eval(), &valid, batch, workers, progress)
-        })?;
+        };
+        let (outcome, position) = self.opened.run(&run, self.train, (stop, clock), observer, validate)?;
         let (mut train_history, mut val_history) = (Vec::new(), Vec::new());
         for record in position.history {
             train_history.push(record.train);
@@ -175,21 +142,56 @@ impl Session {
     }
 }
 
-/// The configuration as checkpoints keep it.
-fn kept(run: &SherlockRun) -> Result<serde_json::Value> {
-    serde_json::to_value(run).map_err(|e| Error::config(format!("configuration: {e}")))
+/// The folder of the checkpoint that `path` means: beside `checkpoint_epoch_5.pt` lies `checkpoint_epoch_5`.
+fn folder_of(path: &Path) -> PathBuf {
+    let folder = path.with_extension("");
+    if path.extension().is_some_and(|e| e == "pt") && folder.is_dir() { folder } else { path.to_path_buf() }
 }
 
-/// What a training step of this configuration costs and needs: no data, no numbers.
-///
-/// # Errors
-/// [`Error::Config`] for a model that cannot be.
-pub fn plan(run: &SherlockRun) -> Result<StepPlan> {
-    let exec = Exec::plan();
-    let model = Sherlock::new(&run.model, &run.loss, |layout| exec.arena(layout))?;
-    let (b, sizes) = (run.training.batch_size, run.model.sizes());
-    let [video, audio, text] = sizes.stimulus(b)?;
-    let input = Stimulus { video: exec.alloc(video)?, audio: exec.alloc(audio)?, text: exec.alloc(text)? };
-    let fmri = exec.alloc(Spec::f32([b, sizes.voxels])?)?;
-    plan_step(&model, &exec, &Batch { target: input.clone(), input, fmri }, &run.training)
+impl System for SherlockRun {
+    fn name(&self) -> &str {
+        &self.experiment.name
+    }
+
+    fn training(&self) -> &TrainingConfig {
+        &self.training
+    }
+
+    fn workers(&self) -> usize {
+        self.data.num_workers
+    }
+
+    fn checkpoint_folder(&self) -> PathBuf {
+        self.training.checkpoint_dir.clone()
+    }
+
+    fn log_folder(&self) -> PathBuf {
+        self.training.log_dir.clone()
+    }
+
+    fn sample(&self) -> String {
+        let s = self.model.sizes();
+        format!(
+            "a frame of {} x {}, {} mel bands, {} numbers of text, {} voxels",
+            s.height, s.width, s.mels, s.text, s.voxels
+        )
+    }
+
+    fn kept(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self).map_err(|e| Error::config(format!("configuration: {e}")))
+    }
+
+    fn plan(&self) -> Result<StepPlan> {
+        let exec = Exec::plan();
+        let model = Sherlock::new(&self.model, &self.loss, |layout| exec.arena(layout))?;
+        let (b, sizes) = (self.training.batch_size, self.model.sizes());
+        let [video, audio, text] = sizes.stimulus(b)?;
+        let input = Stimulus { video: exec.alloc(video)?, audio: exec.alloc(audio)?, text: exec.alloc(text)? };
+        let fmri = exec.alloc(Spec::f32([b, sizes.voxels])?)?;
+        plan_step(&model, &exec, &Batch { target: input.clone(), input, fmri }, &self.training)
+    }
+
+    fn training_samples(&self) -> Result<usize> {
+        Ok(Recording::open(&self.data, Some(self.model.sizes()))?.part(Part::Train).len())
+    }
 }

@@ -15,8 +15,8 @@ use crate::train::config::{MomentPrecision, RunConfig};
 use crate::train::loss_scale::LossScale;
 use crate::train::resume::{FORMAT, RunState};
 use crate::train::run::Position;
+use crate::train::system::System;
 use crate::train::trainer::Progress;
-use crate::train::weather::session::kept;
 
 /// A file of another program and how to read it.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,7 @@ impl Foreign<'_> {
             progress,
             position: Position { epoch, ..Position::default() },
             loss_scale: LossScale::new(&config.training),
-            config: kept(config)?,
+            config: config.kept()?,
             entries: Vec::new(),
             buffers: Vec::new(),
         };

@@ -9,4 +9,4 @@ mod session;
 pub use forecast::{Forecast, ForecastFormat, ForecastStep, Forecaster};
 pub use foreign::Foreign;
 pub use metrics::Scores;
-pub use session::{Session, checkpoint_folder, evaluate, grid_of, log_folder, plan, step_flops};
+pub use session::{Session, evaluate, grid_of};

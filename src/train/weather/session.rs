@@ -11,14 +11,15 @@ use crate::models::Model;
 use crate::models::weather_vit::WeatherVit;
 use crate::tape::Tape;
 use crate::tensor::{Spec, Tensor};
-use crate::train::budget::{Budget, Clock, Meter};
-use crate::train::checkpoint::CheckpointStore;
-use crate::train::config::RunConfig;
+use crate::train::budget::Clock;
+use crate::train::config::{RunConfig, TrainingConfig};
 use crate::train::evaluation::Evaluation;
-use crate::train::observer::{Event, Observer};
-use crate::train::resume::{self, Resume};
-use crate::train::run::{Outcome, Position, Profiling, Run};
+use crate::train::observer::Observer;
+use crate::train::resume::Resume;
+use crate::train::run::Outcome;
+use crate::train::session::Opened;
 use crate::train::stop::Stop;
+use crate::train::system::System;
 use crate::train::trainer::{StepPlan, Trainer, plan_step};
 use crate::train::weather::Scores;
 
@@ -26,13 +27,9 @@ use crate::train::weather::Scores;
 #[derive(Debug)]
 pub struct Session {
     config: RunConfig,
-    trainer: Trainer<WeatherVit>,
+    opened: Opened<WeatherVit>,
     train: Arc<WeatherDataset>,
     valid: Arc<WeatherDataset>,
-    store: CheckpointStore,
-    position: Position,
-    part_seconds: Option<f64>,
-    notices: Vec<String>,
 }
 
 /// What a model of this configuration reads from the files.
@@ -46,14 +43,51 @@ pub fn grid_of(config: &RunConfig) -> WeatherGrid {
     }
 }
 
-/// The folder of the checkpoints of a configuration.
-pub fn checkpoint_folder(config: &RunConfig) -> PathBuf {
-    config.training.checkpoint_dir.join(&config.experiment.name)
-}
+impl System for RunConfig {
+    fn name(&self) -> &str {
+        &self.experiment.name
+    }
 
-/// The folder of its logs.
-pub fn log_folder(config: &RunConfig) -> PathBuf {
-    config.training.log_dir.join(&config.experiment.name)
+    fn training(&self) -> &TrainingConfig {
+        &self.training
+    }
+
+    fn workers(&self) -> usize {
+        self.data.num_workers
+    }
+
+    fn checkpoint_folder(&self) -> PathBuf {
+        self.training.checkpoint_dir.join(&self.experiment.name)
+    }
+
+    fn log_folder(&self) -> PathBuf {
+        self.training.log_dir.join(&self.experiment.name)
+    }
+
+    fn sample(&self) -> String {
+        format!("{} tokens", self.model.tokens())
+    }
+
+    fn kept(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self).map_err(|e| Error::config(format!("configuration: {e}")))
+    }
+
+    fn plan(&self) -> Result<StepPlan> {
+        let exec = Exec::plan();
+        let network = self.network();
+        let model = WeatherVit::new(&network, |layout| exec.arena(layout))?;
+        let [h, w] = network.img_size;
+        let b = self.training.batch_size;
+        let batch = WeatherBatch {
+            state: exec.alloc(Spec::f32([b, network.input_channels, h, w])?)?,
+            target: exec.alloc(Spec::f32([b, network.output_channels, h, w])?)?,
+        };
+        plan_step(&model, &exec, &batch, &self.training)
+    }
+
+    fn training_samples(&self) -> Result<usize> {
+        Ok(WeatherDataset::open(&self.data, Split::Train, grid_of(self))?.len())
+    }
 }
 
 impl Session {
@@ -71,78 +105,35 @@ impl Session {
         let train = open(Split::Train, &mut faults);
         let valid = open(Split::Valid, &mut faults);
         let (Some(train), Some(valid)) = (train, valid) else { return Err(Error::Data(faults)) };
-        let store = CheckpointStore::new(checkpoint_folder(config), config.training.max_checkpoints);
-        let (checkpoint, mut notices) = resume::find_or_fresh(&store, resume)?;
-        let mut model = WeatherVit::new(&config.network(), |layout| exec.arena(layout))?;
-        model.params_mut().initialise(config.training.seed)?;
-        let mut trainer = Trainer::new(model, exec, &config.training)?;
-        let mut position = Position::default();
-        if let Some(checkpoint) = checkpoint {
-            let (at, lines) = resume::go_on(&mut trainer, &checkpoint, &kept(config)?)?;
-            notices.extend(lines);
-            position = at;
-        }
-        Ok(Session {
-            config: config.clone(),
-            trainer,
-            train: Arc::new(train),
-            valid: Arc::new(valid),
-            store,
-            position,
-            part_seconds: None,
-            notices,
-        })
+        let make = || WeatherVit::new(&config.network(), |layout| exec.arena(layout));
+        let opened = Opened::new(config, exec, resume, make)?;
+        Ok(Session { config: config.clone(), opened, train: Arc::new(train), valid: Arc::new(valid) })
     }
 
     /// The trainer.
     pub fn trainer(&self) -> &Trainer<WeatherVit> {
-        &self.trainer
+        &self.opened.trainer
     }
 
     /// Ends this part of the run, with a checkpoint, before its clock reads `seconds`.
     #[must_use]
     pub fn within(mut self, seconds: f64) -> Session {
-        self.part_seconds = Some(seconds);
+        self.opened.part_seconds = Some(seconds);
         self
     }
 
     /// Runs to the end, whichever comes first.
     ///
     /// # Errors
-    /// As [`Run::run`].
-    pub fn run(mut self, stop: &Stop, clock: Box<dyn Clock>, observer: &mut dyn Observer) -> Result<Outcome> {
-        for notice in &self.notices {
-            observer.event(&Event::Notice(notice))?;
-        }
-        let budget = Budget { part_seconds: self.part_seconds, ..Budget::new(&self.config.training) };
-        let step_flops = step_flops(&self.config)?;
-        let meter = Meter::new(budget, self.position.spent, step_flops, clock);
-        let (valid, workers, batch) =
-            (Arc::clone(&self.valid), self.config.data.num_workers, self.config.training.batch_size);
-        let run = Run {
-            trainer: &mut self.trainer,
-            data: self.train,
-            workers,
-            config: &self.config.training,
-            kept_config: kept(&self.config)?,
-            name: &self.config.experiment.name,
-            store: &mut self.store,
-            stop: stop.clone(),
-            meter,
-            position: self.position,
-            observer,
-            profiling: Profiling::Ahead,
-        };
-        let (outcome, _) = run.run(&mut |trainer, progress| {
+    /// As [`Run::run`](crate::train::run::Run::run).
+    pub fn run(self, stop: &Stop, clock: Box<dyn Clock>, observer: &mut dyn Observer) -> Result<Outcome> {
+        let (config, valid) = (self.config, self.valid);
+        let (workers, batch) = (config.data.num_workers, config.training.batch_size);
+        let (outcome, _) = self.opened.run(&config, self.train, (stop, clock), observer, &mut |trainer, progress| {
             evaluate(trainer.model(), trainer.exec(), &trainer.eval_pass(), &valid, batch, workers, progress)
         })?;
         Ok(outcome)
     }
-}
-
-/// The configuration as checkpoints keep it.
-pub(super) fn kept(config: &RunConfig) -> Result<serde_json::Value> {
-    serde_json::to_value(config).map_err(|e| Error::config(format!("configuration: {e}")))
 }
 
 /// Loss and metrics of `model` over all samples of `data`, in order. `progress` is told of each batch and may end it: then
@@ -208,29 +199,4 @@ pub(super) fn last_frame(state: &Tensor, grid: WeatherGrid) -> Result<Option<Vec
     let wanted = grid.output_channels * area;
     let samples = all.chunks_exact((channels * area).max(1));
     Ok(Some(samples.flat_map(|s| s.iter().skip(first).take(wanted).copied()).collect()))
-}
-
-/// Model FLOPs of one optimiser step of this configuration, forward and backward: what a FLOPs budget counts.
-///
-/// # Errors
-/// As [`plan`].
-pub fn step_flops(config: &RunConfig) -> Result<u128> {
-    Ok(plan(config)?.cost.model().flops.total() * config.training.gradient_accumulation as u128)
-}
-
-/// What a training step of this configuration costs and needs: no data, no numbers.
-///
-/// # Errors
-/// [`Error::Config`] for a model that cannot be.
-pub fn plan(config: &RunConfig) -> Result<StepPlan> {
-    let exec = Exec::plan();
-    let network = config.network();
-    let model = WeatherVit::new(&network, |layout| exec.arena(layout))?;
-    let [h, w] = network.img_size;
-    let b = config.training.batch_size;
-    let batch = WeatherBatch {
-        state: exec.alloc(Spec::f32([b, network.input_channels, h, w])?)?,
-        target: exec.alloc(Spec::f32([b, network.output_channels, h, w])?)?,
-    };
-    plan_step(&model, &exec, &batch, &config.training)
 }

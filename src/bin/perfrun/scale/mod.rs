@@ -12,7 +12,7 @@ use perfrun::error::{Error, Faults, Result};
 use perfrun::train::config::RunConfig;
 use perfrun::train::scaling::{Experiment, Scale};
 use perfrun::train::stop::Stop;
-use perfrun::train::weather::step_flops;
+use perfrun::train::system::System;
 
 use crate::config::{ConfigArgs, SourceArgs};
 use crate::device::DeviceArgs;
@@ -116,7 +116,7 @@ impl ScaleArgs {
             overrides: self.overrides.clone(),
             data: self.data.clone(),
         }
-        .load_with(&more)
+        .load_weather(&more)
     }
 
     /// The experiments in the order in which they run, and what cannot be one, with why.
@@ -141,7 +141,7 @@ impl ScaleArgs {
                 let made = Experiment::new(&base, scale, factor);
                 match (&made, self.flops_budgets.as_slice()) {
                     (Ok(e), [_, ..]) => {
-                        let step = step_flops(&e.config)?;
+                        let step = e.config.step_flops()?;
                         self.flops_budgets.iter().for_each(|&b| push(e.clone().within(b, step)));
                     }
                     _ => push(made),

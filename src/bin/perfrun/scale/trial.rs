@@ -7,16 +7,19 @@ use perfrun::backend::Exec;
 use perfrun::data::weather::Split;
 use perfrun::ops::contract::rates::Rates;
 use perfrun::train::budget::{Exhausted, SystemClock};
+use perfrun::train::config::LoggingBackend;
 use perfrun::train::observer::{Event, Observer, Observers};
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome;
 use perfrun::train::scaling::{Experiment, RunResult};
 use perfrun::train::stop::Stop;
+use perfrun::train::system::System;
 use perfrun::train::trainer::compute_dtype;
-use perfrun::train::weather::{Forecaster, Session, checkpoint_folder};
+use perfrun::train::weather::{Forecaster, Session};
 
 use super::energy::Energy;
 use crate::device::print_notices;
+use crate::system::usual;
 
 /// What is seen of a run.
 struct Witness {
@@ -83,7 +86,7 @@ pub(super) fn run(
         session = session.within(limit);
     }
     let mut witness = Witness {
-        to: crate::train::observers(config)?,
+        to: usual(config, config.training.logging_backend == LoggingBackend::Tensorboard)?,
         parameters: 0,
         first_step: 0,
         step: 0,
@@ -136,7 +139,7 @@ pub(super) fn run(
 
 /// The loss of the final checkpoint over the validation split.
 fn validate(e: &Experiment, exec: &Exec) -> anyhow::Result<f64> {
-    let path = checkpoint_folder(&e.config).join("final_checkpoint");
+    let path = e.config.checkpoint_folder().join("final_checkpoint");
     let forecaster = Forecaster::open(&path, exec, None)?;
     let data = Arc::new(forecaster.dataset(Split::Valid)?);
     Ok(forecaster.evaluate(&data, None, &mut |_, _| {})?.loss)
