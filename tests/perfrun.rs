@@ -3,6 +3,7 @@
 mod bad_lines;
 mod kernels;
 mod profile;
+mod sherlock;
 
 use std::io::Write;
 use std::path::Path;

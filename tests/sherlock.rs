@@ -11,27 +11,11 @@ use perfrun::ops::global_norm::GlobalNorm;
 use perfrun::rng::Stream;
 use perfrun::tape::{Grads, Tape, Var};
 use perfrun::tensor::{Arena, Spec, Tensor, View, ViewMut};
+use perfrun::train::config::{ConfigSource, SherlockRun};
 
 /// Every layer, no width.
 fn small() -> SherlockConfig {
-    SherlockConfig {
-        video_height: 18,
-        video_width: 32,
-        audio_mels: 16,
-        text_dim: 20,
-        n_voxels: 50,
-        bottleneck_dim: 32,
-        video_features: 24,
-        audio_features: 12,
-        text_features: 12,
-        video_channels: [4, 6, 8, 10],
-        audio_channels: [4, 6, 8],
-        text_hidden: 16,
-        bottleneck_hidden: 40,
-        voxel_hidden: 48,
-        decoder_hidden_dim: 16,
-        ..SherlockConfig::default()
-    }
+    SherlockRun::load(&ConfigSource::Embedded, Some("sherlock-tiny"), &[]).unwrap().model
 }
 
 fn planned(config: &SherlockConfig) -> Sherlock {

@@ -4,7 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use perfrun::data::sherlock::synthetic::SyntheticSherlock;
 use perfrun::rng::Stream;
+use perfrun::train::checkpoint::Checkpoint;
+use perfrun::train::config::{ConfigSource, SherlockRun};
+use perfrun::train::resume::state_of;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::tiny;
@@ -94,6 +98,67 @@ fn a_run_that_is_killed_and_stopped_at_random_ends_with_the_bytes_of_one_that_wa
 fn has_checkpoint(folder: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(folder) else { return false };
     entries.filter_map(Result::ok).any(|e| !e.file_name().to_string_lossy().starts_with('.'))
+}
+
+/// A run of the autoencoder in `dir`, 60 epochs of 2 steps, each with a checkpoint; it lives long enough for ten kills.
+fn autoencoder(dir: &Path, name: &str, resume: bool) -> Child {
+    let place = |key: &str| format!("{key}={name}/{key}");
+    Command::new(env!("CARGO_BIN_EXE_perfrun"))
+        .args([
+            "train",
+            "sherlock-tiny",
+            "--data",
+            "film",
+            "--set",
+            &place("checkpoint_dir"),
+            "--set",
+            &place("log_dir"),
+        ])
+        .args(["--set", "num_epochs=60", "--set", "save_every=1", "--set", "log_frequency=1", "--set", "num_workers=1"])
+        .args(["--set", "batch_size=32"])
+        .args(["--set", "early_stopping_patience=100", "--max-checkpoints", "2"])
+        .args(if resume { &["--continue"][..] } else { &[] })
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn an_autoencoder_that_is_killed_at_ten_random_moments_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = SherlockRun::load(&ConfigSource::Embedded, Some("sherlock-tiny"), &[]).unwrap().model.sizes();
+    let (height, width, mels, text, voxels) = (sizes.height, sizes.width, sizes.mels, sizes.text, sizes.voxels);
+    let film = SyntheticSherlock { height, width, mels, text, voxels, subjects: 1, trs: 80, ..Default::default() };
+    film.write(&dir.path().join("film"), |_, _, _| {}).unwrap();
+    let mut whole = autoencoder(dir.path(), "whole", false);
+    let lines = BufReader::new(whole.stderr.take().unwrap()).lines();
+    assert_eq!(finish(whole, lines), Some(0));
+    let seed = 2310;
+    let pick = Stream::new(seed, 5);
+    let mut moments = Vec::new();
+    for kill in 0..10 {
+        let mut child = autoencoder(dir.path(), "broken", true);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        // So many lines (steps, validations, saves), then a moment between two of them.
+        let (seen, micros) = (1 + pick.below(2 * kill, 12), pick.below(2 * kill + 1, 20_000));
+        let alive = (0..seen).all(|_| lines.next().is_some_and(|line| line.is_ok()));
+        std::thread::sleep(std::time::Duration::from_micros(micros));
+        let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+        assert!(alive && finish(child, lines).is_none(), "seed {seed}: kill {kill} found no run after {moments:?}");
+        moments.push((seen, micros));
+    }
+    let mut last = autoencoder(dir.path(), "broken", true);
+    let lines = BufReader::new(last.stderr.take().unwrap()).lines();
+    assert_eq!(finish(last, lines), Some(0));
+    println!("seed {seed}, killed after lines and microseconds {moments:?}");
+    let ends = ["whole", "broken"].map(|name| dir.path().join(name).join("checkpoint_dir/final_checkpoint"));
+    assert!(weights(&ends[0]) == weights(&ends[1]), "seed {seed}: other weights, killed at {moments:?}");
+    let [whole, broken] = ends.map(|path| state_of(&Checkpoint::open(path).unwrap()).unwrap());
+    assert_eq!((whole.position.history.len(), whole.progress), (60, broken.progress), "seed {seed}");
+    assert_eq!(whole.position.history, broken.position.history, "seed {seed}: {moments:?}");
+    assert_eq!(whole.position.since_best, broken.position.since_best, "seed {seed}: {moments:?}");
 }
 
 #[test]

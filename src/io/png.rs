@@ -1,7 +1,7 @@
 //! Pictures of red, green and blue bytes.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::Path;
 
 use png::{BitDepth, ColorType, Decoder, Encoder, Limits, Transformations};
@@ -64,24 +64,32 @@ pub fn read(path: &Path) -> Result<Picture> {
 /// [`Error::Shape`] if there are more or fewer bytes than pixels; [`Error::Data`] if the file exists and must not be
 /// replaced; [`Error::Io`] if the system refuses.
 pub fn write(path: &Path, existing: Existing, picture: &Picture) -> Result<()> {
+    let bytes = encode(picture).map_err(|e| Error::shape(format!("{}: {e}", path.display())))?;
+    write_atomic(path, existing, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
+}
+
+/// A picture as the bytes of a PNG.
+///
+/// # Errors
+/// [`Error::Shape`] if there are more or fewer bytes than pixels, or a side is longer than 16,384.
+pub fn encode(picture: &Picture) -> Result<Vec<u8>> {
     let (height, width) = (picture.height, picture.width);
     let side = |n: usize| u32::try_from(n).ok().filter(|n| (1..=MAX_SIDE).contains(n));
     let (Some(h), Some(w), true) = (side(height), side(width), height * width * 3 == picture.rgb.len()) else {
         let found = picture.rgb.len();
         return Err(Error::shape(format!(
-            "{}: expected 3 x {height} x {width} bytes and sides of 1 to {MAX_SIDE}, found {found} bytes",
-            path.display()
+            "picture: expected 3 x {height} x {width} bytes and sides of 1 to {MAX_SIDE}, found {found} bytes"
         )));
     };
-    write_atomic(path, existing, |file| {
-        let refused = |e: png::EncodingError| Error::io("write", path)(std::io::Error::other(e));
-        let mut encoder = Encoder::new(file, w, h);
-        encoder.set_color(ColorType::Rgb);
-        encoder.set_depth(BitDepth::Eight);
-        let mut writer = encoder.write_header().map_err(refused)?;
-        writer.write_image_data(&picture.rgb).map_err(refused)?;
-        writer.finish().map_err(refused)
-    })
+    let mut bytes = Vec::new();
+    let refused = |e: png::EncodingError| Error::shape(format!("picture: {e}"));
+    let mut encoder = Encoder::new(&mut bytes, w, h);
+    encoder.set_color(ColorType::Rgb);
+    encoder.set_depth(BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(refused)?;
+    writer.write_image_data(&picture.rgb).map_err(refused)?;
+    writer.finish().map_err(refused)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

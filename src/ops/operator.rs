@@ -117,7 +117,8 @@ pub trait Operator: fmt::Debug + Send + Sync + 'static {
     /// FLOPs for inputs that [`infer`](Operator::infer) accepts, when the gradients of the inputs `wanted` are asked for.
     fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops;
 
-    /// The same as if no mask hid anything: what tools count that see shapes and no masks. `None` where nothing is hidden.
+    /// The same as if no mask and no padding hid anything: what tools count that see shapes alone. `None` where nothing is
+    /// hidden.
     fn unmasked_flops(&self, _x: &[&Spec], _wanted: Mask) -> Option<OpFlops> {
         None
     }

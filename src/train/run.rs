@@ -60,6 +60,18 @@ pub struct Position {
     /// The epochs that are done.
     #[serde(default)]
     pub history: Vec<EpochRecord>,
+    /// What the schedule of the learning rate was made for; `None` before the first step.
+    #[serde(default)]
+    pub planned: Option<Planned>,
+}
+
+/// The length of a run, as far as its schedule depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// Steps in total.
+    pub total_steps: u64,
 }
 
 /// Sums over the steps of an epoch.
@@ -232,6 +244,8 @@ where
     pub fn run(mut self, validate: &mut Validate<'_, M>) -> Result<(Outcome, Position)> {
         let shape = self.shape()?;
         let schedule = Schedule::new(self.config, shape.total_steps, shape.steps_per_epoch);
+        let (steps_per_epoch, total_steps) = (shape.steps_per_epoch, shape.total_steps);
+        self.position.planned = Some(Planned { steps_per_epoch, total_steps });
         self.observer.event(&Event::Started { shape: &shape, done: self.trainer.progress().step })?;
         if let Some(outcome) = self.is_over(&shape) {
             self.observer.event(&Event::Notice("nothing is left to do: raise epochs or max_steps to go on"))?;

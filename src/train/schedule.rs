@@ -18,6 +18,29 @@ pub struct Schedule {
     drop: (u64, f64),
 }
 
+/// What a scheduler of the usual kinds is and where it is, in the units in which it is stepped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SchedulerState {
+    /// Down a cosine of `span` steps to `floor`, after the warm-up.
+    Cosine {
+        /// Steps of the whole way.
+        span: u64,
+        /// Where it ends.
+        floor: f64,
+        /// Steps done.
+        done: u64,
+    },
+    /// Multiplied by `factor` every so many epochs.
+    Step {
+        /// Epochs between two drops.
+        epochs: u64,
+        /// Factor of one drop.
+        factor: f64,
+        /// Epochs done.
+        done: u64,
+    },
+}
+
 impl Schedule {
     /// The schedule of a run of `total` steps, `steps_per_epoch` of them in an epoch.
     pub fn new(config: &TrainingConfig, total: u64, steps_per_epoch: u64) -> Schedule {
@@ -38,6 +61,29 @@ impl Schedule {
     /// Steps of the warm-up; shorter than planned if the run is.
     pub fn warmup(&self) -> u64 {
         self.warmup.min(self.total)
+    }
+
+    /// Where PyTorch's scheduler of the same kind would be before step `step`; `None` for a rate that stays.
+    pub fn scheduler_state(&self, step: u64) -> Option<SchedulerState> {
+        let after_warmup = step.saturating_sub(self.warmup);
+        match self.kind {
+            LrSchedule::Constant => None,
+            LrSchedule::Cosine => Some(SchedulerState::Cosine {
+                span: self.total.saturating_sub(self.warmup).max(1),
+                floor: self.floor,
+                done: after_warmup,
+            }),
+            LrSchedule::CosinePerEpoch => Some(SchedulerState::Cosine {
+                span: self.total.saturating_sub(self.warmup).max(1),
+                floor: self.floor,
+                done: after_warmup / self.steps_per_epoch,
+            }),
+            LrSchedule::Step => Some(SchedulerState::Step {
+                epochs: self.drop.0 / self.steps_per_epoch,
+                factor: self.drop.1,
+                done: step / self.steps_per_epoch,
+            }),
+        }
     }
 
     /// The learning rate of step `step`, counted from 0.
@@ -144,6 +190,16 @@ mod tests {
             let got = s.rate(step);
             assert!((got - want).abs() < 1e-14, "{step}: {got:e}");
         }
+    }
+
+    #[test]
+    fn another_program_s_scheduler_is_as_far_as_ours() {
+        let at = |kind, step| sherlock(kind).scheduler_state(step);
+        let cosine = |done| Some(SchedulerState::Cosine { span: 18_525, floor: 1e-6, done });
+        assert_eq!((at(LrSchedule::Cosine, 7), at(LrSchedule::Cosine, 1000)), (cosine(0), cosine(25)));
+        assert_eq!(at(LrSchedule::CosinePerEpoch, 975 + 2 * 195), cosine(2));
+        assert_eq!(at(LrSchedule::Step, 40 * 195), Some(SchedulerState::Step { epochs: 30, factor: 0.1, done: 40 }));
+        assert_eq!(at(LrSchedule::Constant, 7), None);
     }
 
     #[test]

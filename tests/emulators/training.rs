@@ -20,8 +20,8 @@ use perfrun::train::observer::Event;
 use perfrun::train::resume::Resume;
 use perfrun::train::run::Outcome;
 use perfrun::train::stop::{Stop, StopReason};
-use perfrun::train::trainer::Trainer;
 use perfrun::train::system::System;
+use perfrun::train::trainer::Trainer;
 use perfrun::train::weather::Session;
 
 use super::{open, timed};

@@ -26,9 +26,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model
     Train(Box<train::TrainArgs>),
-    /// Measure a checkpoint: loss and metrics of every channel over a split
+    /// Measure a checkpoint: loss and metrics over a split, of every channel or of the brain
     Eval(eval::EvalArgs),
-    /// Forecast from a checkpoint: numbers in the units of the files, and maps
+    /// Forecast from a checkpoint: numbers in the units of the files, and maps; of a Sherlock checkpoint, brains and films
     Predict(predict::PredictArgs),
     /// Say what a training step would cost and need, by room; opens no data
     Plan(plan::PlanArgs),

@@ -31,7 +31,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Folder of the data set, as --set data_dir=DIR
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", alias = "data-dir")]
     pub(crate) data: Option<PathBuf>,
 }
 

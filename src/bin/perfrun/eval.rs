@@ -10,6 +10,7 @@ use serde_json::{Map, json};
 use crate::forecaster::ForecasterArgs;
 use crate::outcome::Outcome;
 use crate::output::{self, Progress};
+use crate::reconstruct::part_of;
 
 /// Flags of `perfrun eval`.
 #[derive(Debug, Args)]
@@ -29,18 +30,28 @@ impl EvalArgs {
         if self.batch_size == Some(0) {
             return Err(Error::argument("batch-size: expected 1 or more, found 0").into());
         }
-        let forecaster = self.source.open()?;
-        let data = Arc::new(forecaster.dataset(self.source.split)?);
         let mut progress = Progress::new("eval");
-        let found =
-            forecaster.evaluate(&data, self.batch_size, &mut |done, total| progress.set(done, total, "samples"));
+        let mut tell = |done, total| progress.set(done, total, "samples");
+        let (path, step, evaluation, shown) = match self.source.open_sherlock()? {
+            Some(predictor) => {
+                let data = predictor.recording()?.part(part_of(self.source.split));
+                let evaluation = predictor.evaluate(data, self.batch_size, &mut tell)?;
+                (predictor.path().to_owned(), predictor.step(), evaluation, None)
+            }
+            None => {
+                let forecaster = self.source.open()?;
+                let data = Arc::new(forecaster.dataset(self.source.split)?);
+                let evaluation = forecaster.evaluate(&data, self.batch_size, &mut tell)?;
+                let shown = (data.grid().output_channels, data.statistics().is_some());
+                (forecaster.path().to_owned(), forecaster.step(), evaluation, Some(shown))
+            }
+        };
         progress.finish();
-        let evaluation = found?;
         if self.json {
             let metrics: Map<_, _> = evaluation.metrics.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
             output::pretty_json(&json!({
-                "checkpoint": forecaster.path(),
-                "step": forecaster.step(),
+                "checkpoint": path,
+                "step": step,
                 "split": self.source.split.to_string(),
                 "samples": evaluation.samples,
                 "loss": evaluation.loss,
@@ -49,14 +60,18 @@ impl EvalArgs {
             return Ok(Outcome::Done);
         }
         output::line(format!(
-            "{} after step {}, {}: {} samples, loss {:.6}",
-            forecaster.path().display(),
-            forecaster.step(),
+            "{} after step {step}, {}: {} samples, loss {:.6}",
+            path.display(),
             self.source.split,
             evaluation.samples,
             evaluation.loss
         ))?;
-        print(&evaluation, data.grid().output_channels, data.statistics().is_some())?;
+        match shown {
+            Some((channels, has_units)) => print(&evaluation, channels, has_units)?,
+            None => {
+                evaluation.metrics.iter().try_for_each(|(name, x)| output::line(format!("{name:<24} {x:>13.6}")))?
+            }
+        }
         Ok(Outcome::Done)
     }
 }

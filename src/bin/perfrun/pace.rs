@@ -91,9 +91,7 @@ fn steps_per_epoch(system: &dyn System, samples: Option<usize>) -> Result<usize>
         })?,
     };
     match samples / of_step.max(1) {
-        0 => Err(Error::argument(format!(
-            "samples: expected at least {of_step}, those of a step, found {samples}"
-        ))),
+        0 => Err(Error::argument(format!("samples: expected at least {of_step}, those of a step, found {samples}"))),
         steps => Ok(steps),
     }
 }

@@ -25,7 +25,8 @@ pub(crate) struct PredictArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     steps: usize,
     /// Write all steps and channels, in the units of the files: .h5 with `fields`, or .npy; of a Sherlock checkpoint, the
-    /// folder of predicted voxels, spectra and frames
+    /// folder of predicted voxels (.npy, and .nii.gz where the data set has a mask), spectra, frames, and
+    /// voxel_correlation.html
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Draw forecast, target and error of one channel as SVG

@@ -86,7 +86,12 @@ pub(crate) enum Session {
 }
 
 impl Session {
-    pub(crate) fn run(self, stop: &Stop, clock: Box<dyn Clock>, observer: &mut dyn Observer) -> anyhow::Result<Outcome> {
+    pub(crate) fn run(
+        self,
+        stop: &Stop,
+        clock: Box<dyn Clock>,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Outcome> {
         Ok(match self {
             Session::Weather(session) => session.run(stop, clock, observer)?,
             Session::Sherlock(session) => session.run(stop, clock, observer)?.outcome,

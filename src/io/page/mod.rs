@@ -4,6 +4,9 @@
 mod plot;
 mod table;
 
+use crate::error::Result;
+use crate::io::png::{self, Picture};
+
 pub use plot::{Axis, Plot, Point, Series, Tick};
 pub use table::{Cell, Column, Entry, Table};
 
@@ -60,6 +63,18 @@ impl Page {
         self.body += &plot.svg();
     }
 
+    /// A picture with words below it.
+    ///
+    /// # Errors
+    /// As [`png::encode`].
+    pub fn picture(&mut self, caption: &str, picture: &Picture) -> Result<()> {
+        let (caption, bytes) = (escape(caption), base64(&png::encode(picture)?));
+        self.body += &format!(
+            "<figure><img alt=\"{caption}\" src=\"data:image/png;base64,{bytes}\"><figcaption>{caption}</figcaption></figure>\n"
+        );
+        Ok(())
+    }
+
     /// The whole file.
     pub fn finish(self) -> String {
         let title = escape(&self.title);
@@ -70,6 +85,20 @@ impl Page {
             self.body
         )
     }
+}
+
+/// Bytes as text (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let word = [16, 8, 0].iter().zip(three).fold(0_u32, |word, (shift, &b)| word | u32::from(b) << shift);
+        for (place, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            let sign = SIGNS[(word >> shift & 63) as usize];
+            out.push(if place <= three.len() { char::from(sign) } else { '=' });
+        }
+    }
+    out
 }
 
 /// Text as it stands in HTML and in attributes.
@@ -106,6 +135,20 @@ mod tests {
         assert_eq!(html.matches("<script>").count(), 1, "{html}");
         assert_eq!(html.matches("</script>").count(), 1);
         assert!(html.contains("&lt;/script&gt;"));
+    }
+
+    #[test]
+    fn a_picture_lies_in_the_page_itself() {
+        let texts = [&b""[..], b"f", b"fo", b"foo", b"foob", b"fooba", b"foobar"].map(base64);
+        assert_eq!(texts, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+        let mut page = Page::new("t");
+        page.picture("a < b", &Picture { height: 1, width: 2, rgb: vec![0; 6] }).unwrap();
+        assert!(page.picture("", &Picture { height: 1, width: 2, rgb: vec![0; 5] }).is_err());
+        let html = page.finish();
+        assert!(
+            html.contains("src=\"data:image/png;base64,iVBORw0KGgo") && html.contains("alt=\"a &lt; b\""),
+            "{html}"
+        );
     }
 
     #[test]

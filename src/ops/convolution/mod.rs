@@ -157,9 +157,19 @@ impl Window {
     }
 
     pub(super) fn flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+        self.flops_of(x, wanted, |s| self.pairs(s))
+    }
+
+    /// As if the padding were read like any other number.
+    pub(super) fn unmasked_flops(&self, x: &[&Spec], wanted: Mask) -> OpFlops {
+        let taps = |s: &Size| s.kernel.iter().chain(&s.output).map(|&n| n as u128).product();
+        self.flops_of(x, wanted, taps)
+    }
+
+    fn flops_of(&self, x: &[&Spec], wanted: Mask, pairs: impl FnOnce(&Size) -> u128) -> OpFlops {
         let s = self.size(x);
         let products = s.batch * s.groups * s.cin * s.cout;
-        let product = Flops::matmul(2 * products as u128 * self.pairs(&s));
+        let product = Flops::matmul(2 * products as u128 * pairs(&s));
         let results = (s.batch * s.groups * s.cout * s.output_plane()) as u128;
         let bias = if x.len() == 3 { Flops::vector(results) } else { Flops::ZERO };
         let each = [product, product, bias].into_iter().take(x.len()).enumerate();
@@ -194,6 +204,14 @@ macro_rules! convolution {
                 wanted: $crate::ops::operator::Mask,
             ) -> $crate::ops::operator::OpFlops {
                 self.window().flops(x, wanted)
+            }
+
+            fn unmasked_flops(
+                &self,
+                x: &[&$crate::tensor::Spec],
+                wanted: $crate::ops::operator::Mask,
+            ) -> Option<$crate::ops::operator::OpFlops> {
+                Some(self.window().unmasked_flops(x, wanted))
             }
 
             fn forward(

@@ -10,13 +10,17 @@ use crate::io::atomic::{Existing, write_atomic};
 use crate::io::pt::{Key, Value};
 use crate::io::safetensors::pt_metadata;
 use crate::io::{StoredDtype, TensorView, pt, safetensors};
+use crate::train::config::TrainingConfig;
+use crate::train::run::Planned;
+use crate::train::schedule::{Schedule, SchedulerState};
 
 /// What goes into a `.pt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
     /// The state dict alone, as `model.load_state_dict` takes it.
     Weights,
-    /// `epoch`, `global_step`, `model_state_dict`, `optimizer_state_dict` and `config`.
+    /// `epoch`, `global_step`, `model_state_dict`, `optimizer_state_dict`, `config`; where there are any `best_val_loss`,
+    /// `val_loss`, `train_history`, `val_history`, `scheduler_state_dict` and `scaler_state_dict`.
     Everything,
 }
 
@@ -95,10 +99,56 @@ fn everything<'a>(checkpoint: &'a Checkpoint, weights: &[TensorView<'a>], step: 
             entries.push((Key::from(key), Value::List(epochs.map(plain).collect())));
         }
     }
+    if let Some(loss) = at("/position/history").and_then(Json::as_array).and_then(|h| h.last()?.pointer("/val/loss")) {
+        entries.push((Key::from("val_loss"), plain(loss)));
+    }
+    if let Some(scheduler) = Rates::of(checkpoint).and_then(|rates| rates.state_dict()) {
+        entries.push((Key::from("scheduler_state_dict"), scheduler));
+    }
     if at("/loss_scale/window").and_then(Json::as_u64).is_some_and(|window| window > 0) {
         entries.push((Key::from("scaler_state_dict"), scaler(checkpoint)));
     }
     Ok(Value::Dict(entries))
+}
+
+/// The learning rate of a run: as configured, and where it is.
+struct Rates {
+    base: f64,
+    now: f64,
+    state: Option<SchedulerState>,
+}
+
+impl Rates {
+    /// Of a checkpoint that knows how long its run is.
+    fn of(checkpoint: &Checkpoint) -> Option<Rates> {
+        let of = |pointer: &str| checkpoint.state().pointer(pointer).cloned();
+        let planned: Planned = serde_json::from_value(of("/position/planned")?).ok()?;
+        let training: TrainingConfig = serde_json::from_value(of("/config/training")?).ok()?;
+        let schedule = Schedule::new(&training, planned.total_steps, planned.steps_per_epoch);
+        let step = checkpoint.step();
+        Some(Rates { base: training.learning_rate, now: schedule.rate(step), state: schedule.scheduler_state(step) })
+    }
+
+    /// The state dict of `CosineAnnealingLR`, which follows the warm-up, or of `StepLR`; none for a rate that stays.
+    fn state_dict<'a>(&self) -> Option<Value<'a>> {
+        let int = |n: u64| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
+        let (mut entries, done) = match self.state? {
+            SchedulerState::Cosine { span, floor, done } => {
+                (vec![("T_max".into(), int(span)), ("eta_min".into(), Value::Float(floor))], done)
+            }
+            SchedulerState::Step { epochs, factor, done } => {
+                (vec![("step_size".into(), int(epochs)), ("gamma".into(), Value::Float(factor))], done)
+            }
+        };
+        entries.extend([
+            ("base_lrs".into(), Value::List(vec![Value::Float(self.base)])),
+            ("last_epoch".into(), int(done)),
+            ("_step_count".into(), int(done + 1)),
+            ("_get_lr_called_within_step".into(), Value::Bool(false)),
+            ("_last_lr".into(), Value::List(vec![Value::Float(self.now)])),
+        ]);
+        Some(dict(entries))
+    }
 }
 
 /// The state dict of `torch.amp.GradScaler`.
@@ -146,10 +196,12 @@ fn adamw<'a>(checkpoint: &'a Checkpoint, weights: &[TensorView<'a>], step: &'a [
     };
     let number = |v: Json| Value::Float(v.as_f64().unwrap_or(f64::NAN));
     let betas = setting("betas").as_array().cloned().unwrap_or_default().into_iter().map(number).collect();
+    let (base, rates) = (number(setting("learning_rate")), Rates::of(checkpoint));
     let names = weights.iter().map(|w| Value::Text(w.name().into())).collect();
     let group = vec![
         ("param_names".into(), Value::List(names)),
-        ("lr".into(), number(setting("learning_rate"))),
+        ("lr".into(), rates.as_ref().map_or(base.clone(), |rates| Value::Float(rates.now))),
+        ("initial_lr".into(), base),
         ("betas".into(), Value::Tuple(betas)),
         ("eps".into(), number(setting("eps"))),
         ("weight_decay".into(), number(setting("weight_decay"))),

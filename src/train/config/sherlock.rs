@@ -446,7 +446,10 @@ mod tests {
         assert_eq!(of("n_voxels: 7\ndevices: 1\nnum_nodes: 1\nstrategy: ddp\n").unwrap().notices.len(), 1);
         let faults = of("n_voxels: 7\ndevices: 8\nflops_profiler: {enable: true}\n").unwrap_err().to_string();
         assert!(faults.contains("my.yaml:2: devices: expected 1, found 8"), "{faults}");
-        assert!(faults.contains("flops_profiler.enable: unknown key; did you mean flops_profiler.enabled?"), "{faults}");
+        assert!(
+            faults.contains("flops_profiler.enable: unknown key; did you mean flops_profiler.enabled?"),
+            "{faults}"
+        );
     }
 
     #[test]

@@ -95,7 +95,7 @@ struct Sums {
     products: u128,
     attention: u128,
     vector: u128,
-    /// Above `products`, if masks hid nothing.
+    /// Above `products`, if masks and padding hid nothing.
     masked: u128,
     /// Scores that a fused attention computes again, masks hiding nothing.
     scores: u128,
@@ -148,7 +148,7 @@ impl StepProfile {
         let forward = self.uses.iter().map(|u| u.unmasked.forward.flops.matmul).sum();
         let differences = vec![
             below("everything that is no product is not counted", sums.vector),
-            above("what masks hide is counted", sums.masked),
+            above("what masks and padding hide is counted", sums.masked),
             above("attention's backward counts five products: the scores again", sums.scores),
             above("blocks that run again are counted", sums.rerun),
         ];

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::backend::Exec;
+use crate::data::Dataset;
 use crate::data::sherlock::prediction::Prediction;
-use crate::data::sherlock::{Recording, SherlockDataset};
+use crate::data::sherlock::{Batch, Recording, SherlockDataset};
 use crate::error::{Error, Faults, Result};
 use crate::io::bytes::read_file;
 use crate::models::Model;
@@ -17,7 +18,9 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::config::SherlockRun;
+use crate::train::evaluation::Evaluation;
 use crate::train::resume::{load_weights, state_of};
+use crate::train::sherlock::evaluate;
 
 /// A checkpoint, opened to predict. It computes in f32, as validation does.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub struct Predictor {
     run: SherlockRun,
     exec: Exec,
     path: PathBuf,
+    step: u64,
 }
 
 impl Predictor {
@@ -55,7 +59,7 @@ impl Predictor {
         faults.into_result(Error::Config)?;
         let mut model = Sherlock::new(&run.model, &run.loss, |layout| exec.arena(layout))?;
         load_weights(model.params_mut(), &checkpoint)?;
-        Ok(Predictor { model, run, exec: exec.clone(), path: path.to_path_buf() })
+        Ok(Predictor { model, run, exec: exec.clone(), path: path.to_path_buf(), step: checkpoint.step() })
     }
 
     /// The folder of its checkpoint.
@@ -74,6 +78,39 @@ impl Predictor {
     /// As [`Recording::open`].
     pub fn recording(&self) -> Result<Arc<Recording>> {
         Recording::open(&self.run.data, Some(self.run.model.sizes()))
+    }
+
+    /// Steps that were done when it was saved.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Losses and metrics over all samples of `data`, `batch_size` at once, or as many as in training, as validations find
+    /// them. `progress` is told how many samples are done, of how many.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn evaluate(
+        &self,
+        data: SherlockDataset,
+        batch_size: Option<usize>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Evaluation> {
+        let batch = batch_size.unwrap_or(self.run.training.batch_size);
+        let data: Arc<dyn Dataset<Batch = Batch>> = Arc::new(data);
+        let found = evaluate(
+            &self.model,
+            &self.exec,
+            &Pass::eval(),
+            &data,
+            batch,
+            self.run.data.num_workers,
+            &mut |n, all| {
+                progress(n, all);
+                Ok(true)
+            },
+        )?;
+        found.ok_or_else(|| Error::argument("evaluation: ended before its last sample"))
     }
 
     /// Predicts the brain and reconstructs the film at all TRs of `data`, `batch_size` at once, or as many as in training.

@@ -109,6 +109,16 @@ impl Session {
         &self.opened.trainer
     }
 
+    /// Epochs that are done.
+    pub fn epochs(&self) -> u64 {
+        self.opened.position().epoch
+    }
+
+    /// The lowest validation loss so far; `None` before the first validation.
+    pub fn best_val_loss(&self) -> Option<f64> {
+        self.opened.position().best
+    }
+
     /// How many samples are trained and validated on.
     pub fn samples(&self) -> [usize; 2] {
         [self.train.len(), self.valid.len()]

@@ -147,8 +147,14 @@ fn a_run_that_does_not_improve_stops_early_and_its_counter_is_kept() {
     let stop = Stop::new();
     let run = tiny(dir.path(), &more);
     go(&run, &Resume::Never, &stop.clone(), &mut StopAt(10, stop));
-    let history = go(&run, &Resume::Latest, &Stop::new(), &mut Observers::new());
+    let again = session(&run, &Resume::Latest).unwrap();
+    let first = again.best_val_loss().unwrap();
+    let mut log = TrainingLog::open(&run, &again, |_| {}).unwrap();
+    let history = again.run(&Stop::new(), Box::new(SystemClock::default()), &mut log).unwrap();
     assert_eq!((history.outcome, history.val_history.len()), (Outcome::EarlyStopped, 4));
+    let said = std::fs::read_to_string(dir.path().join("log_dir/training.log")).unwrap();
+    assert!(said.contains("\nEarly stopping after 4 epochs: ") && said.contains("Best validation loss: "), "{said}");
+    assert_eq!(history.best_val_loss, Some(first));
     let best = Checkpoint::open(dir.path().join("checkpoint_dir/best_checkpoint")).unwrap();
     assert_eq!(best.step(), 4);
 }
@@ -177,6 +183,10 @@ fn the_log_has_the_header_and_a_line_an_epoch_and_the_pt_file_every_entry() {
     assert!(tensors.contains(&"model_state_dict.encoder.video_encoder.bn1.num_batches_tracked"));
     assert_eq!(file.value(&["epoch"]).and_then(|v| v.as_u64()), Some(2));
     assert_eq!(file.value(&["scaler_state_dict", "growth_interval"]).and_then(|v| v.as_u64()), Some(2000));
+    let rate = |key: &str| file.value(&["scheduler_state_dict", key]).and_then(|v| v.as_u64());
+    // Both epochs are warm-up: the cosine has not begun.
+    assert_eq!((rate("T_max"), rate("last_epoch"), rate("_step_count")), (Some(1), Some(0), Some(1)));
+    assert!(file.value(&["val_loss"]).is_some());
     assert!(file.value(&["best_val_loss"]).is_some() && file.value(&["config", "model", "n_voxels"]).is_some());
 }
 

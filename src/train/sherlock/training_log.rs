@@ -21,6 +21,7 @@ pub struct TrainingLog {
     rest: [String; 5],
     say: Box<dyn FnMut(&str)>,
     best: Option<f64>,
+    epochs: u64,
 }
 
 impl std::fmt::Debug for TrainingLog {
@@ -52,7 +53,15 @@ impl TrainingLog {
             format!("Number of epochs: {}", t.epochs),
             format!("Mixed precision: {mixed}"),
         ];
-        Ok(TrainingLog { path, file, header, rest, say: Box::new(say), best: None })
+        Ok(TrainingLog {
+            path,
+            file,
+            header,
+            rest,
+            say: Box::new(say),
+            best: session.best_val_loss(),
+            epochs: session.epochs(),
+        })
     }
 
     fn line(&mut self, text: &str) -> Result<()> {
@@ -74,6 +83,7 @@ impl Observer for TrainingLog {
         match event {
             Event::Started { shape, .. } => self.head(shape),
             Event::EpochEnded { record, shape } => {
+                self.epochs = record.epoch;
                 let loss = record.val.as_ref().and_then(|val| val.get("loss")).copied();
                 if let Some(loss) = loss {
                     self.best = Some(self.best.map_or(loss, |best| best.min(loss)));
@@ -84,9 +94,10 @@ impl Observer for TrainingLog {
             Event::Ended { outcome, .. } => {
                 let end = match outcome {
                     Outcome::Finished => "Training complete!".to_owned(),
-                    Outcome::EarlyStopped => {
-                        "Early stopping: validation loss does not improve\nTraining complete!".into()
-                    }
+                    Outcome::EarlyStopped => format!(
+                        "Early stopping after {} epochs: validation loss does not improve\nTraining complete!",
+                        self.epochs
+                    ),
                     other => format!("Training {other}"),
                 };
                 let best = self.best.map_or(String::new(), |best| format!("\nBest validation loss: {best:.6}"));

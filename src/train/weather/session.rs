@@ -129,9 +129,10 @@ impl Session {
     pub fn run(self, stop: &Stop, clock: Box<dyn Clock>, observer: &mut dyn Observer) -> Result<Outcome> {
         let (config, valid) = (self.config, self.valid);
         let (workers, batch) = (config.data.num_workers, config.training.batch_size);
-        let (outcome, _) = self.opened.run(&config, self.train, (stop, clock), observer, &mut |trainer, progress| {
-            evaluate(trainer.model(), trainer.exec(), &trainer.eval_pass(), &valid, batch, workers, progress)
-        })?;
+        let (outcome, _) =
+            self.opened.run(&config, self.train, (stop, clock), observer, &mut |trainer, progress| {
+                evaluate(trainer.model(), trainer.exec(), &trainer.eval_pass(), &valid, batch, workers, progress)
+            })?;
         Ok(outcome)
     }
 }

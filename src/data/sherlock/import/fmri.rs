@@ -31,6 +31,12 @@ impl Mask {
         self.places.len()
     }
 
+    /// Where the voxel of a column lies, along x, y and z; `None` if there is no such column.
+    pub fn place(&self, column: usize) -> Option<[usize; 3]> {
+        let [nx, ny, _] = self.axes;
+        self.places.get(column).map(|at| [at % nx, at / nx % ny, at / nx / ny])
+    }
+
     /// The voxels for which `keep` holds, asked by their place in a file, x fastest.
     fn of(axes: [usize; 3], geometry: Geometry, keep: impl Fn(usize) -> bool) -> Mask {
         let [nx, ny, nz] = axes;
@@ -234,6 +240,7 @@ mod tests {
         let mask = shared_mask(&scans, |_, _, _| {}).unwrap();
         // x, then y, then z: in the file x is fastest, so z steps by 6 and y by 3.
         assert_eq!(mask.places, [6, 3, 9, 7, 4, 10, 2, 8, 5]);
+        assert_eq!((mask.place(0), mask.place(5), mask.place(9)), (Some([0, 0, 1]), Some([1, 1, 1]), None));
         let path = folder.path().join("mask.nii");
         mask.write(&path, Existing::Refuse).unwrap();
         assert_eq!(Mask::read(&path).unwrap(), mask);

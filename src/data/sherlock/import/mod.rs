@@ -9,6 +9,8 @@ mod resample;
 mod text;
 mod video;
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -73,7 +75,8 @@ pub struct Imported {
 }
 
 impl Import {
-    /// Writes a data set into `folder`, which is made if it is not there; the manifest comes last.
+    /// Writes a data set into `folder`, which is made if it is not there; the manifest comes last. What fails leaves none of
+    /// its files.
     ///
     /// # Errors
     /// [`Error::Argument`] for what cannot be asked; [`Error::Data`] for what is wrong with a file, or if a data set is
@@ -86,6 +89,16 @@ impl Import {
                 folder.display()
             )));
         }
+        let before = names(folder);
+        let result = self.write_all(folder, &mut progress);
+        if result.is_err() {
+            // Files without a manifest are no data set, and would be in the way of the next attempt.
+            names(folder).difference(&before).for_each(|name| drop(fs::remove_file(folder.join(name))));
+        }
+        result
+    }
+
+    fn write_all(&self, folder: &Path, progress: &mut dyn FnMut(usize, usize, &Path)) -> Result<Imported> {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let is_scanned = self.fmri.iter().all(|f| !is_npy(f));
         let manifest = Manifest::usual(self.tr, 1..=self.fmri.len(), is_scanned);
@@ -221,6 +234,11 @@ impl Import {
         }
         Ok((vec![trs, dim], text::by_tr(&segments, &numbers, dim, (trs, self.tr), self.rule)))
     }
+}
+
+/// Names of what is in a folder; none if it cannot be listed.
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.file_name())).collect()
 }
 
 fn is_npy(path: &Path) -> bool {
