@@ -3,9 +3,9 @@
 // types     T in {f32, bf16, f16}; weights and sums in f32
 // launch    THREADS threads; a warp has a tile of the columns of a plane and walks down a chunk of its rows: [planes * chunks * tiles]
 //           warps; bwd_dx_any, a thread a number, where one input goes to more columns than a warp has
-// paths     _doubled: both axes grow twice, all rows of a warp at once (common/bilinear_doubled.cuh); _whole: columns grow 2, 4 or 8
-//           times or shrink to half, 16 bytes a lane (common/bilinear_whole.cuh); else fwd: two 16-bit
-//           numbers a store where they divide the columns; bwd: 16-byte packs of dy where they do, else single numbers
+// paths     _doubled: both axes grow twice, forward also four times, all rows of a warp at once (common/bilinear_doubled.cuh); _whole:
+//           columns grow 2, 4 or 8 times or shrink to half, 16 bytes a lane (common/bilinear_whole.cuh); else fwd: two 16-bit numbers a
+//           store where they divide the columns; bwd: 16-byte packs of dy where they do, else single numbers
 // traffic   fwd reads a row of x once a chunk, and its first two again, and writes y; bwd reads a row of dy once a chunk, and those of
 //           one row of x again, and writes dx, which it reads when adding
 // order     every number of y alone; sums of dx: rows, then columns, both ascending: same input, same bits; no atomics
@@ -52,12 +52,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6) resize_bilinear_fwd_who
     }
 }
 
-// Both axes grow twice: common/bilinear_doubled.cuh.
+// Both axes grow 2 times, forward also 4 times: common/bilinear_doubled.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, 6)
-    resize_bilinear_fwd_doubled(T* y, const T* x, i64 planes, int h, int w, int tiles, int chunks) {
+    resize_bilinear_fwd_doubled(T* y, const T* x, i64 planes, int h, int w, int ratio, int tiles, int chunks) {
     follow();
     Part part = part_of(tiles, chunks);
-    if (part.plane < planes) double_up(y, x, part, h, w);
+    if (part.plane >= planes) return;
+    if (ratio == 2) {
+        grow_both<2>(y, x, part, h, w);
+    } else {
+        grow_both<4>(y, x, part, h, w);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 6)

@@ -41,7 +41,7 @@ const EVERY_CHUNK: usize = 1 << 20;
 /// of 16 bytes.
 const WHOLE_COLUMNS: usize = 8;
 
-/// Rows of the input that a warp has where both axes grow twice.
+/// Rows of the input that a warp has where both axes grow twice, forward also four times.
 const DOUBLED_ROWS: usize = 2;
 
 /// Sizes as the kernels have them, of this room and of `resize_tokens`.
@@ -179,18 +179,19 @@ impl<'a> Plan<'a> {
         kernel.launch(self.gpu, dtype, self.launch(cut)?, &mut args)
     }
 
-    /// Whether both axes grow twice, the columns by a ratio that kernels know.
-    fn is_doubled(&self, ratio: usize) -> bool {
-        ratio == 2 && self.to[0] == 2 * self.from[0]
+    /// Whether both axes grow by one of these ratios, the columns by one that kernels know.
+    fn grows_both(&self, ratio: usize, known: &[usize]) -> bool {
+        known.contains(&ratio) && self.to[0] == ratio * self.from[0]
     }
 
-    /// Launches `kernel` over warps of `rows` rows of the input each.
+    /// Launches `kernel`, which takes the ratio if it knows several, over warps of [`DOUBLED_ROWS`] rows of the input each.
     fn launch_doubled<'v>(
         &self,
         kernel: &Kernel,
         dtype: Dtype,
         operands: [Arg<'v>; 2],
         [tile, halo]: [usize; 2],
+        ratio: Option<usize>,
         add: Option<i32>,
     ) -> Result<()> {
         let tiles = self.to[1].saturating_sub(halo).max(1).div_ceil(tile - halo);
@@ -198,6 +199,7 @@ impl<'a> Plan<'a> {
         let mut args: Vec<Arg<'v>> = operands.into();
         let [planes, h, w, ..] = self.args()?;
         args.extend([planes, h, w]);
+        args.extend(ratio.map(|ratio| numbers([ratio])).transpose()?.into_iter().flatten());
         args.extend(numbers([cut.tiles, cut.chunks])?.into_iter().chain(add.map(Arg::I32)));
         kernel.launch(self.gpu, dtype, self.launch(cut)?, &mut args)
     }
@@ -229,9 +231,9 @@ pub(super) fn forward(op: &ResizeBilinear, gpu: &Gpu, io: Forward<'_>) -> Result
     let ([x], [y]) = (io.x, io.y) else { return Err(wrong_operands(OP)) };
     let (plan, dtype) = (Plan::of_images(op, gpu, x.spec())?, x.spec().dtype());
     if let Some(ratio) = plan.ratio(dtype, [x.address(), y.address()]) {
-        if plan.is_doubled(ratio) {
+        if plan.grows_both(ratio, &[2, 4]) {
             let tile = [launch::wide(dtype) * gpu.warp() as usize, 0];
-            return plan.launch_doubled(&FWD_DOUBLED, dtype, [Arg::Out(y), Arg::In(x)], tile, None);
+            return plan.launch_doubled(&FWD_DOUBLED, dtype, [Arg::Out(y), Arg::In(x)], tile, Some(ratio), None);
         }
         let cut = plan.cut_whole(plan.to[0], [launch::wide(dtype) * gpu.warp() as usize, 0], 16);
         return plan.launch_whole(&FWD_WHOLE, dtype, [Arg::Out(y), Arg::In(x)], ratio, cut, None);
@@ -251,10 +253,10 @@ pub(super) fn backward(op: &ResizeBilinear, gpu: &Gpu, io: Backward<'_>) -> Resu
     let Some((dx, add)) = launch::slot(dx) else { return Ok(()) };
     let (plan, dtype) = (Plan::of_images(op, gpu, x)?, x.dtype());
     if let Some(ratio) = plan.ratio(dtype, [dx.address(), dy.address()]) {
-        if plan.is_doubled(ratio) {
+        if plan.grows_both(ratio, &[2]) {
             let tile = [WHOLE_COLUMNS * gpu.warp() as usize, 2 * WHOLE_COLUMNS];
             let operands = [Arg::Out(dx), Arg::In(dy)];
-            return plan.launch_doubled(&BWD_DX_DOUBLED, dtype, operands, tile, Some(add));
+            return plan.launch_doubled(&BWD_DX_DOUBLED, dtype, operands, tile, None, Some(add));
         }
         let (halo, least) = if ratio == 0 { (0, 8) } else { (2 * WHOLE_COLUMNS, 32) };
         let cut = plan.cut_whole(plan.from[0], [WHOLE_COLUMNS * gpu.warp() as usize, halo], least);

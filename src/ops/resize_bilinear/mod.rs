@@ -200,6 +200,9 @@ fn cases() -> Vec<Case> {
         ([2, 1, 1, 4], [2, 8]),
         ([1, 2, 5, 12], [10, 24]),
         ([1, 1, 6, 264], [12, 528]),
+        // And four times.
+        ([1, 2, 5, 6], [20, 24]),
+        ([1, 1, 3, 132], [12, 528]),
     ];
     shapes.iter().flat_map(|&(x, size)| [case(x, size, false), case(x, size, true)]).collect()
 }
