@@ -13,30 +13,15 @@ use perfrun::models::Model;
 use perfrun::models::sherlock::{LossConfig, Sherlock, SherlockConfig};
 use perfrun::rng::Stream;
 use perfrun::tensor::{Spec, Tensor};
-use perfrun::train::config::{GradientPrecision, MomentPrecision, Precision, TrainingConfig};
+use perfrun::train::config::{
+    ConfigSource, GradientPrecision, MomentPrecision, Precision, SherlockRun, TrainingConfig,
+};
 use perfrun::train::trainer::Trainer;
 use serde_json::json;
 
 /// A model for a CPU: every layer, no width.
-fn small() -> SherlockConfig {
-    SherlockConfig {
-        video_height: 18,
-        video_width: 32,
-        audio_mels: 16,
-        text_dim: 20,
-        n_voxels: 50,
-        bottleneck_dim: 32,
-        video_features: 24,
-        audio_features: 12,
-        text_features: 12,
-        video_channels: [4, 6, 8, 10],
-        audio_channels: [4, 6, 8],
-        text_hidden: 16,
-        bottleneck_hidden: 40,
-        voxel_hidden: 48,
-        decoder_hidden_dim: 16,
-        ..SherlockConfig::default()
-    }
+fn small() -> perfrun::error::Result<SherlockConfig> {
+    Ok(SherlockRun::load(&ConfigSource::Embedded, Some("sherlock-tiny"), &[])?.model)
 }
 
 /// Random numbers of this shape, `scale·u + shift` with `u` in [−1, 1), on the device.
@@ -65,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let number = |flag, other: usize| value(flag).map_or(Ok(other), |n| n.parse());
     let device: Device = value("--device").map_or(Ok(Device::Cpu), |d| d.parse())?;
     let is_whole = device != Device::Cpu;
-    let config = if is_whole { SherlockConfig::default() } else { small() };
+    let config = if is_whole { SherlockConfig::default() } else { small()? };
     let precision = match value("--precision").map(String::as_str) {
         Some("fp16") => Precision::Fp16,
         Some("fp32") => Precision::Fp32,
