@@ -94,8 +94,8 @@ fn base64(bytes: &[u8]) -> String {
     for three in bytes.chunks(3) {
         let word = [16, 8, 0].iter().zip(three).fold(0_u32, |word, (shift, &b)| word | u32::from(b) << shift);
         for (place, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let sign = SIGNS[(word >> shift & 63) as usize];
-            out.push(if place <= three.len() { char::from(sign) } else { '=' });
+            let sign = SIGNS.get((word >> shift & 63) as usize).filter(|_| place <= three.len());
+            out.push(sign.map_or('=', |&sign| char::from(sign)));
         }
     }
     out
