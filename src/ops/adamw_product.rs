@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamW, MomentStorage, Updated};
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::launch;
-use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
+use crate::ops::operator::{
+    Arity, Factors, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs,
+};
 use crate::scalar::Scalar;
 use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype, expect_rank};
 
@@ -47,28 +49,6 @@ use crate::tensor::{Dtype, Spec, Tensor, View, ViewMut, expect_dtype, expect_ran
 pub struct AdamWProduct {
     /// The step.
     pub step: AdamW,
-}
-
-/// What the gradient of a weight matrix `[N, K]` is the product of.
-#[derive(Clone, Debug)]
-pub struct Factors {
-    /// Gradient of the results, `[.., N]`.
-    pub dy: Tensor,
-    /// The inputs, `[.., K]`, of the same type and as many rows.
-    pub x: Tensor,
-}
-
-impl Factors {
-    /// Rows, N and K.
-    pub fn size(&self) -> [usize; 3] {
-        let ((r, n), (_, k)) = (self.dy.spec().rows_cols(), self.x.spec().rows_cols());
-        [r, n, k]
-    }
-
-    /// Cost in matrix products of making the gradient once.
-    pub fn flops(&self) -> Flops {
-        Flops::matmul(2 * self.size().map(|n| n as u128).iter().product::<u128>())
-    }
 }
 
 const SOURCE: Source = crate::source!("adamw_product/adamw_product.cu");

@@ -9,11 +9,12 @@ use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Unit};
 use crate::cost::Flops;
 use crate::error::{Error, Result};
-use crate::ops::adamw_product::Factors;
 use crate::ops::blocks::wrong_operands;
 use crate::ops::contract::{BadCase, Case, Fill, Input, Room};
 use crate::ops::launch;
-use crate::ops::operator::{Arity, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs};
+use crate::ops::operator::{
+    Arity, Factors, Forward, Mask, OpFlops, Operator, Outputs, RefForward, Reference, expect_inputs,
+};
 use crate::scalar::{Scalar, sum};
 use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View, ViewMut, expect_dtype};
 

@@ -11,7 +11,7 @@ use crate::backend::Exec;
 use crate::cost::{Cost, Flops};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
-use crate::tensor::{Spec, View, ViewMut};
+use crate::tensor::{Spec, Tensor, View, ViewMut};
 
 /// What an operator makes of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ pub trait Differentiable: Operator {
     fn keeps(&self, wanted: Mask) -> Keeps;
 
     /// Which input x the gradient of input `i` is the product `dyᵀ·x` with, both as matrices of their rows: where an update can make
-    /// it of these two by itself. `None` where it is anything else.
+    /// it of these two, its [`Factors`], by itself. `None` where it is anything else.
     fn gradient_factor(&self, _i: usize) -> Option<usize> {
         None
     }
@@ -152,6 +152,28 @@ pub trait Differentiable: Operator {
     /// # Errors
     /// What the device reports.
     fn backward(&self, exec: &Exec, io: Backward<'_>) -> Result<()>;
+}
+
+/// What the gradient of a weight matrix `[N, K]` is the product of.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// Gradient of the results, `[.., N]`.
+    pub dy: Tensor,
+    /// The inputs, `[.., K]`, of the same type and as many rows.
+    pub x: Tensor,
+}
+
+impl Factors {
+    /// Rows, N and K.
+    pub fn size(&self) -> [usize; 3] {
+        let ((r, n), (_, k)) = (self.dy.spec().rows_cols(), self.x.spec().rows_cols());
+        [r, n, k]
+    }
+
+    /// Cost in matrix products of making the gradient once.
+    pub fn flops(&self) -> Flops {
+        Flops::matmul(2 * self.size().map(|n| n as u128).iter().product::<u128>())
+    }
 }
 
 /// The operator takes exactly `N` inputs; an operator may implement it for several `N`.

@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use crate::backend::Exec;
 use crate::error::{Error, Result};
-use crate::ops::adamw_product::Factors;
-use crate::ops::operator::{Backward, Differentiable, GradSlot, Mask, op_cost};
+use crate::ops::operator::{Backward, Differentiable, Factors, GradSlot, Mask, op_cost};
 use crate::tape::profile::At;
 use crate::tape::{Home, Kind, Node, Param, Tape, Var, constant, specs_of};
 use crate::tensor::{Arena, Layout, Spec, Tensor, View, ViewMut};

@@ -1,11 +1,10 @@
 use super::*;
 use crate::cost::Cost;
-use crate::ops::adamw_product::Factors;
 use crate::ops::cast::Cast;
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::matmul::Matmul;
-use crate::ops::operator::Operator;
+use crate::ops::operator::{Factors, Operator};
 use crate::rng::Stream;
 use crate::tensor::Layout;
 

@@ -7,8 +7,9 @@ use crate::backend::gpu::Gpu;
 use crate::backend::gpu::driver::Launch;
 use crate::backend::gpu::kernel::{Arg, Kernel, Operand};
 use crate::error::{Error, Result};
-use crate::ops::adamw_product::{AdamWProduct, Factors};
+use crate::ops::adamw_product::AdamWProduct;
 use crate::ops::global_norm::{Found, elsewhere};
+use crate::ops::operator::Factors;
 use crate::tensor::{Arena, Dtype, Layout, Spec, Tensor, View};
 
 static READY: Kernel = Kernel::new(SOURCE, "adamw_fwd_ready");
