@@ -13,6 +13,8 @@ pub const MAX_HEAD_DIM: usize = 512;
 
 /// No axis of a model is longer; keeps every product of two axes far from overflow.
 const MAX_AXIS: usize = 1 << 20;
+/// No model has more blocks; a plan of so many takes seconds and 1 GB.
+const MAX_LAYERS: usize = 1 << 14;
 
 /// The shape of the weather transformer. [`Default`] is the configuration `base`.
 ///
@@ -169,7 +171,10 @@ impl WeatherVitConfig {
             ("input_channels", self.input_channels),
             ("output_channels", self.output_channels),
         ] {
-            axis(faults, key, n);
+            let most = if key == "num_layers" { MAX_LAYERS } else { MAX_AXIS };
+            if !(1..=most).contains(&n) {
+                faults.push(format!("{key}: expected a whole number from 1 to {most}, found {n}"));
+            }
         }
         for (key, p) in [
             ("dropout", self.dropout),
@@ -250,12 +255,6 @@ impl WeatherVitConfig {
     }
 }
 
-fn axis(faults: &mut Faults, key: &str, n: usize) {
-    if !(1..=MAX_AXIS).contains(&n) {
-        faults.push(format!("{key}: expected a whole number from 1 to {MAX_AXIS}, found {n}"));
-    }
-}
-
 /// "write 8": the divisors of `d` next to `heads`, so that the message can be acted on.
 fn nearest_divisor(d: usize, heads: usize) -> String {
     let below = (1..=heads.min(d)).rev().find(|n| d.is_multiple_of(*n)).unwrap_or(1);
@@ -322,6 +321,13 @@ mod tests {
         let want =
             ["embed_dim", "num_layers", "patch_size", "dropout", "img_size", "mlp_ratio", "use_parallel_attention"];
         assert_eq!(keys, want, "{text}");
+    }
+
+    #[test]
+    fn a_model_has_no_more_blocks_than_can_be_planned() {
+        assert_eq!(faults(|c| c.num_layers = 16_384), "");
+        let text = faults(|c| c.num_layers = 16_385);
+        assert_eq!(text, "num_layers: expected a whole number from 1 to 16384, found 16385");
     }
 
     #[test]
