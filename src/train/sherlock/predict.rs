@@ -89,7 +89,7 @@ impl Predictor {
     /// them. `progress` is told how many samples are done, of how many.
     ///
     /// # Errors
-    /// As [`evaluate`].
+    /// As [`evaluate()`].
     pub fn evaluate(
         &self,
         data: SherlockDataset,
