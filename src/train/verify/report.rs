@@ -10,8 +10,8 @@ use crate::tensor::Dtype;
 pub struct TensorReport {
     /// Its key in the file.
     pub name: String,
-    /// ‖got − want‖₂ / ‖want‖₂, absolute where ‖want‖₂ = 0; of a gradient that is 0 but for rounding relative to that of its layer's
-    /// weight. `None` if nothing could be compared.
+    /// ‖got − want‖₂ / ‖want‖₂, absolute where ‖want‖₂ = 0; of a gradient that is 0 but for rounding relative to a column of that of its
+    /// layer's weight. `None` if nothing could be compared.
     pub err: Option<f64>,
     /// What `err` may be at most.
     pub bound: Option<f64>,
@@ -162,13 +162,17 @@ impl TensorReport {
 const RESIDUE: f64 = 1.0 / (1u64 << 33) as f64;
 
 /// Norm of what is summed into a gradient that may be exactly 0, such as that of a bias before a batch norm, which subtracts it again:
-/// of the gradient of the weight beside it, which has the same terms, each times an input. 0 where there is none.
+/// of a column of the gradient of the weight beside it, in the mean, which is as many sums of the same terms, each times an input.
+/// 0 where there is none.
 fn beside(case: &Case, key: &str) -> f64 {
     let Some(layer) = key.strip_suffix(".bias").filter(|k| case.kind() == "model" && k.starts_with("grad.")) else {
         return 0.0;
     };
-    let weight = case.get(&format!("{layer}.weight"));
-    weight.map_or(0.0, |w| w.to_f64().map(|x| x * x).sum::<f64>().sqrt())
+    let of = |key: &str| case.get(key).map(|t| (t.to_f64().map(|x| x * x).sum::<f64>(), t.to_f64().len()));
+    match (of(&format!("{layer}.weight")), of(key)) {
+        (Some((squares, numbers)), Some((_, sums))) if numbers > 0 => (squares * sums as f64 / numbers as f64).sqrt(),
+        _ => 0.0,
+    }
 }
 
 /// What the error of `key` may be. An operator in a narrow type may err twice as much as the implementation that wrote the
